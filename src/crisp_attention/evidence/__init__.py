@@ -1,0 +1,1 @@
+"""Many runs: comparing them and saying what was found."""

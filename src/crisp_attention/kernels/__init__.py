@@ -1,0 +1,1 @@
+"""Kernels: how a (layout, rule) pair is computed. `reference` is the definition."""

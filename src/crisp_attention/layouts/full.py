@@ -1,0 +1,16 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from crisp_attention.layouts.base import Layout
+
+
+@dataclass(frozen=True)
+class Full(Layout):
+    """Every valid pair."""
+
+    name: ClassVar[str] = "full"
+
+    def visible(self, valid: Tensor) -> Tensor:
+        return valid

@@ -1,0 +1,110 @@
+"""What a sparse model really did, over valid pairs only: achieved sparsity, kept mass, entropy."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels.reference import Observation
+
+
+@dataclass
+class LayerTotals:
+    """Sums per head over all observed rows of one layer, streamed: nothing L x L is kept."""
+
+    valid_pairs: Tensor
+    kept_pairs: Tensor
+    kept_mass: Tensor
+    entropy: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, seen: Observation) -> "LayerTotals":
+        """Totals of one call, each (H,). Rows of padded queries, and empty rows, do not count."""
+        real = (seen.queries & seen.valid.any(dim=-1)).unsqueeze(-1)
+        valid, keep = seen.valid & real, seen.keep & real
+        lowest = torch.finfo(seen.scores.dtype).min
+        dense = seen.scores.masked_fill(~valid, lowest).softmax(dim=-1).masked_fill(~valid, 0.0)
+        log_used = seen.scores.masked_fill(~keep, lowest).log_softmax(dim=-1)
+        entropy = -(log_used.exp() * log_used).masked_fill(~keep, 0.0)
+
+        def per_head(pairs: Tensor) -> Tensor:
+            total = torch.float32 if pairs.device.type == "mps" else torch.float64
+            return pairs.sum(dim=(-1), dtype=total).sum(dim=(0, 2))
+
+        return cls(
+            valid_pairs=per_head(valid),
+            kept_pairs=per_head(keep),
+            kept_mass=per_head(dense.masked_fill(~keep, 0.0)),
+            entropy=per_head(entropy),
+            rows=per_head(real),
+        )
+
+    def add(self, other: "LayerTotals") -> None:
+        """Add the totals of another call on the same layer."""
+        self.valid_pairs += other.valid_pairs
+        self.kept_pairs += other.kept_pairs
+        self.kept_mass += other.kept_mass
+        self.entropy += other.entropy
+        self.rows += other.rows
+
+
+@dataclass
+class Measurement:
+    """Totals per layer, filled while `crisp.measuring(model)` is active."""
+
+    names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    totals: dict[int, LayerTotals] = field(default_factory=dict)
+
+    def observe(self, layer: int, name: str, method: str, seen: Observation) -> None:
+        """Take in one call of one layer."""
+        self.names[layer] = (name, method)
+        now = LayerTotals.of(seen)
+        if layer in self.totals:
+            self.totals[layer].add(now)
+        else:
+            self.totals[layer] = now
+
+    def table(self) -> pd.DataFrame:
+        """One row per layer and head.
+
+        `sparsity` is the achieved one: the share of valid pairs not attended; `kept_mass` the share
+        of the dense softmax weight on kept pairs, mean over rows; `entropy` that of the softmax over
+        kept pairs, in nats, mean over rows (0: one key has all the weight). Attention sinks are not
+        part of either. Raises ValueError when no
+        call was observed.
+        """
+        if not self.totals:
+            raise ValueError(
+                "nothing was measured: no attention call ran inside `with crisp.measuring(model)`"
+            )
+        frames = []
+        for layer, total in sorted(self.totals.items()):
+            name, method = self.names[layer]
+            frame = pd.DataFrame(
+                {
+                    "layer": layer,
+                    "name": name,
+                    "method": method,
+                    "head": range(len(total.rows)),
+                    "sparsity": (1 - total.kept_pairs / total.valid_pairs).tolist(),
+                    "kept_mass": (total.kept_mass / total.rows).tolist(),
+                    "entropy": (total.entropy / total.rows).tolist(),
+                    "keys_per_row": (total.kept_pairs / total.rows).tolist(),
+                    "valid_pairs": total.valid_pairs.long().tolist(),
+                    "rows": total.rows.long().tolist(),
+                }
+            )
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def summary(self) -> dict[str, float]:
+        """Over all layers and heads: achieved sparsity (by pairs), kept mass and entropy (by rows)."""
+        table = self.table()
+        return {
+            "sparsity": 1
+            - sum(t.kept_pairs.sum().item() for t in self.totals.values()) / table["valid_pairs"].sum(),
+            "kept_mass": (table["kept_mass"] * table["rows"]).sum() / table["rows"].sum(),
+            "entropy": (table["entropy"] * table["rows"]).sum() / table["rows"].sum(),
+        }

@@ -1,0 +1,1 @@
+"""Plugging sparse attention into other people's models."""

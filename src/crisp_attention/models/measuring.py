@@ -1,0 +1,50 @@
+"""`crisp.measuring(model)`: what the sparse model really does while the block runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from crisp_attention.kernels.reference import Observation
+from crisp_attention.measure import Measurement
+from crisp_attention.methods import Method
+from crisp_attention.models.apply import outermost
+from crisp_attention.models.settings import Settings, settings_of
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[Measurement]:
+    """Measure every attention call of a sparse model inside the block, per layer and head.
+
+    Yields a `Measurement`; its `table()` works during and after the block. Layers that are dense,
+    or not in their phase, appear as `dense`. Costs nothing when not active. Raises ValueError for a
+    model that is not sparse: `crisp.sparsify(model, crisp.Dense())` measures dense attention.
+    """
+    layers = settings_of(outermost(model))
+    if not layers:
+        raise ValueError(
+            "this model is not sparse; to measure it dense, call crisp.sparsify(model, crisp.Dense()) first"
+        )
+    measurement = Measurement()
+    real: Tensor | None = None
+
+    def observe(settings: Settings, method: Method, seen: Observation) -> None:
+        # a cross-attention mask says nothing of the queries: they are those of the self-attention before
+        nonlocal real
+        if not settings.cross:
+            real = seen.queries
+        else:
+            if real is None or real.shape[-1] != seen.valid.shape[-2]:
+                real = torch.ones_like(seen.valid[..., 0])
+            seen = replace(seen, queries=real)
+        measurement.observe(settings.index, settings.name, method.name, seen)
+
+    for _, settings in layers:
+        settings.observers.append(observe)
+    try:
+        yield measurement
+    finally:
+        for _, settings in layers:
+            settings.observers.remove(observe)

@@ -1,0 +1,58 @@
+"""A sparse checkpoint that is loaded the plain way says that it came back dense.
+
+Imports nothing heavy: the package's `__init__` installs it as soon as transformers is imported.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+from typing import Any
+
+CONFIG_KEY = "crisp_attention"
+_restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
+
+
+class DenseUntilRestored(UserWarning):
+    """A checkpoint holds Crisp settings that are not active."""
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """No notice inside: the settings are about to be applied."""
+    token = _restoring.set(True)
+    try:
+        yield
+    finally:
+        _restoring.reset(token)
+
+
+class SettingsAttribute:
+    """`config.crisp_attention`: an ordinary attribute that warns when it is filled from a file."""
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        if config is None:
+            return self
+        try:
+            return config.__dict__[CONFIG_KEY]
+        except KeyError:
+            raise AttributeError(CONFIG_KEY) from None
+
+    def __set__(self, config: Any, settings: Any) -> None:
+        config.__dict__[CONFIG_KEY] = settings
+        if settings is not None and not _restoring.get():
+            warnings.warn(
+                "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
+                "crisp_attention.restore(model) is called. crisp_attention.load(path) does both.",
+                DenseUntilRestored,
+                stacklevel=2,
+            )
+
+    def __delete__(self, config: Any) -> None:
+        del config.__dict__[CONFIG_KEY]
+
+
+def install(configuration_utils: ModuleType) -> None:
+    """Give transformers' configurations the attribute. No other attribute or behaviour changes."""
+    setattr(configuration_utils.PreTrainedConfig, CONFIG_KEY, SettingsAttribute())

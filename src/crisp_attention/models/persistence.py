@@ -1,0 +1,118 @@
+"""A model saved sparse comes back sparse."""
+
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from crisp_attention.methods import Method
+from crisp_attention.models import record
+from crisp_attention.models.apply import activate, outermost
+from crisp_attention.models.notice import DenseUntilRestored, restoring
+from crisp_attention.models.settings import AttentionLayer, attention_layers
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class CheckpointError(ValueError):
+    """A folder or file that should hold a model cannot be read as one."""
+
+
+def restore(model: Model) -> Model:
+    """Make a model sparse again, in place, as its config says. Returns the model.
+
+    Raises ValueError if the config holds no settings, or names layers that the model does not have.
+    """
+    root = outermost(model)
+    settings = record.read(root.config)
+    if settings is None:
+        raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
+    methods, phase = settings
+    found = attention_layers(root)
+    chosen: dict[int, Method] = {}
+    for name, method in methods.items():
+        chosen[_by_name(found, name).index] = method
+    activate(root, chosen, phase)
+    return model
+
+
+def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """Load a model, sparse if it was saved sparse, as the class it was saved from.
+
+    `path` is a folder or hub id, `kwargs` go to `from_pretrained`. Only safetensors are read,
+    nothing is unpickled. Warns if the checkpoint holds no settings, so that the model is dense.
+    Raises CheckpointError if the folder is not a model or a file in it is damaged.
+    """
+    kwargs = {**kwargs, "use_safetensors": True}
+    with restoring():
+        config = read_config(path)
+        model = read_model(model_class(config, path), path, **kwargs)
+    if record.read(model.config) is not None:
+        return restore(model)
+    warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
+    return model
+
+
+def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfig:
+    """The configuration at `path`; CheckpointError says what is wrong with a folder that has none."""
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise CheckpointError(
+            f"{path} is not a model: expected config.json and model.safetensors, found {inside}"
+        )
+    if folder.is_file():
+        raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
+    if not folder.exists() and (folder.is_absolute() or str(path).startswith(".")):
+        raise CheckpointError(f"no such folder: {path}")
+    try:
+        return AutoConfig.from_pretrained(path, **kwargs)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read a model configuration from {path}: {_first_line(error)}"
+        ) from error
+
+
+def read_model(cls: Any, path: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """`cls.from_pretrained(path)`; a damaged weights file is a CheckpointError that names the folder."""
+    try:
+        return cls.from_pretrained(path, **kwargs)
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights in {path} are damaged or cut short: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot load a model from {path}: {_first_line(error)}") from error
+
+
+def model_class(config: transformers.PreTrainedConfig, path: str | Path) -> type[PreTrainedModel]:
+    """The class a checkpoint was saved from. Raises CheckpointError if transformers has no such class."""
+    names = config.architectures or []
+    if len(names) != 1 or not hasattr(transformers, names[0]):
+        raise CheckpointError(
+            f"{path} names the architectures {names}; expected exactly one class of transformers. Load it with its "
+            f"own class and call crisp.restore(model)"
+        )
+    return getattr(transformers, names[0])
+
+
+def _by_name(found: list[AttentionLayer], name: str) -> AttentionLayer:
+    # a head adds a prefix to all names, a model without its head loses it
+    matched = [
+        layer
+        for layer in found
+        if f".{layer.name}".endswith(f".{name}") or f".{name}".endswith(f".{layer.name}")
+    ]
+    exact = [layer for layer in matched if layer.name == name]
+    if len(exact or matched) != 1:
+        raise ValueError(
+            f"the settings name the layer {name!r}, which matches {len(matched)} layers of this model: "
+            f"{', '.join(layer.name for layer in found)}"
+        )
+    return (exact or matched)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

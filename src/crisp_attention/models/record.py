@@ -1,0 +1,49 @@
+"""The settings as a plain, versioned dictionary in the model's config, which travels with every save."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from crisp_attention.methods import Method
+from crisp_attention.models.notice import CONFIG_KEY, restoring
+from crisp_attention.models.settings import PHASES, settings_of
+
+VERSION = 1
+
+
+def write(model: PreTrainedModel) -> None:
+    """Put the settings of a sparse model into its config."""
+    sparse = [settings for _, settings in settings_of(model) if settings.method is not None]
+    with restoring():
+        setattr(
+            model.config,
+            CONFIG_KEY,
+            {
+                "version": VERSION,
+                "phase": sparse[0].phase,
+                "layers": {each.name: each.method.to_dict() for each in sparse if each.method},
+            },
+        )
+
+
+def erase(config: PreTrainedConfig) -> None:
+    """Remove the settings from a config, if it has any."""
+    if hasattr(config, CONFIG_KEY):
+        delattr(config, CONFIG_KEY)
+
+
+def read(config: PreTrainedConfig) -> tuple[dict[str, Method], str] | None:
+    """Methods by layer name, and the phase; None if the config holds no settings.
+
+    Raises ValueError if they are of another version or damaged.
+    """
+    data: Any = getattr(config, CONFIG_KEY, None)
+    if data is None:
+        return None
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        found = data.get("version") if isinstance(data, dict) else data
+        raise ValueError(f"config.{CONFIG_KEY} must be of version {VERSION}, found {found!r}")
+    layers, phase = data.get("layers"), data.get("phase")
+    if not isinstance(layers, dict) or not layers or phase not in PHASES:
+        raise ValueError(f"config.{CONFIG_KEY} is damaged: layers {layers!r}, phase {phase!r}")
+    return {name: Method.from_dict(each) for name, each in layers.items()}, phase

@@ -1,0 +1,81 @@
+"""What Crisp keeps on the attention modules of a model, and finding those modules."""
+
+import inspect
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal, cast, get_args
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods import Method
+
+ATTRIBUTE = "_crisp"
+Phase = Literal["always", "train", "eval"]
+PHASES: tuple[str, ...] = get_args(Phase)
+CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
+
+
+@dataclass
+class Settings:
+    """Settings of one attention module; `method` None leaves the module as the model had it."""
+
+    index: int
+    name: str
+    cross: bool
+    original: str
+    method: Method | None = None
+    phase: str = "always"
+    observers: list[Callable[["Settings", Method, Observation], None]] = field(default_factory=list)
+
+    def active_method(self, training: bool) -> Method | None:
+        """The method to use now, None when the module is dense in this phase."""
+        return self.method if self.phase in ("always", "train" if training else "eval") else None
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention module of a model that dispatches through transformers' attention interface."""
+
+    index: int
+    name: str
+    module: nn.Module
+    cross: bool
+
+
+def attention_layers(model: nn.Module) -> list[AttentionLayer]:
+    """The attention modules of `model` in order, cross-attention included, counted from 0."""
+    found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
+    return [
+        AttentionLayer(i, name, module, _is_cross(name, module)) for i, (name, module) in enumerate(found)
+    ]
+
+
+def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
+    """The layers that carry settings, that is: all layers of a sparse model, none of another."""
+    return [
+        (layer, getattr(layer.module, ATTRIBUTE))
+        for layer in attention_layers(model)
+        if hasattr(layer.module, ATTRIBUTE)
+    ]
+
+
+def _dispatches(module: nn.Module) -> bool:
+    return not isinstance(module, PreTrainedModel) and _looks_up_interface(cast(Hashable, type(module)))
+
+
+@cache
+def _looks_up_interface(cls: Hashable) -> bool:
+    # transformers has no list of its attention modules; that a module's code looks its function up
+    # in the interface is the one property they all share
+    functions = (inspect.unwrap(f) for _, f in inspect.getmembers(cls, inspect.isfunction))
+    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions)
+
+
+def _is_cross(name: str, module: nn.Module) -> bool:
+    if getattr(module, "is_cross_attention", False):
+        return True
+    return bool(CROSS.search(type(module).__name__) or CROSS.search(".".join(name.split(".")[-2:])))

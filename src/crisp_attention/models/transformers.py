@@ -1,0 +1,126 @@
+"""The attention and mask functions that Crisp registers with transformers, under one name.
+
+Settings are found on the calling module, so one registration serves every model in the process
+and a model without settings is not touched.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from crisp_attention.kernels import reference
+from crisp_attention.methods import Method
+from crisp_attention.models.settings import ATTRIBUTE, Settings
+from crisp_attention.pairs import causal_mask, split_mask
+
+IMPLEMENTATION = "crisp"
+
+# Arguments that models pass along and that change nothing here: what they say is already in the
+# mask, or they only matter to other implementations.
+HARMLESS = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "encoder_attention_mask",
+        "encoder_hidden_states",
+        "is_causal",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "past_key_values",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "sliding_window",
+        "use_cache",
+    }
+)
+HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
+
+
+def crisp_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    """transformers' boolean mask, never skipped for causal models: a row must know its own keys."""
+    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+
+
+def crisp_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Sparse attention for one module of a transformers model, by the settings it carries.
+
+    Raises NotImplementedError for an argument that could change the mathematics and is not handled.
+    """
+    settings: Settings | None = getattr(module, ATTRIBUTE, None)
+    method = settings.active_method(module.training) if settings else None
+    if method is None and not (settings and settings.observers):
+        original = settings.original if settings else "sdpa"
+        if original == "sdpa" and kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+            return ALL_ATTENTION_FUNCTIONS["sdpa"](
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            )
+    method = method or Method()
+
+    given = {name for name, value in kwargs.items() if value is not None and value is not False}
+    if unknown := given - HARMLESS - HANDLED:
+        raise NotImplementedError(
+            f"{type(module).__name__} passes {', '.join(sorted(unknown))} to its attention, which Crisp does not "
+            f"handle; ignoring it could change the result"
+        )
+    valid, bias = split_mask(attention_mask)
+    if attention_mask is None and query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal")):
+        valid = causal_mask(query.shape[2], key.shape[2], query.device)
+    if (position_bias := kwargs.get("position_bias")) is not None:
+        bias = position_bias if bias is None else bias + position_bias
+
+    def observe(seen: reference.Observation) -> None:
+        if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
+            for observer in settings.observers:
+                observer(settings, method, seen)
+
+    output, weights = reference.attention(
+        query,
+        key,
+        value,
+        method,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        valid=valid,
+        bias=bias,
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+        dropout=dropout,
+        seed=_seed(module, settings, query) if method.rule.uses_seed else None,
+        observe=observe if settings and settings.observers else None,
+    )
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def _is_causal(module: nn.Module, given: bool | None) -> bool:
+    return bool(getattr(module, "is_causal", False) if given is None else given)
+
+
+def _seed(module: nn.Module, settings: Settings | None, query: Tensor) -> Tensor:
+    # Training draws anew for every example. Evaluation draws once for all, from the layer's number:
+    # evaluating twice, in other batches, or with a key/value cache gives the same result.
+    if module.training:
+        return torch.randint(2**31, (query.shape[0], 1, 1, 1), device=query.device)
+    return torch.tensor(settings.index if settings else 0, device=query.device)
+
+
+def register() -> None:
+    """Make the implementation known to transformers. Calling it again changes nothing."""
+    AttentionInterface.register(IMPLEMENTATION, crisp_attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, crisp_mask)
+
+
+register()

@@ -1,0 +1,67 @@
+"""Valid pairs: which query may attend to which key at all.
+
+A valid-pair mask is boolean, True where query i may see key j, and broadcasts to (B, H, L, S).
+"""
+
+import torch
+from torch import Tensor
+
+# Additive masks mark a forbidden pair by a large negative number, and everybody uses another one
+# (finfo.min, -1e9, -1e4). At or below this value the softmax weight is exactly 0 in every dtype.
+FORBIDDEN = -1e4
+
+
+def split_mask(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Split an attention mask into (valid pairs, additive bias), each None where it says nothing.
+
+    `mask` is boolean (True = attend) or additive floating point, as in torch's SDPA; additive
+    entries of -1e4 and below mean "not valid". Raises TypeError for any other dtype.
+    """
+    if mask is None:
+        return None, None
+    if mask.dtype == torch.bool:
+        return mask, None
+    if not mask.is_floating_point():
+        raise TypeError(f"mask must be bool (True = attend) or floating point (additive), got {mask.dtype}")
+    valid = ~(mask <= FORBIDDEN)  # so that NaN stays, and reaches the output
+    return valid, mask.masked_fill(~valid, 0.0)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(1, 1, L, S): True where j <= i, aligned at the upper left as in torch's SDPA."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
+
+
+def key_ranks(valid: Tensor) -> Tensor:
+    """1-based position of each key among the valid keys of its row, (..., L, S)."""
+    return valid.cumsum(dim=-1)
+
+
+def own_keys(valid: Tensor) -> Tensor:
+    """Index of the key that is query i's own token, (..., L, 1), in self-attention.
+
+    The last query belongs to the last key; in a static key/value cache, where unused slots
+    follow, to the last valid one. Independent of padding only through `key_ranks`.
+    """
+    queries, keys = valid.shape[-2:]
+    index = torch.arange(keys, device=valid.device)
+    last_valid = (valid * index).amax(dim=-1, keepdim=True)
+    aligned = torch.arange(keys - queries, keys, device=valid.device).clamp(min=0)[:, None]
+    return torch.minimum(aligned, last_valid)
+
+
+def query_ranks(valid: Tensor) -> Tensor:
+    """1-based position of each query's own token among the valid keys of its row, (..., L, 1)."""
+    return key_ranks(valid).gather(-1, own_keys(valid))
+
+
+def valid_queries(valid: Tensor) -> Tensor:
+    """(..., L): False for queries that are padding themselves.
+
+    Masks only mark padded *keys*, so a padded query still has a full row. With as many queries as
+    keys, a query is real when its own key is seen by anyone; while decoding, every query is real.
+    """
+    rows = valid.any(dim=-1)
+    if valid.shape[-2] == valid.shape[-1]:
+        rows = rows & valid.any(dim=-2)
+    return rows

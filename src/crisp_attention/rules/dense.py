@@ -1,0 +1,16 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from crisp_attention.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class Dense(Rule):
+    """Keep every visible key: the ordinary softmax attention."""
+
+    name: ClassVar[str] = "dense"
+
+    def keep(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        return visible.expand_as(scores)

@@ -1,0 +1,1 @@
+"""One fine-tuning run: data, model, Trainer, what it leaves behind."""

@@ -1,0 +1,97 @@
+"""What `crisp finetune` can be asked for. Imports nothing heavy: the command line's help reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+Real = Annotated[float | None, arg(metavar="FLOAT")]
+Count = Annotated[int | None, arg(metavar="INT")]
+Text = Annotated[str | None, arg(metavar="NAME")]
+Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...")]
+
+
+class OptionError(ValueError):
+    """Options that contradict each other, or the run that is already there."""
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Fine-tune a classifier with sparse attention, evaluate it, and keep everything in one folder.
+
+    For example: crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2
+    --method topk --sparsity 0.8 --output runs/first
+    """
+
+    model: str
+    """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
+
+    dataset: str
+    """A hub id, a folder of train/validation/test parquet, csv or jsonl files, or `builtin:digits`."""
+
+    output: Path
+    """Folder for the run: config.json, metrics.json, predictions, figures, model."""
+
+    method: str = "topk"
+    """`dense`, `topk`, `random`, `window`, or a layout and a rule such as `window+topk`."""
+
+    sparsity: Real = None
+    """Share of the valid keys that a query drops, in [0, 1); the default is the method's own, 0.8."""
+
+    width: Count = None
+    """For `window`: keys in the band, odd."""
+
+    global_tokens: Count = None
+    """For `window`: first tokens that see, and are seen by, all."""
+
+    layers: Texts = ()
+    """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
+
+    attention: Literal["self", "cross", "all"] = "self"
+    """Which attention to make sparse in encoder-decoder models."""
+
+    phase: Literal["always", "train", "eval"] = "always"
+    """When attention is sparse."""
+
+    schedule: Literal["constant", "linear", "cosine", "cubic"] = "constant"
+    """How the sparsity rises from 0 during training; `constant` is the full sparsity from the start."""
+
+    ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END")] = None
+    """Fractions of training between which the sparsity rises; the default is 0 0.5."""
+
+    text_columns: Texts = ()
+    """One or two text columns. Default: found by themselves."""
+
+    image_column: Text = None
+    """The image column. Default: found by itself."""
+
+    label_column: Text = None
+    """The label column. Default: found by itself."""
+
+    train_examples: Count = None
+    """Train on this many examples, the same ones for every seed. Default: all."""
+
+    epochs: float = 3.0
+    """Passes over the training examples."""
+
+    batch_size: int = 32
+    """Examples per training step and device."""
+
+    learning_rate: float = 2e-5
+    """Peak learning rate (AdamW, linear decay)."""
+
+    max_length: int = 128
+    """Longer texts are cut to this many tokens."""
+
+    seed: int = 0
+    """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""
+
+    training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
+    """Any other field of transformers.TrainingArguments; repeat the flag for more."""
+
+    overwrite: bool = False
+    """Replace the run that is in the output folder."""
+
+    resume: bool = False
+    """Continue the interrupted run that is in the output folder."""

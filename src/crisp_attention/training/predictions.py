@@ -1,0 +1,35 @@
+"""Predictions of every example: the ground that all statistics stand on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from transformers import EvalPrediction, Trainer
+
+
+def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of examples whose largest logit is that of their label."""
+    return {"accuracy": float(np.mean(np.argmax(prediction.predictions, axis=-1) == prediction.label_ids))}
+
+
+def evaluate(trainer: Trainer, split: Dataset, path: Path | None = None) -> dict[str, Any]:
+    """Accuracy, mean loss and number of examples of a split; writes one row per example to `path`.
+
+    The columns are index (row number in the split), label, prediction, and the list of logits.
+    """
+    output = trainer.predict(split, metric_key_prefix="split")
+    if path is not None:
+        logits = np.asarray(output.predictions, dtype=np.float32)
+        table = pd.DataFrame(
+            {
+                "index": np.asarray(split["index"]),
+                "label": output.label_ids,
+                "prediction": logits.argmax(axis=-1),
+                "logits": list(logits),
+            }
+        )
+        table.to_parquet(path, compression="zstd", index=False)
+    metrics = output.metrics or {}
+    return {"accuracy": metrics["split_accuracy"], "loss": metrics["split_loss"], "examples": len(split)}

@@ -1,0 +1,31 @@
+"""The methods and the inputs that several test files share."""
+
+import torch
+from torch import Tensor
+
+from crisp_attention import Dense, Method, RandomK, TopK, Window
+
+METHODS = {
+    "dense": Method(rule=Dense()),
+    "topk": Method(rule=TopK(0.6)),
+    "random": Method(rule=RandomK(0.6)),
+    "window": Method(layout=Window(3, global_tokens=1)),
+    "window+topk": Method(layout=Window(5), rule=TopK(0.5, min_keep=2)),
+    "window+random": Method(layout=Window(5), rule=RandomK(0.5)),
+}
+SEED = torch.tensor(11)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def self_attention(
+    batch: int = 2, heads: int = 4, groups: int = 2, length: int = 7, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of a self-attention with grouped heads."""
+    return (
+        normal(batch, heads, length, 6, seed=1, dtype=dtype),
+        normal(batch, groups, length, 6, seed=2, dtype=dtype),
+        normal(batch, groups, length, 5, seed=3, dtype=dtype),
+    )

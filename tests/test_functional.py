@@ -1,0 +1,213 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import crisp_attention as crisp
+from crisp_attention import Dense, Method, RandomK, TopK, Window
+from crisp_attention.kernels import reference
+from tests.cases import METHODS, SEED, normal, self_attention
+
+ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+MASK = (torch.arange(7) < torch.tensor([7, 5])[:, None])[:, None, None]
+
+
+def seeded(method: Method, *inputs: Tensor, function: Callable = crisp.attention, **options) -> Tensor:
+    """One call right after seeding torch, so that `RandomK` draws the same in each."""
+    torch.manual_seed(3)
+    return function(*inputs, method, **options)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_dense_is_torchs_attention(is_causal: bool) -> None:
+    q, k, v = self_attention()
+    mask = None if is_causal else MASK
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, 0, is_causal, enable_gqa=True)
+    torch.testing.assert_close(crisp.attention(q, k, v, Dense(), mask, is_causal), wanted)
+
+
+@pytest.mark.parametrize("method", [TopK(0), RandomK(0), Window(13), Window(1, 7)], ids=str)
+def test_every_method_that_drops_nothing_is_dense(method: object) -> None:
+    inputs = self_attention()
+    assert crisp.attention(*inputs, method, MASK).equal(crisp.attention(*inputs, Dense(), MASK))
+
+
+@ALL
+def test_the_causal_flag_and_a_mask_combine(method: Method) -> None:
+    inputs = self_attention()
+    both = MASK & torch.ones(7, 7, dtype=torch.bool).tril()
+    assert seeded(method, *inputs, mask=MASK, is_causal=True).equal(seeded(method, *inputs, mask=both))
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_changes_no_bit(method: Method, dtype: torch.dtype) -> None:
+    inputs = self_attention(dtype=dtype)
+    plain = seeded(method, *inputs, mask=MASK)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert seeded(method, *inputs, mask=MASK).equal(plain)
+
+
+def test_scores_are_not_rounded_to_the_dtype_of_the_model() -> None:
+    query = torch.tensor([[1.0, 1 / 256]], dtype=torch.bfloat16)[None, None]
+    key = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.bfloat16)[None, None]  # 1 and 1 + 1/256
+    value = torch.tensor([[0.0], [1.0]], dtype=torch.bfloat16)[None, None]
+    assert crisp.attention(query, key, value, TopK(0.5), scale=1.0).item() == 1
+
+
+@ALL
+@pytest.mark.parametrize("place", [0, 1, 2, 3], ids=["query", "key", "value", "mask"])
+def test_nan_is_not_turned_into_numbers(method: Method, place: int) -> None:
+    inputs = [*self_attention(length=4), torch.zeros(2, 4, 4, 4, dtype=torch.float64)]
+    inputs[place][:] = torch.nan
+    q, k, v, mask = inputs
+    assert seeded(method, q, k, v, mask=mask).isnan().all()
+
+
+def test_one_nan_key_is_not_quietly_dropped_by_topk() -> None:
+    q, k, v = self_attention()
+    k[..., 3, 0] = torch.nan
+    assert crisp.attention(q, k, v, TopK(0.5)).isnan().all()
+
+
+@ALL
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e4, 1e-40])
+def test_huge_and_denormal_inputs_still_average(method: Method, dtype: torch.dtype, size: float) -> None:
+    q, k, _ = self_attention(dtype=dtype)
+    output = seeded(method, q * size, k * size, torch.ones_like(k), mask=MASK)
+    torch.testing.assert_close(output, torch.ones_like(output), atol=1e-2, rtol=0)
+
+
+@ALL
+def test_any_memory_layout_gives_the_same_and_no_input_is_written_to(method: Method) -> None:
+    q, k, v = self_attention(groups=1)
+    k, v = k[:1], v[:1]
+    wanted = seeded(method, q, k.repeat(2, 1, 1, 1), v.repeat(2, 1, 1, 1), mask=MASK)
+    strided = q.transpose(1, 2).contiguous().transpose(1, 2)
+    shared = (strided, k.expand(2, -1, -1, -1), v.expand(2, -1, -1, -1))
+    before = [t.clone() for t in shared]
+    assert seeded(method, *shared, mask=MASK.expand(2, 4, 7, 7)).equal(wanted)
+    assert all(t.equal(b) for t, b in zip(shared, before, strict=True))
+
+
+@ALL
+def test_compiles_into_one_graph_and_equals_eager(method: Method) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(crisp.attention, fullgraph=True, backend="aot_eager")
+    inputs = self_attention()
+    output = seeded(method, *inputs, function=compiled, mask=MASK)
+    torch.testing.assert_close(output, seeded(method, *inputs, mask=MASK))
+
+
+@ALL
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4), (2, 1)])
+def test_padding_and_batch_mates_change_nothing(
+    method: Method, is_causal: bool, left: int, right: int
+) -> None:
+    inputs, options = self_attention(), {"scale": 1.0, "seed": SEED}
+    future = torch.ones(7, 7, dtype=torch.bool)
+    alone, _ = reference.attention(
+        *(t[:1] for t in inputs),
+        method,
+        valid=(future.tril() if is_causal else future)[None, None],
+        **options,
+    )
+    padded = [torch.nn.functional.pad(t, (0, 0, left, right), value=50.0) for t in inputs]
+    length = left + 7 + right
+    valid = torch.zeros(2, 1, length, length, dtype=torch.bool)
+    valid[0, ..., left : left + 7] = True
+    valid[1, ..., left : left + 2] = True
+    valid = valid.tril() if is_causal else valid
+    output, _ = reference.attention(*padded, method, valid=valid, **options)
+    torch.testing.assert_close(output[:1, :, left : left + 7], alone, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [Dense(), TopK(0.6)], ids=str)
+def test_padded_keys_change_nothing_in_cross_attention(method: object) -> None:
+    query, (_, key, value) = normal(2, 4, 9, 6), self_attention()
+    mask = torch.nn.functional.pad(torch.ones(1, 1, 1, 7, dtype=torch.bool), (2, 3))
+    padded = [torch.nn.functional.pad(t, (0, 0, 2, 3), value=50.0) for t in (key, value)]
+    output = crisp.attention(query, *padded, method, mask)
+    torch.testing.assert_close(output, crisp.attention(query, key, value, method), atol=1e-12, rtol=1e-12)
+
+
+def test_random_draws_from_the_generator_given_or_else_from_the_global_one() -> None:
+    inputs = self_attention()
+
+    def draw(seed: int) -> Tensor:
+        return crisp.attention(*inputs, RandomK(0.6), generator=torch.Generator().manual_seed(seed))
+
+    state = torch.get_rng_state()
+    assert draw(1).equal(draw(1))
+    assert not draw(1).equal(draw(2))
+    assert torch.get_rng_state().equal(state)
+    assert seeded(METHODS["random"], *inputs).equal(seeded(METHODS["random"], *inputs))
+    two = [crisp.attention(*inputs, RandomK(0.6)) for _ in range(2)]
+    assert not two[0].equal(two[1])
+
+
+def test_the_scale_defaults_to_the_root_of_the_width() -> None:
+    inputs = self_attention()
+    given = crisp.attention(*inputs, Dense(), scale=6**-0.5)
+    assert given.equal(crisp.attention(*inputs, Dense()))
+    assert not given.allclose(crisp.attention(*inputs, Dense(), scale=1.0))
+
+
+ONES = torch.ones(2, 4, 5, 6)
+ERRORS = {
+    "a flat query": ({"query": ONES[0]}, ValueError, r"query .* \(B, H, L, D\), got \(4, 5, 6\)"),
+    "a flat value": ({"value": ONES[0]}, ValueError, r"value .* \(B, H, L, D\), got \(4, 5, 6\)"),
+    "two dtypes": (
+        {"key": ONES.double()},
+        TypeError,
+        r"one floating dtype, got torch\.float32 and torch\.float64",
+    ),
+    "whole numbers": (
+        dict.fromkeys(("query", "key", "value"), ONES.long()),
+        TypeError,
+        r"one floating dtype, got torch\.int64",
+    ),
+    "other width": ({"key": ONES[..., :4]}, ValueError, r"key .*\(2, G, S, 6\).*, got \(2, 4, 5, 4\)"),
+    "other batch": ({"key": ONES[:1]}, ValueError, r"key .*\(2, G, S, 6\).*, got \(1, 4, 5, 6\)"),
+    "no keys": ({"key": ONES[:, :, :0]}, ValueError, r"S > 0 .*, got \(2, 4, 0, 6\)"),
+    "heads that do not divide": ({"key": ONES[:, :3]}, ValueError, r"G dividing 4, got \(2, 3, 5, 6\)"),
+    "value of other length": (
+        {"value": ONES[:, :, :3]},
+        ValueError,
+        r"value must have shape \(2, 4, 5, Dv\), got \(2, 4, 3, 6\)",
+    ),
+    "a flat mask": (
+        {"mask": torch.ones(5, 5, dtype=torch.bool)},
+        ValueError,
+        r"mask .* broadcast to \(2, 4, 5, 5\), got \(5, 5\)",
+    ),
+    "a mask of other length": (
+        {"mask": torch.ones(2, 1, 5, 4, dtype=torch.bool)},
+        ValueError,
+        r"mask .* broadcast to \(2, 4, 5, 5\), got \(2, 1, 5, 4\)",
+    ),
+    "a mask of whole numbers": (
+        {"mask": torch.ones(2, 1, 1, 5, dtype=torch.long)},
+        TypeError,
+        r"mask must be bool .*, got torch\.int64",
+    ),
+    "all dropped": ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1\.0"),
+    "negative dropout": ({"dropout": -0.1}, ValueError, r"dropout must be in \[0, 1\), got -0\.1"),
+    "no method": ({"method": "topk"}, TypeError, r"expected a method such as crisp\.TopK.*, got 'topk'"),
+    "more queries than keys in a window": (
+        {"method": Window(3), "key": ONES[:, :, :3], "value": ONES[:, :, :3]},
+        ValueError,
+        r"'window' .* at most as many queries as keys, got 5 queries and 3 keys",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), ERRORS.values(), ids=ERRORS)
+def test_wrong_arguments_are_refused_with_expected_and_actual(
+    wrong: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        crisp.attention(**{"query": ONES, "key": ONES, "value": ONES, "method": TopK(0.5), **wrong})
