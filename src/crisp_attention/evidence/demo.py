@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import transformers
@@ -64,8 +65,9 @@ BASELINE = CONFIGURATIONS[0].name
 def digits() -> Task:
     """The built-in digits with the whole training part, 300 images, for training."""
     task = load_task("builtin:digits")
-    whole = concatenate_datasets([task.splits["train"], task.splits["validation"]]).sort("index")
-    return replace(task, splits={"train": whole, "test": task.splits["test"]})
+    whole = concatenate_datasets([task.splits["train"], task.splits["validation"]])
+    ordered = whole.select(np.argsort(whole["index"]))
+    return replace(task, splits={"train": ordered, "test": task.splits["test"]})
 
 
 def accuracy(configuration: Configuration, seed: int, task: Task) -> float:

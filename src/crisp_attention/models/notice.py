@@ -41,7 +41,8 @@ class SettingsAttribute:
 
     def __set__(self, config: Any, settings: Any) -> None:
         config.__dict__[CONFIG_KEY] = settings
-        if settings is not None and not _restoring.get():
+        # without a model type it is no model's configuration: the Trainer reads one so when it resumes
+        if settings is not None and type(config).model_type and not _restoring.get():
             warnings.warn(
                 "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
                 "crisp_attention.restore(model) is called. crisp_attention.load(path) does both.",

@@ -31,6 +31,7 @@ HARMLESS = frozenset(
         "num_items_in_batch",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "past_key_values",
         "position_embeddings",
         "position_ids",

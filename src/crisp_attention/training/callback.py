@@ -42,7 +42,8 @@ class SparsityCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        kwargs["logs"]["sparsity"] = self._now(state)
+        # the Trainer's history holds a copy of the logs, made before this call
+        kwargs["logs"]["sparsity"] = state.log_history[-1]["sparsity"] = self._now(state)
 
     def _now(self, state: TrainerState) -> float:
         return self.schedule(min(state.global_step / max(state.max_steps, 1), 1.0))

@@ -1,0 +1,88 @@
+"""Measuring: valid pairs only, once per pair, and free when off."""
+
+import pytest
+import torch
+
+import crisp_attention as crisp
+from crisp_attention import TopK
+from crisp_attention.models.settings import settings_of
+from tests.models.tiny import BATCH, bart, distilbert
+
+
+def measure(model, **batch):
+    with crisp.measuring(model) as measured:
+        model(**batch)
+    return measured.table()
+
+
+def test_achieved_sparsity_counts_valid_pairs_only():
+    table = measure(crisp.sparsify(distilbert(), TopK(0.5)), **BATCH)
+    assert (table["valid_pairs"] == 8 * 8 + 5 * 5).all()
+    assert (table["rows"] == 8 + 5).all()
+    assert table["sparsity"].to_numpy() == pytest.approx(1 - (8 * 4 + 5 * 3) / (64 + 25))
+
+
+def test_padding_further_changes_no_measurement():
+    model = crisp.sparsify(distilbert(), TopK(0.6))
+    padded = {
+        "input_ids": torch.nn.functional.pad(BATCH["input_ids"], (0, 9), value=1),
+        "attention_mask": torch.nn.functional.pad(BATCH["attention_mask"], (0, 9)),
+    }
+    one, other = measure(model, **BATCH), measure(model, **padded)
+    numbers = one.select_dtypes("number").columns
+    assert other[numbers].to_numpy() == pytest.approx(one[numbers].to_numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_does_not_count_twice(reentrant):
+    model = crisp.sparsify(distilbert(), TopK(0.5)).train()
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": reentrant})
+    with crisp.measuring(model) as measured:
+        for _ in range(2):
+            embeddings = model.get_input_embeddings()(BATCH["input_ids"])
+            model(inputs_embeds=embeddings, attention_mask=BATCH["attention_mask"]).logits.sum().backward()
+    assert (measured.table()["rows"] == 2 * (8 + 5)).all()
+
+
+def test_padded_decoder_queries_do_not_count_in_cross_attention():
+    model = crisp.sparsify(bart(), TopK(0.5), attention="all")
+    decoder = {"decoder_input_ids": BATCH["input_ids"], "decoder_attention_mask": BATCH["attention_mask"]}
+    table = measure(model, **BATCH, **decoder)
+    cross = table[table["name"].str.contains("encoder_attn")]
+    assert (cross["rows"] == 8 + 5).all()
+    assert (cross["valid_pairs"] == 8 * 8 + 5 * 5).all()
+
+
+def test_a_layer_out_of_its_phase_is_measured_dense():
+    table = measure(crisp.sparsify(distilbert(), TopK(0.5), phase="train"), **BATCH)
+    assert set(table["method"]) == {"dense"}
+    assert (table["sparsity"] == 0).all()
+
+
+def test_measurements_nest_and_end_with_the_block():
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    with crisp.measuring(model) as outer:
+        model(**BATCH)
+        with crisp.measuring(model) as inner:
+            model(**BATCH)
+    model(**BATCH)
+    assert (outer.table()["rows"] == 26).all()
+    assert (inner.table()["rows"] == 13).all()
+    assert not any(settings.observers for _, settings in settings_of(model))
+
+
+def test_the_block_ends_also_by_an_error():
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    with pytest.raises(KeyError), crisp.measuring(model):
+        raise KeyError
+    assert not any(settings.observers for _, settings in settings_of(model))
+
+
+def test_nothing_measured_and_not_sparse_are_errors():
+    with pytest.raises(ValueError, match="not sparse"), crisp.measuring(distilbert()):
+        pass
+    with crisp.measuring(crisp.sparsify(distilbert(), TopK(0.5))) as measured:
+        pass
+    with pytest.raises(ValueError, match="nothing was measured"):
+        measured.table()
