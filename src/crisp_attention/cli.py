@@ -1,28 +1,40 @@
 """The `crisp` command. Thin: it parses, calls and prints; heavy imports happen inside the commands."""
 
+import os
+import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from crisp_attention.evidence.options import DemoOptions
 from crisp_attention.training.options import FinetuneOptions
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 USER_ERROR = 2
+INTERRUPTED = 130
 Command = (
     Annotated[FinetuneOptions, tyro.conf.subcommand("finetune")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
 )
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    options = tyro.cli(
+def parse(arguments: list[str] | None = None) -> FinetuneOptions | DemoOptions:
+    """The options of the command named in `arguments`, by default those of the process."""
+    return tyro.cli(
         Command,
+        args=arguments,
         prog="crisp",
         description="Sparse attention for Transformers models, and the proof of what it did.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    options = parse()
     from rich.console import Console
 
     from crisp_attention.models.persistence import CheckpointError
@@ -33,43 +45,62 @@ def main() -> None:
     _quiet()
     try:
         if isinstance(options, FinetuneOptions):
-            _finetune(options)
+            _finetune(options, console)
         else:
             from crisp_attention.evidence.demo import run_demo
 
             run_demo(options)
+    except KeyboardInterrupt:
+        console.print(f"interrupted{_way_on(options)}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(INTERRUPTED)
     except (CheckpointError, DataError, OptionError) as error:
         console.print("[red]error:[/red]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_ERROR)
 
 
-def _finetune(options: FinetuneOptions) -> None:
+def _finetune(options: FinetuneOptions, console: "Console") -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from crisp_attention.training.finetune import finetune
 
-    run = finetune(options)
-    console = Console()
-    for note in run.notes:
-        console.print(f"- {note}", markup=False, highlight=False)
-    table = Table("split", "examples", "accuracy", "loss")
-    for split in ("train", "validation", "test"):
-        if split in run.metrics:
-            seen = run.metrics[split]
-            table.add_row(
-                split, f"{seen['examples']:,}", f"{100 * seen['accuracy']:.2f} %", f"{seen['loss']:.4f}"
-            )
-    console.print(table)
-    console.print(
-        f"achieved sparsity {run.metrics['achieved_sparsity']:.1%}, kept mass {run.metrics['kept_mass']:.1%}\n"
+    run = finetune(options, console)
+    output = Console()
+    output.print(_table(run.metrics))
+    for line in (
+        f"achieved sparsity {run.metrics['achieved_sparsity']:.1%}, kept mass {run.metrics['kept_mass']:.1%} "
+        f"(in evaluation, mean over all layers and heads)",
+        f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
+        f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
+        f"peak memory {run.metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
         f"everything is in {run.directory.path}",
-        highlight=False,
-    )
+    ):
+        output.print(line, highlight=False, soft_wrap=True)
+
+
+def _way_on(options: FinetuneOptions | DemoOptions) -> str:
+    if not isinstance(options, FinetuneOptions) or not (options.output / "config.json").is_file():
+        return ""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    return f"; to continue: crisp {shlex.join(words)} --resume"
+
+
+def _table(metrics: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("split")
+    for heading in ("examples", "accuracy", "loss"):
+        table.add_column(heading, justify="right")
+    for split in ("train", "validation", "test"):
+        if split in metrics:
+            seen = metrics[split]
+            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", f"{seen['loss']:.4f}")
+            table.add_row(split, *cells)
+    return table
 
 
 def _quiet() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning where data loaders fork
     import datasets
     import transformers
 

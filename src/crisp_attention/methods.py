@@ -1,7 +1,7 @@
 """A method is where a query may look (layout) and what it keeps of what it sees (rule)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from crisp_attention.layouts import Full, Layout, Window
@@ -118,6 +118,9 @@ def _build(known: Mapping[str, type[Part]], data: Any) -> Part:
         raise ValueError(
             f"{data['name']!r} has no option {', '.join(sorted(unknown))}; it has {', '.join(names)}"
         )
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in options]
+    if needed:
+        raise ValueError(f"{data['name']!r} needs the option {', '.join(needed)}")
     try:
         return cls(**options)
     except TypeError as error:

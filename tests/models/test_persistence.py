@@ -7,7 +7,14 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
 
 import crisp_attention as crisp
 from crisp_attention import CheckpointError, DenseUntilRestored, TopK, Window
@@ -61,6 +68,14 @@ def test_the_base_model_of_a_classifier_can_be_restored_too(saved):
     with torch.no_grad():
         expected = model.distilbert(**BATCH).last_hidden_state
         assert torch.equal(base(**BATCH).last_hidden_state, expected)
+
+
+def test_looking_for_a_tokenizer_is_no_plain_load(saved):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DenseUntilRestored)
+        AutoTokenizer.from_pretrained(saved[1])
+    with pytest.warns(DenseUntilRestored):
+        AutoConfig.from_pretrained(saved[1])
 
 
 def test_importing_the_package_alone_is_enough_for_the_notice(saved):

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from crisp_attention.training import data_source
 from crisp_attention.training.data import DataError, Task, load_task
-from crisp_attention.training.labels import complete, label_values, learn_labels
+from crisp_attention.training.data import source as data_source
+from crisp_attention.training.data.labels import complete, label_values, learn_labels
 
 PAIR = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 ROWS = PAIR * 10

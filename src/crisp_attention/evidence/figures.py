@@ -1,4 +1,4 @@
-"""Pictures of a comparison."""
+"""Pictures of a comparison. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
 
 from pathlib import Path
 
@@ -7,51 +7,58 @@ from matplotlib.figure import Figure
 
 from crisp_attention.evidence.statistics import mean_interval
 
-DENSE, SPARSE, RANDOM = "#555555", "#0072B2", "#D55E00"
+DENSE = "#555555"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
-def draw_accuracy(results: pd.DataFrame, baseline: str, path: Path) -> None:
-    """Accuracy against sparsity: every seed a dot, 95 % intervals, the baseline as a band.
+def draw_accuracy(results: pd.DataFrame, title: str, path: Path) -> None:
+    """Accuracy against sparsity: every seed a dot, means with 95 % intervals, dense as a band.
 
-    `results` has the columns configuration, sparsity, seed, accuracy.
+    `results` has the columns method, sparsity, seed, accuracy; the method `dense` is the baseline.
     """
+    percent = results.assign(accuracy=100 * results["accuracy"], sparsity=100 * results["sparsity"])
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    dense = mean_interval((results.loc[results["configuration"] == baseline, "accuracy"] * 100).tolist())
-    axes.axhspan(dense.low, dense.high, color=DENSE, alpha=0.15, linewidth=0)
-    axes.axhline(dense.mean, color=DENSE, linewidth=1)
-    axes.annotate(
-        "dense (mean, 95 % interval)",
-        (0.01, dense.mean),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        color=DENSE,
-        va="bottom",
+    dense = percent[percent["method"] == "dense"]
+    band = mean_interval(dense["accuracy"].tolist())
+    axes.axhspan(
+        band.low, band.high, color=DENSE, alpha=0.18, linewidth=0, label="dense, 95 % interval of the mean"
     )
-    for name, runs in results.groupby("configuration", sort=False):
-        colour = DENSE if name == baseline else RANDOM if "random" in str(name) else SPARSE
-        x = 100 * runs["sparsity"].iloc[0]
-        values = 100 * runs["accuracy"]
-        axes.plot([x] * len(values), values, "o", color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
-        if name != baseline:
-            mean = mean_interval(values.tolist())
-            axes.errorbar(
-                x + 1.5, mean.mean, yerr=mean.half_width, fmt="_", color=colour, capsize=3, markersize=9
-            )
-            axes.annotate(
-                str(name),
-                (x + 1.5, mean.mean),
-                xytext=(7, 0),
-                textcoords="offset points",
-                color=colour,
-                va="center",
-            )
+    axes.plot(
+        dense["sparsity"], dense["accuracy"], "o", color=DENSE, alpha=0.6, markersize=5, markeredgewidth=0
+    )
+    sparse = percent[percent["method"] != "dense"]
+    for colour, (name, runs) in zip(COLOURS, sparse.groupby("method", sort=False), strict=False):
+        axes.plot(
+            runs["sparsity"] - 0.7,
+            runs["accuracy"],
+            "o",
+            color=colour,
+            alpha=0.5,
+            markersize=5,
+            markeredgewidth=0,
+        )
+        levels = sorted(set(runs["sparsity"]))
+        means = [mean_interval(runs.loc[runs["sparsity"] == level, "accuracy"].tolist()) for level in levels]
+        axes.errorbar(
+            [level + 0.7 for level in levels],
+            [mean.mean for mean in means],
+            yerr=[mean.half_width for mean in means],
+            fmt="_",
+            color=colour,
+            capsize=3,
+            markersize=10,
+            label=f"{name}: each seed, and mean with 95 % interval",
+        )
     axes.set(
         xlabel="attention sparsity (% of valid keys dropped per query)",
         ylabel="test accuracy (%)",
-        title="Handwritten digits, Vision Transformer trained on 300 images",
-        xlim=(-3, 108),
+        title=title,
+        xlim=(-4, 100),
+        xticks=sorted(percent["sparsity"].unique()),
     )
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
     figure.savefig(path, dpi=150)

@@ -78,11 +78,13 @@ def _repeat_heads(states: Tensor, times: int) -> Tensor:
 
 
 def _softmax(scores: Tensor, keep: Tensor, sinks: Tensor | None) -> Tensor:
-    # finfo.min and not -inf: a row that keeps nothing must stay finite, forward and backward
-    logits = scores.masked_fill(~keep, torch.finfo(scores.dtype).min)
+    # Adding 0 or finfo.min, and not filling with -inf: a row that keeps nothing must stay finite,
+    # forward and backward, and on CPUs arithmetic is several times as fast as masked filling.
+    dropped = keep.to(scores.dtype).sub_(1).mul_(-torch.finfo(scores.dtype).min)
+    logits = scores + dropped
     if sinks is None:
         weights = logits.softmax(dim=-1)
     else:
         sink = sinks.to(logits.dtype).reshape(1, -1, 1, 1).expand(*logits.shape[:-1], 1)
         weights = torch.cat([logits, sink], dim=-1).softmax(dim=-1)[..., :-1]
-    return weights.masked_fill(~keep, 0.0)
+    return weights * (keep.sum(dim=-1, keepdim=True, dtype=torch.int32) > 0).to(weights.dtype)

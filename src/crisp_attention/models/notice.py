@@ -3,6 +3,8 @@
 Imports nothing heavy: the package's `__init__` installs it as soon as transformers is imported.
 """
 
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 CONFIG_KEY = "crisp_attention"
+PREPROCESSING = re.compile(r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
@@ -41,8 +44,7 @@ class SettingsAttribute:
 
     def __set__(self, config: Any, settings: Any) -> None:
         config.__dict__[CONFIG_KEY] = settings
-        # without a model type it is no model's configuration: the Trainer reads one so when it resumes
-        if settings is not None and type(config).model_type and not _restoring.get():
+        if settings is not None and not _restoring.get() and not _no_model_is_loaded(config):
             warnings.warn(
                 "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
                 "crisp_attention.restore(model) is called. crisp_attention.load(path) does both.",
@@ -52,6 +54,16 @@ class SettingsAttribute:
 
     def __delete__(self, config: Any) -> None:
         del config.__dict__[CONFIG_KEY]
+
+
+def _no_model_is_loaded(config: Any) -> bool:
+    """Whether the config is only looked at: by a resuming Trainer (no model type), or for a tokenizer."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if PREPROCESSING.search(frame.f_code.co_filename):
+            return True
+    return not type(config).model_type
 
 
 def install(configuration_utils: ModuleType) -> None:

@@ -39,20 +39,32 @@ class ShareRule(Rule):
 
         A row whose scores hold NaN keeps all it sees, so that the NaN reaches the output.
         """
-        ranked = ranked.masked_fill(~visible, -torch.inf)
+        ranked = torch.where(visible, ranked, -torch.inf)
         count = self.count(visible)
         ordered = _sort_rows(ranked)
-        last = (ranked.shape[-1] - count).clamp(max=ranked.shape[-1] - 1)
-        threshold = ordered.gather(-1, last.expand(*ordered.shape[:-1], 1))
+        first = ranked.shape[-1] - count
+        threshold, below = _pick(ordered, first), _pick(ordered, first - 1)
+        broken = ordered[..., -1:].isnan()  # NaN is sorted last
+        if _on_host(ranked) and not ((below == threshold) | broken).any():
+            return ranked >= threshold
         above = ranked > threshold
         tied = (ranked == threshold) & visible
         room = count - above.sum(dim=-1, keepdim=True)
-        kept = above | (tied & (tied.cumsum(dim=-1) <= room))
-        return kept | (ordered[..., -1:].isnan() & visible)  # NaN is sorted last
+        return above | (tied & (tied.cumsum(dim=-1) <= room)) | (broken & visible)
+
+
+def _on_host(values: Tensor) -> bool:
+    # where looking at a value is free: no transfer to wait for, no graph to break
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _sort_rows(values: Tensor) -> Tensor:
-    # numpy sorts short float rows on a CPU over ten times as fast as torch sorts or selects
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+    # numpy sorts short float rows over ten times as fast as torch sorts or selects on a CPU
+    if _on_host(values):
         return torch.from_numpy(np.sort(values.numpy(), axis=-1))
     return values.sort(dim=-1).values
+
+
+def _pick(ordered: Tensor, index: Tensor) -> Tensor:
+    index = index.clamp(0, ordered.shape[-1] - 1)
+    return ordered.gather(-1, index.expand(*ordered.shape[:-1], 1))

@@ -1,12 +1,18 @@
 """Which checkpoint an interrupted run can continue from."""
 
 import json
+import re
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from crisp_attention.models.persistence import CheckpointError
+
+NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+STATE = "trainer_state.json"
+ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
@@ -15,26 +21,33 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     None if there is no checkpoint at all: the run starts anew. Raises CheckpointError if there are
     checkpoints and all are damaged.
     """
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.split("-")[-1]))
+    named = [(int(match[1]), path) for path in folder.glob("*") if (match := NAME.fullmatch(path.name))]
     notes: list[str] = []
-    for checkpoint in reversed(found):
+    for _, checkpoint in sorted(named, reverse=True):
         if (damage := _damage(checkpoint)) is None:
             return checkpoint, tuple(notes)
         notes.append(f"{checkpoint.name} is damaged and was passed over: {damage}")
-    if found:
-        raise CheckpointError(f"no checkpoint in {folder} can be continued from: {'; '.join(notes)}")
+    if named:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be continued from; --overwrite starts anew: {'; '.join(notes)}"
+        )
     return None, ()
 
 
 def _damage(checkpoint: Path) -> str | None:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        weights = list(checkpoint.glob("*.safetensors"))
-        if not weights:
-            return "it holds no weights"
-        for file in weights:
-            with safe_open(file, framework="pt"):
-                pass
-    except (OSError, ValueError, SafetensorError) as error:
-        return str(error)
+    weights = sorted(path.name for path in checkpoint.glob("*.safetensors"))
+    for name in (STATE, *ARCHIVES, *(weights or ["model.safetensors"])):
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        try:
+            if name == STATE:
+                json.loads(file.read_text(encoding="utf-8"))
+            elif name in ARCHIVES:
+                ZipFile(file).close()
+            else:
+                with safe_open(file, framework="pt"):
+                    pass
+        except (OSError, ValueError, BadZipFile, SafetensorError) as error:
+            return f"{name} is cut short or damaged ({error})"
     return None

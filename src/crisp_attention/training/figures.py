@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
+TRAINING, VALIDATION = "#0072B2", "#D55E00"
+DPI = 150
 
 
 def draw_learning(history: list[dict[str, Any]], path: Path) -> None:
@@ -14,42 +17,45 @@ def draw_learning(history: list[dict[str, Any]], path: Path) -> None:
     log = pd.DataFrame(history)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
-    for column, name, colour in (("loss", "training", BLUE), ("eval_loss", "validation", ORANGE)):
-        if column in log:
-            seen = log.dropna(subset=[column])
-            losses.plot(
-                seen["epoch"], seen[column], color=colour, marker="." if column == "eval_loss" else None
-            )
-            losses.annotate(
-                name, (seen["epoch"].iloc[-1], seen[column].iloc[-1]), color=colour, ha="right", va="bottom"
-            )
-    losses.set(xlabel="epoch", ylabel="cross-entropy loss (nats)", title="Loss")
-    if "eval_accuracy" in log:
-        seen = log.dropna(subset=["eval_accuracy"])
-        accuracy.plot(seen["epoch"], 100 * seen["eval_accuracy"], color=ORANGE, marker=".")
-    accuracy.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Accuracy")
-    _save(figure, path)
+    _curve(losses, log, "loss", "training", TRAINING, marker="")
+    _curve(losses, log, "eval_loss", "validation", VALIDATION, marker="o")
+    losses.set(title="Cross-entropy loss", xlabel="epoch", ylabel="loss (nats per example)")
+    if losses.lines:
+        losses.legend(frameon=False)
+    percent = log.assign(eval_accuracy=100 * log.get("eval_accuracy", pd.Series(dtype=float)))
+    _curve(accuracy, percent, "eval_accuracy", "validation", VALIDATION, marker="o")
+    accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy (%)")
+    for axes in (losses, accuracy):
+        axes.set_xlim(0, log["epoch"].max() * 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=bool(log["epoch"].max() >= 2)))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=DPI)
 
 
 def draw_heads(table: pd.DataFrame, path: Path) -> None:
     """Achieved sparsity and kept mass of every layer and head, from `Measurement.table()`."""
     layers, heads = table["layer"].nunique(), table["head"].nunique()
-    figure = Figure(figsize=(2 + 0.8 * heads, 1.6 + 0.5 * layers), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, column, title in (
-        (panels[0], "sparsity", "Achieved sparsity (%)"),
-        (panels[1], "kept_mass", "Kept mass (%)"),
+    figure = Figure(figsize=(9, min(max(2.2 + 0.22 * layers, 3.0), 9.0)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, column, title in zip(
+        panels, ("sparsity", "kept_mass"), ("Achieved sparsity", "Kept softmax mass"), strict=True
     ):
-        grid = table.pivot(index="layer", columns="head", values=column) * 100
+        grid = 100 * table.pivot(index="layer", columns="head", values=column)
         image = axes.imshow(grid, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-        axes.set(title=title, xlabel="head", ylabel="layer")
-        axes.set_xticks(range(len(grid.columns)), grid.columns)
-        axes.set_yticks(range(len(grid.index)), grid.index)
-        figure.colorbar(image, ax=axes)
-    _save(figure, path)
+        axes.set(title=f"{title} (mean {grid.to_numpy().mean():.1f} %)", xlabel="head")
+        axes.set_xticks(*_ticks(grid.columns, heads))
+        axes.set_yticks(*_ticks(grid.index, layers))
+        axes.spines[:].set_visible(False)
+    panels[0].set_ylabel("layer")
+    figure.colorbar(image, ax=panels, label="%", pad=0.02)
+    figure.savefig(path, dpi=DPI)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+def _curve(axes: Axes, log: pd.DataFrame, column: str, name: str, colour: str, marker: str) -> None:
+    if column in log and not (seen := log.dropna(subset=[column])).empty:
+        axes.plot(seen["epoch"], seen[column], color=colour, marker=marker, markersize=4, label=name)
+
+
+def _ticks(names: pd.Index, count: int) -> tuple[list[int], list[str]]:
+    every = 1 + (count - 1) // 16
+    return list(range(0, count, every)), names.astype(str).tolist()[::every]

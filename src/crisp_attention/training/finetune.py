@@ -1,52 +1,55 @@
 """One fine-tuning run, from options to a run directory."""
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from rich.console import Console
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from crisp_attention.methods import Method, parse
-from crisp_attention.models.apply import densify, sparsify
-from crisp_attention.models.measuring import measuring
-from crisp_attention.rules import Dense
 from crisp_attention.schedule import Schedule
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.callback import SparsityCallback
 from crisp_attention.training.checkpoints import newest_checkpoint
 from crisp_attention.training.data import Task, load_task
-from crisp_attention.training.figures import draw_heads, draw_learning
-from crisp_attention.training.options import FinetuneOptions, OptionError
-from crisp_attention.training.predictions import accuracy_of, evaluate
+from crisp_attention.training.options import FinetuneOptions
+from crisp_attention.training.predictions import accuracy_of
+from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
+from crisp_attention.training.sparsity import described, make_sparse, method_of, schedule_of
 from crisp_attention.training.timing import StepTimes, peak_memory
-
-MEASURED_EXAMPLES = 512
-TRAIN_EXAMPLES_EVALUATED = 2000
+from crisp_attention.training.trainer import RunTrainer, longest_first
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what it measured, what the user should know, and where everything is."""
+    """A finished run: what it measured, and where everything is."""
 
     metrics: dict[str, Any]
-    notes: tuple[str, ...]
     directory: RunDirectory
 
 
-def finetune(options: FinetuneOptions) -> Run:
-    """Fine-tune, evaluate and leave a complete run directory.
+def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
+    """Fine-tune, evaluate and leave a complete run directory; a finished run is not repeated by `resume`.
 
-    Raises OptionError, DataError or CheckpointError, before any training, for what cannot work.
+    Notes and progress go to `console`. Raises OptionError, DataError or CheckpointError, before any
+    training and before the output folder changes, for what cannot work.
     """
+    console = console or Console(quiet=True)
+    directory = RunDirectory(options.output)
     method = method_of(options)
     schedule = schedule_of(options, method)
-    directory = RunDirectory(options.output)
     arguments = training_arguments(options, directory.checkpoints)
+    directory.check(options)
+    if options.resume and directory.complete:
+        _say(console, f"the run in {directory.path} is finished; nothing is left to do")
+        return Run(json.loads(directory.metrics.read_text(encoding="utf-8")), directory)
     task = load_task(
         options.dataset,
         text_columns=options.text_columns,
@@ -57,76 +60,43 @@ def finetune(options: FinetuneOptions) -> Run:
     set_seed(options.seed)
     source = load_source(options.model, task, options.max_length)
     make_sparse(source.model, method, options)
-    directory.claim(options)
-    checkpoint, notes = newest_checkpoint(directory.checkpoints) if options.resume else (None, ())
-    directory.write_config(
-        options,
-        {
-            "command": sys.argv,
-            "method": method.to_dict(),
-            "schedule": schedule,
-            "task": {
-                "text_columns": task.text_columns,
-                "image_column": task.image_column,
-                "label_names": task.label_names,
-                "examples": {name: len(split) for name, split in task.splits.items()},
-                "notes": task.notes,
-            },
+    checkpoint, passed_over = newest_checkpoint(directory.checkpoints) if options.resume else (None, ())
+    notes = [*source.notes, described(source.model, method, schedule, options.phase), *task.notes]
+    sizes = {name: len(split) for name, split in task.splits.items()}
+    resolved = {
+        "command": sys.argv,
+        "method": method.to_dict(),
+        "schedule": asdict(schedule) if schedule else None,
+        "task": {
+            "text_columns": task.text_columns,
+            "image_column": task.image_column,
+            "label_names": task.label_names,
+            "examples": sizes,
         },
-    )
-    trainer, times = train(source, task, arguments, schedule, checkpoint)
-    metrics = results(trainer, source, task, method, directory)
+        "notes": notes,
+    }
+    directory.claim(options, resolved)
+    _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
+    if options.resume:
+        _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
+
+    with RunProgress(console) as progress:
+        trainer, times = train(source, task, arguments, schedule, checkpoint, [progress])
+        metrics = results(trainer, source, task, directory, progress)
     metrics |= {
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),
+        "train_seconds": times.total(),
         "peak_memory_bytes": peak_memory(),
         "device": str(arguments.device),
     }
-    draw_learning(trainer.state.log_history, directory.figures / "learning.png")
     trainer.save_model(str(directory.model))
+    (directory.model / "training_args.bin").unlink()  # a pickle; config.json says the same
     if source.processor is not None:
         source.processor.save_pretrained(directory.model)
     directory.write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
-    return Run(metrics, (*task.notes, *notes), directory)
-
-
-def method_of(options: FinetuneOptions) -> Method:
-    """The method that the options name. Raises OptionError for what does not fit together."""
-    given = {"sparsity": options.sparsity, "width": options.width, "global_tokens": options.global_tokens}
-    try:
-        return parse(options.method, **{name: value for name, value in given.items() if value is not None})
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"--method {options.method}: {error}") from error
-
-
-def schedule_of(options: FinetuneOptions, method: Method) -> Schedule | None:
-    """The sparsity schedule that the options name, None for a constant sparsity."""
-    if options.schedule == "constant":
-        if options.ramp is not None:
-            raise OptionError("--ramp needs a --schedule that rises: linear, cosine or cubic")
-        return None
-    if method.sparsity is None:
-        raise OptionError(f"--schedule needs a method with a sparsity, got {method.name!r}")
-    begin, end = options.ramp or (0.0, 0.5)
-    try:
-        return Schedule(final=method.sparsity, shape=options.schedule, begin=begin, end=end)
-    except ValueError as error:
-        raise OptionError(f"--ramp: {error}") from error
-
-
-def make_sparse(model: PreTrainedModel, method: Method, options: FinetuneOptions) -> None:
-    """Apply the method. A dense run keeps the model's own attention, the honest baseline for time."""
-    if method == Method():
-        if options.layers:
-            raise OptionError("--layers has no meaning with --method dense")
-        return
-    try:
-        sparsify(
-            model, method, layers=options.layers or None, phase=options.phase, attention=options.attention
-        )
-    except (TypeError, ValueError) as error:
-        raise OptionError(str(error)) from error
+    return Run(metrics, directory)
 
 
 def train(
@@ -135,53 +105,28 @@ def train(
     arguments: TrainingArguments,
     schedule: Schedule | None,
     checkpoint: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, StepTimes]:
     """Train the source's model on the task with transformers' Trainer."""
     times = StepTimes()
-    trainer = Trainer(
+    validation = task.splits.get("validation")
+    trainer = RunTrainer(
         model=source.model,
         args=arguments,
         train_dataset=source.encode(task.splits["train"]),
-        eval_dataset=source.encode(task.splits["validation"]) if "validation" in task.splits else None,
+        eval_dataset=longest_first(source.encode(validation)) if validation is not None else None,
         data_collator=source.collate,
         compute_metrics=accuracy_of,
         preprocess_logits_for_metrics=lambda logits, labels: (
             logits[0] if isinstance(logits, tuple) else logits
         ),
-        callbacks=[times, *([SparsityCallback(schedule)] if schedule else [])],
+        callbacks=[times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, times
 
 
-def results(
-    trainer: Trainer, source: Source, task: Task, method: Method, directory: RunDirectory
-) -> dict[str, Any]:
-    """Evaluate every split and measure the attention; writes predictions, measurements and figures."""
-    metrics: dict[str, Any] = {}
-    for name in ("validation", "test"):
-        if name in task.splits:
-            encoded = source.encode(task.splits[name])
-            metrics[name] = evaluate(trainer, encoded, directory.predictions(name))
-    train_part = task.splits["train"].select(range(min(len(task.splits["train"]), TRAIN_EXAMPLES_EVALUATED)))
-    metrics["train"] = evaluate(trainer, source.encode(train_part))
-
-    shown = task.splits["validation"]
-    sample = source.encode(shown.select(range(min(len(shown), MEASURED_EXAMPLES))))
-    dense = method == Method()
-    if dense:
-        sparsify(source.model, Dense())
-    try:
-        with measuring(source.model) as measured, torch.no_grad():
-            trainer.predict(sample)
-    finally:
-        if dense:
-            densify(source.model)
-    table = measured.table()
-    table.to_csv(directory.measurements, index=False)
-    draw_heads(table, directory.figures / "heads.png")
-    summary = measured.summary()
-    metrics["achieved_sparsity"] = summary["sparsity"]
-    metrics["kept_mass"] = summary["kept_mass"]
-    metrics["entropy"] = summary["entropy"]
-    return metrics
+def _say(console: Console, *notes: str) -> None:
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)

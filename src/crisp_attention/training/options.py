@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-Real = Annotated[float | None, arg(metavar="FLOAT")]
-Count = Annotated[int | None, arg(metavar="INT")]
-Text = Annotated[str | None, arg(metavar="NAME")]
-Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...")]
+# Each help text says itself what happens without the option: no "(default: None)" after it.
+Real = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
+Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
+Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
 class OptionError(ValueError):
@@ -20,8 +22,8 @@ class OptionError(ValueError):
 class FinetuneOptions:
     """Fine-tune a classifier with sparse attention, evaluate it, and keep everything in one folder.
 
-    For example: crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2
-    --method topk --sparsity 0.8 --output runs/first
+    For example:
+      crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2 --output runs/first
     """
 
     model: str
@@ -37,13 +39,13 @@ class FinetuneOptions:
     """`dense`, `topk`, `random`, `window`, or a layout and a rule such as `window+topk`."""
 
     sparsity: Real = None
-    """Share of the valid keys that a query drops, in [0, 1); the default is the method's own, 0.8."""
+    """Share of the valid keys that a query drops, in [0, 1). Default: the method's own, 0.8."""
 
     width: Count = None
-    """For `window`: keys in the band, odd."""
+    """For `window`, needed there: keys in the band, odd."""
 
     global_tokens: Count = None
-    """For `window`: first tokens that see, and are seen by, all."""
+    """For `window`: this many first tokens see, and are seen by, all. Default: 0."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
@@ -52,13 +54,13 @@ class FinetuneOptions:
     """Which attention to make sparse in encoder-decoder models."""
 
     phase: Literal["always", "train", "eval"] = "always"
-    """When attention is sparse."""
+    """When attention is sparse: in training, in evaluation, or in both."""
 
     schedule: Literal["constant", "linear", "cosine", "cubic"] = "constant"
     """How the sparsity rises from 0 during training; `constant` is the full sparsity from the start."""
 
-    ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END")] = None
-    """Fractions of training between which the sparsity rises; the default is 0 0.5."""
+    ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END", help_behavior_hint="")] = None
+    """Fractions of training between which the sparsity rises. Default: 0 0.5."""
 
     text_columns: Texts = ()
     """One or two text columns. Default: found by themselves."""
@@ -88,10 +90,10 @@ class FinetuneOptions:
     """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""
 
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
-    """Any other field of transformers.TrainingArguments; repeat the flag for more."""
+    """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
 
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace the run that is in the output folder."""
 
-    resume: bool = False
-    """Continue the interrupted run that is in the output folder."""
+    resume: Flag = False
+    """Continue the interrupted run that is in the output folder, from its last complete checkpoint."""

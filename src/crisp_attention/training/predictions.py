@@ -17,7 +17,7 @@ def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
 def evaluate(trainer: Trainer, split: Dataset, path: Path | None = None) -> dict[str, Any]:
     """Accuracy, mean loss and number of examples of a split; writes one row per example to `path`.
 
-    The columns are index (row number in the split), label, prediction, and the list of logits.
+    The columns are index (row number in the split, in order), label, prediction, and the list of logits.
     """
     output = trainer.predict(split, metric_key_prefix="split")
     if path is not None:
@@ -30,6 +30,6 @@ def evaluate(trainer: Trainer, split: Dataset, path: Path | None = None) -> dict
                 "logits": list(logits),
             }
         )
-        table.to_parquet(path, compression="zstd", index=False)
+        table.sort_values("index").to_parquet(path, compression="zstd", index=False)
     metrics = output.metrics or {}
     return {"accuracy": metrics["split_accuracy"], "loss": metrics["split_loss"], "examples": len(split)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,6 +14,10 @@ from crisp_attention.training.options import FinetuneOptions, OptionError
 PACKAGES = ("crisp-attention", "torch", "transformers", "datasets", "accelerate", "numpy")
 # what may differ between a run and its continuation
 FREE = {"output", "overwrite", "resume"}
+OWN = re.compile(
+    r"(config|metrics)\.(json|partial)|measurements\.csv|figures|model|checkpoints"
+    r"|predictions-(validation|test)\.parquet"
+)
 
 
 class RunDirectory:
@@ -27,56 +32,82 @@ class RunDirectory:
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
 
+    @property
+    def complete(self) -> bool:
+        """Whether the folder holds a finished run: the metrics are written last."""
+        return self.metrics.is_file()
+
     def predictions(self, split: str) -> Path:
         return self.path / f"predictions-{split}.parquet"
 
-    def claim(self, options: FinetuneOptions) -> None:
-        """Make the folder ready for this run. Raises OptionError rather than touch another run."""
+    def check(self, options: FinetuneOptions) -> None:
+        """Raises OptionError if the run cannot have this folder. Changes nothing."""
         if options.overwrite and options.resume:
             raise OptionError("--overwrite and --resume contradict each other; give one")
-        entries = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
         if self.path.exists() and not self.path.is_dir():
             raise OptionError(f"--output {self.path} is a file; expected a folder")
         if options.resume:
             self._check_same(options)
-        elif entries and not self.config.is_file():
-            raise OptionError(
-                f"--output {self.path} holds files that are not a Crisp run ({', '.join(entries[:5])}); "
-                f"choose another folder"
-            )
-        elif entries and not options.overwrite:
-            raise OptionError(
-                f"--output {self.path} already holds a run; --resume continues it, --overwrite replaces it"
-            )
-        elif entries:
-            shutil.rmtree(self.path)
-        self.figures.mkdir(parents=True, exist_ok=True)
+        elif entries := self._entries():
+            foreign = [name for name in entries if not OWN.fullmatch(name)]
+            if foreign or "options" not in self._read_config():
+                raise OptionError(
+                    f"--output {self.path} holds files that are not of a Crisp run "
+                    f"({', '.join((foreign or entries)[:5])}); choose another folder"
+                )
+            if not options.overwrite:
+                state = "a finished" if self.complete else "an unfinished"
+                ways = "--overwrite replaces it"
+                ways = ways if self.complete else f"--resume continues it, {ways}"
+                raise OptionError(f"--output {self.path} already holds {state} run; {ways}")
 
-    def write_config(self, options: FinetuneOptions, resolved: dict[str, Any]) -> None:
-        """Record what the run was asked for, what that became, and the versions."""
+    def claim(self, options: FinetuneOptions, resolved: dict[str, Any]) -> None:
+        """Remove the run to be replaced, if any, and record this one: its options, what they became, versions.
+
+        Raises OptionError as `check` does.
+        """
+        self.check(options)
+        for name in [] if options.resume else self._entries():
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
         versions = {package: version(package) for package in PACKAGES}
         self.write_json(self.config, {"options": plain(options), **resolved, "versions": versions})
+        self.figures.mkdir(exist_ok=True)
 
     def write_json(self, path: Path, data: Any) -> None:
         """Write a JSON file in one step: it is there complete, or not at all."""
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data, indent=2, default=str) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
 
-    def _check_same(self, options: FinetuneOptions) -> None:
+    def _entries(self) -> list[str]:
+        return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+
+    def _read_config(self) -> dict[str, Any]:
         if not self.config.is_file():
-            raise OptionError(f"--resume: there is no run in {self.path} (no config.json)")
+            return {}
         try:
-            before = json.loads(self.config.read_text(encoding="utf-8"))["options"]
-        except (ValueError, KeyError, TypeError) as error:
+            found = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise OptionError(
-                f"--resume: {self.config} is damaged ({error}); --overwrite starts anew"
+                f"{self.config} is damaged ({error}); choose another folder or delete this one"
             ) from error
+        return found if isinstance(found, dict) else {}
+
+    def _check_same(self, options: FinetuneOptions) -> None:
+        before = self._read_config().get("options")
+        if before is None:
+            raise OptionError(f"--resume: there is no run in {self.path}")
         now = json.loads(json.dumps(plain(options)))
         changed = [name for name in now if name not in FREE and now[name] != before.get(name)]
         if changed:
             listing = "; ".join(
-                f"--{name.replace('_', '-')} was {before.get(name)!r}, is {now[name]!r}" for name in changed
+                f"--{name.replace('_', '-')} was {_shown(before.get(name))}, is {_shown(now[name])}"
+                for name in changed
             )
             raise OptionError(f"--resume: the run in {self.path} was started with other options: {listing}")
 
@@ -84,3 +115,9 @@ class RunDirectory:
 def plain(options: FinetuneOptions) -> dict[str, Any]:
     """The options as values that JSON can hold."""
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "not given"
+    return "not given" if value is None else str(value)

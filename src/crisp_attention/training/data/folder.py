@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from crisp_attention.training.data_error import DataError, first_line, listed
+from crisp_attention.training.data.error import DataError, first_line, listed
 
 SPLIT_NAMES = {
     "train": "train",

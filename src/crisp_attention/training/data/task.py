@@ -6,14 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from crisp_attention.training.data_columns import check_columns, choose_columns
-from crisp_attention.training.data_error import DataError
-from crisp_attention.training.data_inputs import check_inputs
-from crisp_attention.training.data_source import read_splits
-from crisp_attention.training.data_splits import hold_out, take_examples
-from crisp_attention.training.labels import complete, label_values, learn_labels
-
-__all__ = ["DataError", "Task", "load_task"]
+from crisp_attention.training.data.columns import check_columns, choose_columns
+from crisp_attention.training.data.inputs import check_inputs
+from crisp_attention.training.data.labels import complete, label_values, learn_labels
+from crisp_attention.training.data.source import read_splits
+from crisp_attention.training.data.splits import hold_out, take_examples
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
-from crisp_attention.training.data_digits import read_digits
-from crisp_attention.training.data_error import DataError, first_line, listed
-from crisp_attention.training.data_folder import SPLIT_NAMES, read_folder
+from crisp_attention.training.data.digits import read_digits
+from crisp_attention.training.data.error import DataError, first_line, listed
+from crisp_attention.training.data.folder import SPLIT_NAMES, read_folder
 
 
 def read_splits(dataset: str) -> tuple[dict[str, Dataset], list[str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
-from crisp_attention.training.data_error import DataError, listed
+from crisp_attention.training.data.error import DataError, listed
 
 Label = int | str
 UNLABELLED = -1

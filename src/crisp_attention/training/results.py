@@ -1,0 +1,62 @@
+"""What a trained model can do: accuracy on every split, and what its attention keeps."""
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from crisp_attention.models.apply import densify, sparsify
+from crisp_attention.models.measuring import measuring
+from crisp_attention.models.settings import settings_of
+from crisp_attention.rules import Dense
+from crisp_attention.training.data import Task
+from crisp_attention.training.data.splits import sample
+from crisp_attention.training.figures import draw_heads, draw_learning
+from crisp_attention.training.predictions import evaluate
+from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.run_directory import RunDirectory
+from crisp_attention.training.sources import Source
+from crisp_attention.training.trainer import longest_first
+
+MEASURED_EXAMPLES = 512
+TRAIN_EXAMPLES_EVALUATED = 2000
+
+
+def results(
+    trainer: Trainer, source: Source, task: Task, directory: RunDirectory, progress: RunProgress
+) -> dict[str, Any]:
+    """Evaluate every split and measure the attention; writes predictions, measurements and figures."""
+    splits = {"validation": trainer.eval_dataset}
+    if "test" in task.splits:
+        splits["test"] = longest_first(source.encode(task.splits["test"]))
+    metrics: dict[str, Any] = {}
+    for name, split in splits.items():
+        progress.phase = name
+        metrics[name] = evaluate(trainer, split, directory.predictions(name))
+    progress.phase = "training examples"
+    metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
+    progress.phase = "measuring attention"
+    metrics |= _measure(trainer, source, directory)
+    draw_learning(trainer.state.log_history, directory.figures / "learning.png")
+    return metrics
+
+
+def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[str, float]:
+    dense = not settings_of(source.model)
+    if dense:
+        sparsify(source.model, Dense())
+    try:
+        with measuring(source.model) as measured, torch.no_grad():
+            trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
+    finally:
+        if dense:
+            densify(source.model)
+    table = measured.table()
+    table.to_csv(directory.measurements, index=False)
+    draw_heads(table, directory.figures / "heads.png")
+    summary = measured.summary()
+    return {
+        "achieved_sparsity": float(summary["sparsity"]),
+        "kept_mass": float(summary["kept_mass"]),
+        "entropy": float(summary["entropy"]),
+    }

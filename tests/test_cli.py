@@ -1,0 +1,252 @@
+"""The `crisp` command: help, errors in one line, and what a user sees of a run."""
+
+import json
+import subprocess
+import sys
+
+import datasets
+import pytest
+
+from crisp_attention import cli
+from tests.training import small
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> str:
+    return small.bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> str:
+    return small.reviews(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture
+def crisp(monkeypatch, capsys):
+    """Runs the command in this process: exit status, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["crisp", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def tuned(crisp, bert, reviews, tmp_path):
+    """`crisp finetune` on tiny things, with some flags added or replaced."""
+
+    def run(*flags, **changes):
+        given = {"model": bert, "dataset": reviews, "output": tmp_path / "run", "epochs": 1} | changes
+        words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        return crisp("finetune", *words, "--training", "use_cpu=true", *flags)
+
+    return run
+
+
+# --- help
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['crisp', '--help']\n"
+        "from crisp_attention.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "finetune" in done.stdout
+    assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("command", ["finetune", "demo"])
+def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp, command):
+    status, out, _ = crisp(command, "--help")
+    assert status == 0
+    assert any(
+        line.strip().removeprefix("For example: ").startswith(f"crisp {command} --")
+        for line in out.splitlines()
+    )
+    assert "None" not in out
+    assert "(default: )" not in out
+
+
+def test_python_m_is_the_command_too():
+    words = [sys.executable, "-m", "crisp_attention", "finetune", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "usage: crisp finetune" in done.stdout
+
+
+def test_the_example_in_the_help_can_be_parsed():
+    from crisp_attention.training.options import FinetuneOptions
+
+    lines = (FinetuneOptions.__doc__ or "").splitlines()
+    example = next(line.split() for line in lines if line.strip().startswith("crisp finetune"))
+    assert cli.parse(example[1:]).model == "distilbert-base-uncased"
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "message"),
+    [
+        (
+            ["--method", "magic"],
+            {},
+            "unknown method 'magic'; the methods are dense, topk, random, full, window",
+        ),
+        (["--sparsity", "1.2"], {}, "--method topk: sparsity must be in [0, 1), got 1.2"),
+        (["--sparsity", "-0.1"], {}, "[0, 1), got -0.1"),
+        (["--method", "dense", "--sparsity", "0.5"], {}, "method 'dense' has no option sparsity"),
+        (["--method", "window"], {}, "--method window: "),
+        (
+            ["--method", "window", "--width", "4"],
+            {},
+            "width must be an odd whole number of at least 1, got 4",
+        ),
+        (["--method", "dense", "--layers", "1"], {}, "--layers has no meaning with --method dense"),
+        (["--method", "dense", "--phase", "train"], {}, "--phase has no meaning with --method dense"),
+        (["--ramp", "0", "0.5"], {}, "--ramp needs a --schedule that rises: linear, cosine or cubic"),
+        (["--schedule", "cubic", "--ramp", "0.5", "0.2"], {}, "--ramp: begin and end must satisfy"),
+        (
+            ["--schedule", "cubic", "--method", "window", "--width", "3"],
+            {},
+            "--schedule cubic needs a method with a sparsity, got window",
+        ),
+        (["--layers", "9"], {}, "--layers: no layer matched '9'; the layers are: 0 bert.encoder.layer.0"),
+        (["--layers", "1-2", "encoder.*.9"], {}, "--layers: no layer matched 'encoder.*.9'"),
+        (["--attention", "cross"], {}, "no layer matched: the model has no cross-attention"),
+        (
+            ["--training", "weight_decai=1"],
+            {},
+            "--training weight_decai: transformers.TrainingArguments has no",
+        ),
+        (["--training", "weight_decay"], {}, "--training expects KEY=VALUE, got 'weight_decay'"),
+        (["--training", "seed=3"], {}, "--training seed: set by --seed"),
+        (["--batch-size", "0"], {}, "--batch-size must be at least 1, got 0"),
+        (["--train-examples", "1000"], {}, "expected at most 48 training examples"),
+        (
+            ["--label-column", "mood"],
+            {},
+            "there is no column mood; the columns are text (string), label (int64)",
+        ),
+        (["--overwrite", "--resume"], {}, "--overwrite and --resume contradict each other"),
+        (["--resume"], {}, "--resume: there is no run in"),
+        (
+            [],
+            {"model": "{here}"},
+            "is not a model: expected config.json and model.safetensors, found notes.txt",
+        ),
+        ([], {"model": "{here}/none"}, "no such folder"),
+        ([], {"model": "builtin:vit"}, "builtin:vit reads images, the data set holds text (text)"),
+        ([], {"dataset": "{here}"}, "holds no data set: expected files named train, validation and test"),
+        (
+            [],
+            {"output": "{here}"},
+            "holds files that are not of a Crisp run (notes.txt); choose another folder",
+        ),
+        (["--overwrite"], {"output": "{here}"}, "holds files that are not of a Crisp run"),
+        ([], {"output": "{here}/notes.txt"}, "is a file; expected a folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(tuned, tmp_path, flags, changes, message):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "notes.txt").write_text("hello")
+    changes = {name: value.format(here=here) for name, value in changes.items()}
+    status, out, err = tuned(*flags, **changes)
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert [entry.name for entry in tmp_path.iterdir()] == ["here"]
+    assert [entry.name for entry in here.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("fine", 1), ("bad", 1)], "expected at least two classes in train; all 2 rows have the label 1"),
+        ([("fine", 1), (" ", 0)], "the train split's column text has no text in 1 of 2 rows"),
+        ([("fine", 0.5), ("bad", 0.1)], "regression is not supported"),
+    ],
+)
+def test_data_that_cannot_be_used(tuned, tmp_path, rows, message):
+    lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    status, _, err = tuned(dataset=tmp_path)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_a_model_without_the_attention_interface_is_named(tuned, bert, tmp_path):
+    from transformers import AutoTokenizer, DebertaV2Config, DebertaV2ForSequenceClassification
+
+    config = DebertaV2Config(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    DebertaV2ForSequenceClassification(config).save_pretrained(tmp_path / "deberta")
+    AutoTokenizer.from_pretrained(bert).save_pretrained(tmp_path / "deberta")
+    status, _, err = tuned(model=tmp_path / "deberta")
+    assert status == 2
+    assert (
+        "DebertaV2ForSequenceClassification (model type 'deberta-v2') does not compute its attention" in err
+    )
+
+
+# --- runs
+
+
+def test_notes_come_first_then_progress_then_the_table(tuned, tmp_path):
+    status, out, err = tuned("--sparsity", "0.5", "--batch-size", "8")
+    assert status == 0
+    lines = err.splitlines()
+    assert lines[0].startswith("model: BertForSequenceClassification, ")
+    assert "text column: text; label column: label" in lines
+    assert lines[-2] == "examples: 48 train, 16 validation, 16 test"
+    assert lines[-1].startswith("epoch 1 of 1, step 6 of 6, loss ")
+    for words in (
+        "accuracy",
+        "validation",
+        "achieved sparsity",
+        "6 steps in",
+        f"everything is in {tmp_path}/run",
+    ):
+        assert words in out
+
+
+def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypatch):
+    from crisp_attention.training.progress import RunProgress
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "on_step_end", interrupt)
+        status, _, err = tuned("--overwrite")
+    assert status == 130
+    last = err.splitlines()[-1]
+    assert last.startswith("interrupted; to continue: crisp finetune --model ")
+    assert last.endswith(" --resume")
+    assert "--overwrite" not in last
+    assert tuned("--resume")[0] == 0
+    status, out, err = tuned("--resume")
+    assert status == 0
+    assert "is finished; nothing is left to do" in err
+    assert "achieved sparsity" in out

@@ -1,0 +1,87 @@
+"""Models, tokenizers and data sets small enough to fine-tune in a second."""
+
+import json
+import random
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from crisp_attention.training.options import FinetuneOptions
+
+GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
+FILLER = ("the", "film", "is", "a", "plot", "very", "and", "it", "was")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "<end>", *GOOD, *BAD, *FILLER)
+
+
+def bert(folder: Path) -> str:
+    """A random BERT of three layers with its tokenizer, saved in `folder`."""
+    set_seed(0)
+    tokenizer = _tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def gpt2_without_padding(folder: Path) -> str:
+    """A random GPT-2 of two layers; its tokenizer has no padding token."""
+    set_seed(0)
+    PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(), unk_token="[UNK]", eos_token="<end>"
+    ).save_pretrained(folder)
+    config = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def reviews(folder: Path, train: int = 48, other: int = 16) -> str:
+    """Sentences of 3 to 12 words whose class is that of the one word that judges."""
+    drawn = random.Random(0)
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", train), ("validation", other), ("test", other)):
+        rows = []
+        for row in range(count):
+            words = drawn.choices(FILLER, k=drawn.randint(2, 11))
+            words.insert(drawn.randrange(len(words)), drawn.choice((BAD, GOOD)[row % 2]))
+            rows.append({"text": " ".join(words), "label": row % 2})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def options(model: str, dataset: str, output: Path, **changes) -> FinetuneOptions:
+    """A run of three epochs of six steps on `bert` and `reviews`."""
+    defaults = {"sparsity": 0.5, "batch_size": 8, "learning_rate": 1e-2, "training": ("use_cpu=true",)}
+    return FinetuneOptions(model=model, dataset=dataset, output=output, **{**defaults, **changes})
+
+
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer

@@ -1,0 +1,79 @@
+"""TrainingArguments from options, and every way to get `--training` wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from crisp_attention.training.arguments import training_arguments
+from crisp_attention.training.options import OptionError
+from tests.training import small
+
+
+def made(tmp_path, *training, **changes):
+    changes["training"] = ("use_cpu=true", *training)
+    return training_arguments(small.options("m", "d", Path("out"), **changes), tmp_path / "checkpoints")
+
+
+def test_options_and_defaults_arrive(tmp_path):
+    arguments = made(tmp_path, epochs=2.5, batch_size=7, learning_rate=3e-4, seed=11)
+    assert arguments.output_dir == str(tmp_path / "checkpoints")
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (2.5, 7)
+    assert (arguments.learning_rate, arguments.seed) == (3e-4, 11)
+    assert arguments.per_device_eval_batch_size == 14
+    assert arguments.train_sampling_strategy == "group_by_length"
+    assert arguments.disable_tqdm
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("weight_decay=0.01", 0.01),
+        ("gradient_accumulation_steps=4", 4),
+        ("load_best_model_at_end=true", True),
+        ("load_best_model_at_end=False", False),
+        ("lr_scheduler_type=cosine", "cosine"),
+        ('lr_scheduler_kwargs={"num_cycles": 2}', {"num_cycles": 2}),
+        ("save_total_limit=None", None),
+        ("run_name=a=b", "a=b"),
+        ("per_device_eval_batch_size=3", 3),
+    ],
+)
+def test_any_other_field_by_its_own_type(tmp_path, pair, value):
+    assert getattr(made(tmp_path, pair), pair.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("weight_decay", "--training expects KEY=VALUE, got 'weight_decay'"),
+        ("=3", "--training expects KEY=VALUE, got '=3'"),
+        ("weight_decai=1", "--training weight_decai: transformers.TrainingArguments has no such field"),
+        ("weight_decay=much", "--training weight_decay: invalid float value: 'much'"),
+        (
+            "load_best_model_at_end=perhaps",
+            "--training load_best_model_at_end: Truthy value expected: got perhaps",
+        ),
+        ("eval_strategy=sometimes", "--training eval_strategy: invalid choice: 'sometimes' (choose from"),
+        ("learning_rate=1", "--training learning_rate: set by --learning-rate"),
+        ("output_dir=x", "--training output_dir: set by --output"),
+        ("remove_unused_columns=true", "--training remove_unused_columns: set by the run itself"),
+    ],
+)
+def test_what_training_does_not_take(tmp_path, pair, message):
+    with pytest.raises(OptionError, match=re.escape(message)):
+        made(tmp_path, pair)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0.0}, "--epochs must be positive, got 0.0"),
+        ({"epochs": float("nan")}, "--epochs must be positive, got nan"),
+        ({"learning_rate": -1e-3}, "--learning-rate must be positive, got -0.001"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range(tmp_path, changes, message):
+    with pytest.raises(OptionError, match=message):
+        made(tmp_path, **changes)

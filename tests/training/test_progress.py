@@ -1,0 +1,47 @@
+"""What is shown while a run works."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from crisp_attention.training.progress import RunProgress
+
+
+def follow(console, fail=False):
+    args = SimpleNamespace(num_train_epochs=2)
+    state = SimpleNamespace(global_step=0, max_steps=4, epoch=0.0)
+    with RunProgress(console) as progress:
+        progress.on_train_begin(args, state, None)
+        for step in (1, 2):
+            state.global_step, state.epoch = step, step / 2
+            progress.on_step_end(args, state, None)
+            progress.on_log(args, state, None, logs={"loss": 0.5})
+        if fail:
+            raise KeyboardInterrupt
+        progress.on_prediction_step(args, state, None, eval_dataloader=[1, 2])
+        progress.on_evaluate(args, state, None, metrics={"eval_loss": 0.25, "eval_accuracy": 0.875})
+        progress.on_train_end(args, state, None)
+        progress.phase = "test"
+        progress.on_prediction_step(args, state, None, eval_dataloader=[1, 2])
+        progress.on_predict(args, state, None, {})
+    return console.file.getvalue()
+
+
+def test_a_file_gets_one_line_an_evaluation():
+    (line,) = follow(Console(file=io.StringIO(), width=40)).splitlines()
+    assert line.startswith(
+        "epoch 1 of 2, step 2 of 4, loss 0.500, validation loss 0.250, accuracy 87.5% (0:00:0"
+    )
+    assert line.endswith(" left)")
+
+
+def test_a_terminal_gets_a_moving_line_and_is_given_back():
+    shown = follow(Console(file=io.StringIO(), width=120, force_terminal=True))
+    assert "training" in shown
+    assert "accuracy 87.5%" in shown
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(KeyboardInterrupt):
+        follow(console, fail=True)
+    assert console.file.getvalue().rindex("\x1b[?25h") > console.file.getvalue().rindex("\x1b[?25l")

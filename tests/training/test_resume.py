@@ -1,0 +1,211 @@
+"""An interrupted run goes on as if nothing had happened; no run is lost by accident."""
+
+import io
+import itertools
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from crisp_attention.models.apply import get_sparsity
+from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.schedule import Schedule
+from crisp_attention.training import timing
+from crisp_attention.training.finetune import finetune
+from crisp_attention.training.options import OptionError
+from crisp_attention.training.progress import RunProgress
+from tests.training import small
+
+STEPS = 18
+
+
+class Watch:
+    """Records the sparsity of every step; interrupts the run after one of them."""
+
+    def __init__(self, patch):
+        self.seen, self.stop = [], None
+        patch.setattr(RunProgress, "on_step_end", self.on_step_end)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.seen.append((state.global_step, *set(get_sparsity(model).values())))
+        if state.global_step == self.stop:
+            self.stop = None
+            raise KeyboardInterrupt
+
+    def interrupt(self, options, after):
+        self.seen, self.stop = [], after
+        with pytest.raises(KeyboardInterrupt):
+            finetune(options)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    monkeypatch.setattr(timing, "_now", itertools.count().__next__)  # every step takes one second
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def spoiled(tmp_path, bert, reviews, watch):
+    """Options to resume a run that was interrupted in its third epoch, and its two checkpoints."""
+    options = small.options(bert, reviews, tmp_path / "run")
+    watch.interrupt(options, after=14)
+    checkpoints = options.output / "checkpoints"
+    assert sorted(folder.name for folder in checkpoints.iterdir()) == ["checkpoint-12", "checkpoint-6"]
+    return replace(options, resume=True), checkpoints / "checkpoint-6", checkpoints / "checkpoint-12"
+
+
+def resume(options):
+    console = Console(file=io.StringIO(), width=80)
+    return finetune(replace(options, resume=True), console), console.file.getvalue()
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def same(resumed, undisturbed):
+    for name in undisturbed.metrics.keys() - {"peak_memory_bytes"}:
+        assert resumed.metrics[name] == undisturbed.metrics[name], name
+    for split in ("validation", "test"):
+        tables = [pd.read_parquet(run.directory.predictions(split)) for run in (resumed, undisturbed)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stop", "checkpoint"),
+    [
+        ({"schedule": "cubic", "ramp": (0.2, 0.9)}, 14, 12),
+        ({"method": "random"}, 7, 6),
+        ({"training": ("use_cpu=true", "save_strategy=steps", "save_steps=4")}, 11, 8),
+    ],
+    ids=["at an epoch, with a cubic schedule", "random keys", "within an epoch"],
+)
+def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watch, changes, stop, checkpoint):
+    options = small.options(bert, reviews, tmp_path / "undisturbed", **changes)
+    undisturbed = finetune(options)
+    steps, watch.seen = watch.seen, []
+    assert [step for step, _ in steps] == list(range(1, STEPS + 1))
+    if "schedule" in changes:
+        ramp = Schedule(final=0.5, shape="cubic", begin=0.2, end=0.9)
+        assert [now for _, now in steps] == pytest.approx([ramp(step / STEPS) for step in range(STEPS)])
+
+    broken = replace(options, output=tmp_path / "broken")
+    watch.interrupt(broken, after=stop)
+    assert watch.seen == steps[:stop]
+    watch.seen = []
+    resumed, said = resume(broken)
+    assert watch.seen == steps[checkpoint:]
+    assert f"continuing from checkpoint-{checkpoint}" in said
+    same(resumed, undisturbed)
+    assert (resumed.metrics["train_seconds"], resumed.metrics["seconds_per_step"]) == (STEPS, 1)
+    assert not resumed.directory.checkpoints.exists()
+
+
+def test_a_run_interrupted_before_its_first_checkpoint_starts_again(tmp_path, bert, reviews, watch):
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    watch.interrupt(options, after=2)
+    assert "continuing from the beginning" in resume(options)[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.safetensors", "cut short or damaged"),
+        ("trainer_state.json", "cut short or damaged"),
+        ("optimizer.pt", "cut short or damaged"),
+        ("scheduler.pt", "cut short or damaged"),
+        ("rng_state.pth", "cut short or damaged"),
+        ("trainer_state.json", "missing"),
+        ("model.safetensors", "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(spoiled, file, damage):
+    options, first, second = spoiled
+
+    def spoil(checkpoint):
+        if damage == "missing":
+            (checkpoint / file).unlink()
+        else:
+            whole = (checkpoint / file).read_bytes()
+            (checkpoint / file).write_bytes(whole[: len(whole) * 2 // 3])
+
+    spoil(second)
+    shutil.copytree(first, first.with_name("kept"))
+    spoil(first)
+    before = contents(options.output)
+    with pytest.raises(
+        CheckpointError, match=rf"no checkpoint in .*: checkpoint-12 is damaged.*{file} is {damage}"
+    ):
+        resume(options)
+    assert contents(options.output) == before
+    shutil.rmtree(first)
+    first.with_name("kept").rename(first)
+    run, said = resume(options)
+    assert f"checkpoint-12 is damaged and was passed over: {file} is {damage}" in said
+    assert "continuing from checkpoint-6" in said
+    assert run.metrics["steps"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsity": 0.9}, "--sparsity was 0.5, is 0.9"),
+        ({"seed": 3, "epochs": 2.0}, "--epochs was 3.0, is 2.0; --seed was 0, is 3"),
+        ({"train_examples": 20}, "--train-examples was not given, is 20"),
+        ({"training": ()}, "--training was use_cpu=true, is not given"),
+        ({"layers": ("0", "1")}, "--layers was not given, is 0 1"),
+    ],
+)
+def test_a_changed_option_is_named_with_both_values(spoiled, changes, message):
+    options = spoiled[0]
+    before = contents(options.output)
+    with pytest.raises(OptionError, match=message):
+        finetune(replace(options, **changes))
+    assert contents(options.output) == before
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, bert, reviews, watch):
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    first = finetune(options)
+    before, watch.seen = contents(options.output), []
+    again, said = resume(options)
+    assert again.metrics == first.metrics
+    assert "is finished; nothing is left to do" in said
+    assert watch.seen == []
+    assert contents(options.output) == before
+    with pytest.raises(OptionError, match="already holds a finished run; --overwrite replaces it"):
+        finetune(options)
+
+
+def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(spoiled):
+    options, first, _ = spoiled
+    fresh = replace(options, resume=False, epochs=1.0)
+    before = contents(options.output)
+    with pytest.raises(
+        OptionError, match="an unfinished run; --resume continues it, --overwrite replaces it"
+    ):
+        finetune(fresh)
+    assert contents(options.output) == before
+    run = finetune(replace(fresh, overwrite=True))
+    assert run.metrics["steps"] == 6
+    assert not first.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ("7",)}, "no layer matched '7'"),
+        ({"model": "/no/such/model"}, "no such folder: /no/such/model"),
+        ({"dataset": "/no/such/data"}, "/no/such/data does not exist"),
+        ({"training": ("weight_decay=much",)}, "invalid float value: 'much'"),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(tmp_path, bert, reviews, changes, message):
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    finetune(options)
+    before = contents(options.output)
+    with pytest.raises(ValueError, match=message):
+        finetune(replace(options, overwrite=True, **changes))
+    assert contents(options.output) == before
