@@ -18,7 +18,7 @@ test-all: test
 	$(PYTEST) -m slow
 
 test-floor: .venv-floor/installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 tests/contract
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 tests/contract tests/models
 
 lint: .venv/installed
 	$(BIN)/ruff check .

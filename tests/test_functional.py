@@ -179,11 +179,6 @@ ERRORS = {
         ValueError,
         r"value must have shape \(2, 4, 5, Dv\), got \(2, 4, 3, 6\)",
     ),
-    "a flat mask": (
-        {"mask": torch.ones(5, 5, dtype=torch.bool)},
-        ValueError,
-        r"mask .* broadcast to \(2, 4, 5, 5\), got \(5, 5\)",
-    ),
     "a mask of other length": (
         {"mask": torch.ones(2, 1, 5, 4, dtype=torch.bool)},
         ValueError,
@@ -211,3 +206,30 @@ def test_wrong_arguments_are_refused_with_expected_and_actual(
 ) -> None:
     with pytest.raises(error, match=message):
         crisp.attention(**{"query": ONES, "key": ONES, "value": ONES, "method": TopK(0.5), **wrong})
+
+
+def test_a_mask_of_fewer_dimensions_broadcasts_as_in_torch() -> None:
+    q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    flat, full = (crisp.attention(q, k, v, TopK(0.5), mask=m) for m in (mask, mask[None, None]))
+    assert torch.equal(flat, full)
+    torch.testing.assert_close(
+        crisp.attention(q, k, v, TopK(0.0), mask=mask),
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_tracing_and_function_transforms_see_the_selection() -> None:
+    q, k, v = (torch.randn(1, 2, 6, 4) for _ in range(3))
+    other = torch.randn(1, 2, 6, 4)
+
+    def attend(query: Tensor) -> Tensor:
+        return crisp.attention(query, k, v, TopK(0.6))
+
+    traced = torch.jit.trace(attend, q, check_trace=False)
+    torch.testing.assert_close(traced(other), attend(other))
+    direction = torch.ones_like(q)
+    _, slope = torch.func.jvp(attend, (q,), (direction,))
+    numeric = (attend(q + 1e-3 * direction) - attend(q - 1e-3 * direction)) / 2e-3
+    torch.testing.assert_close(slope, numeric, rtol=1e-2, atol=1e-2)

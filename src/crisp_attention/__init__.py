@@ -5,6 +5,7 @@ crisp.sparsify(model, crisp.TopK(sparsity=0.8))
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from wrapt import register_post_import_hook
@@ -56,6 +57,8 @@ register_post_import_hook("crisp_attention.models.notice:install", "transformers
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("crisp-attention")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

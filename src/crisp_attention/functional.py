@@ -30,6 +30,8 @@ def attention(
     """
     method = as_method(method)
     _check(query, key, value, mask, dropout)
+    if mask is not None:
+        mask = mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)
     valid, bias = split_mask(mask)
     if is_causal:
         causal = causal_mask(query.shape[2], key.shape[2], query.device)
@@ -41,7 +43,8 @@ def attention(
         )
     seed = None
     if method.rule.uses_seed:
-        seed = torch.randint(2**31, (), generator=generator, device=query.device)
+        home = query.device if generator is None else generator.device
+        seed = torch.randint(2**31, (), generator=generator, device=home).to(query.device)
     output, _ = reference.attention(
         query,
         key,
@@ -75,7 +78,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
         raise ValueError(f"value must have shape ({batch}, {groups}, {keys}, Dv), got {tuple(value.shape)}")
     if mask is not None:
         full = (batch, heads, queries, keys)
-        if mask.ndim != 4 or any(m not in (1, f) for m, f in zip(mask.shape, full, strict=True)):
-            raise ValueError(f"mask must have 4 dimensions and broadcast to {full}, got {tuple(mask.shape)}")
+        if mask.ndim > 4 or any(m not in (1, f) for m, f in zip(mask.shape[::-1], full[::-1], strict=False)):
+            raise ValueError(f"mask must broadcast to {full}, got {tuple(mask.shape)}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")

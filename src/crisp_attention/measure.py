@@ -1,6 +1,7 @@
 """What a sparse model really did, over valid pairs only: achieved sparsity, kept mass, entropy."""
 
 from dataclasses import dataclass, field
+from threading import Lock
 
 import pandas as pd
 import torch
@@ -31,7 +32,7 @@ class LayerTotals:
 
         def per_head(pairs: Tensor) -> Tensor:
             total = torch.float32 if pairs.device.type == "mps" else torch.float64
-            return pairs.sum(dim=(-1), dtype=total).sum(dim=(0, 2))
+            return pairs.sum(dim=-1, dtype=total).sum(dim=(0, 2)).cpu()
 
         return cls(
             valid_pairs=per_head(valid),
@@ -56,15 +57,17 @@ class Measurement:
 
     names: dict[int, tuple[str, str]] = field(default_factory=dict)
     totals: dict[int, LayerTotals] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def observe(self, layer: int, name: str, method: str, seen: Observation) -> None:
         """Take in one call of one layer."""
-        self.names[layer] = (name, method)
         now = LayerTotals.of(seen)
-        if layer in self.totals:
-            self.totals[layer].add(now)
-        else:
-            self.totals[layer] = now
+        with self._lock:  # torch's DataParallel calls from a thread per device
+            self.names[layer] = (name, method)
+            if layer in self.totals:
+                self.totals[layer].add(now)
+            else:
+                self.totals[layer] = now
 
     def table(self) -> pd.DataFrame:
         """One row per layer and head.

@@ -220,8 +220,9 @@ def inputs(
     side: str = "right",
     extra: int = 0,
     seed: int = 0,
+    first: int = 0,
 ) -> dict[str, Tensor]:
-    """One forward batch of ``len(lengths)`` examples, padded on ``side`` to ``max(lengths) + extra``.
+    """One forward batch of examples ``first``, ``first + 1``, …, padded on ``side`` to ``max(lengths) + extra``.
 
     Example i is drawn from ``(seed, i)`` and its own length alone, never from the padding or its batch-mates.
     Images and spectrograms know neither lengths nor padding. Waveforms are always padded on the right, their
@@ -230,7 +231,7 @@ def inputs(
     """
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', not {side!r}")
-    generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(lengths))]
+    generators = [torch.Generator().manual_seed(1000 * seed + first + i) for i in range(len(lengths))]
     batch: dict[str, Tensor] = {}
     if family.kind == "vision":
         size = model.config.image_size

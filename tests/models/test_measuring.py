@@ -1,5 +1,8 @@
 """Measuring: valid pairs only, once per pair, and free when off."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -70,6 +73,15 @@ def test_measurements_nest_and_end_with_the_block():
     assert (outer.table()["rows"] == 26).all()
     assert (inner.table()["rows"] == 13).all()
     assert not any(settings.observers for _, settings in settings_of(model))
+
+
+def test_a_copy_made_inside_the_block_is_not_measured():
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    with crisp.measuring(model) as measured:
+        model(**BATCH)
+        twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+        twin(**BATCH)
+    assert (measured.table()["rows"] == 13).all()
 
 
 def test_the_block_ends_also_by_an_error():

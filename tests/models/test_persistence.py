@@ -19,6 +19,7 @@ from transformers import (
 import crisp_attention as crisp
 from crisp_attention import CheckpointError, DenseUntilRestored, TopK, Window
 from crisp_attention.models.apply import get_sparsity
+from crisp_attention.models.notice import restoring
 from tests.models.tiny import BATCH, bart, distilbert, logits
 
 
@@ -49,6 +50,15 @@ def test_load_brings_back_the_class_the_layers_and_the_phase(saved):
     assert get_sparsity(loaded) == get_sparsity(model)
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config.crisp_attention == model.config.crisp_attention
+
+
+def test_load_finds_a_model_in_a_subfolder_and_refuses_what_it_cannot_honour(saved, tmp_path_factory):
+    outer = tmp_path_factory.mktemp("outer")
+    saved[0].save_pretrained(outer / "inner")
+    assert get_sparsity(crisp.load(outer, subfolder="inner")) == get_sparsity(saved[0])
+    for refused in ("use_safetensors", "output_loading_info"):
+        with pytest.raises(TypeError, match=refused):
+            crisp.load(saved[1], **{refused: False})
 
 
 def test_a_plain_load_is_dense_says_so_and_can_be_restored(saved):
@@ -88,6 +98,15 @@ def test_importing_the_package_alone_is_enough_for_the_notice(saved):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "DenseUntilRestored" in done.stdout
+
+
+def test_every_plain_load_says_it_and_names_the_callers_line(saved):
+    load = f"AutoModel.from_pretrained({str(saved[1])!r})"
+    code = f"import crisp_attention\nfrom transformers import AutoModel\n{load}\n{load}\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("DenseUntilRestored") == 2
+    assert "<string>:3: DenseUntilRestored" in done.stderr
+    assert "<string>:4: DenseUntilRestored" in done.stderr
 
 
 def test_without_the_package_a_sparse_checkpoint_loads_as_any_other(saved):
@@ -161,9 +180,13 @@ def test_settings_that_cannot_be_applied_are_an_error_not_a_dense_model(saved, c
         crisp.load(saved[1])
 
 
-def test_a_layer_name_that_fits_several_layers_is_refused(tmp_path):
+def test_a_layer_name_that_fits_several_layers_is_refused():
     model = bart()
     crisp.sparsify(model.model.encoder, TopK(0.5), layers=[0])
+    settings = model.model.encoder.config.crisp_attention
+    crisp.densify(model.model.encoder)
+    with restoring():
+        model.config.crisp_attention = settings
     with pytest.raises(ValueError, match="matches 2 layers"):
         crisp.restore(model)
 

@@ -223,3 +223,53 @@ def test_an_argument_that_could_change_the_mathematics_is_refused():
     model = crisp.sparsify(distilbert(), TopK(0.5))
     with pytest.raises(NotImplementedError, match="cu_seq_lens_q"):
         model(**BATCH, cu_seq_lens_q=torch.tensor([0, 8]))
+
+
+def test_models_built_from_one_config_do_not_share_their_sparsity():
+    one = distilbert()
+    other = type(one)(one.config).eval()
+    other.load_state_dict(one.state_dict())
+    dense = logits(other)
+    crisp.sparsify(one, TopK(0.5))
+    assert torch.equal(logits(other), dense)
+    assert not hasattr(other.config, "crisp_attention")
+    crisp.sparsify(other, TopK(0.8))
+    crisp.densify(one)
+    assert torch.equal(logits(one), dense)
+    assert not torch.equal(logits(other), dense)
+    assert sparsities(other) == [0.8] * 4
+
+
+def test_two_parts_of_one_model_are_sparse_and_dense_on_their_own():
+    model = bart()
+    encoder, decoder = model.model.encoder, model.model.decoder
+    crisp.sparsify(encoder, TopK(0.5))
+    crisp.sparsify(decoder, TopK(0.7))
+    crisp.densify(encoder)
+    assert set(get_sparsity(decoder).values()) == {0.7}
+    crisp.densify(decoder)
+    assert model.config._attn_implementation == encoder.config._attn_implementation == "sdpa"
+
+
+def test_a_part_of_a_sparse_model_is_changed_through_the_model():
+    model = crisp.sparsify(distilbert(), TopK(0.8))
+    with pytest.raises(ValueError, match=r"part of a larger sparse model: choose layers="):
+        crisp.sparsify(model.distilbert, TopK(0.5))
+    assert sparsities(model) == [0.8] * 4
+
+
+def test_another_implementation_set_afterwards_is_noticed():
+    model = crisp.sparsify(distilbert(), TopK(0.8))
+    model.set_attn_implementation("sdpa")
+    for use in (crisp.densify, get_sparsity, lambda m: crisp.set_sparsity(m, 0.5)):
+        with pytest.raises(ValueError, match=r"was set to 'sdpa' after crisp\.sparsify"):
+            use(model)
+    crisp.sparsify(model, TopK(0.5))
+    assert sparsities(model) == [0.5] * 4
+    assert torch.equal(logits(crisp.densify(model)), logits(distilbert()))
+
+
+def test_attention_weights_of_layers_that_stay_dense_are_returned_too():
+    model = crisp.sparsify(distilbert(), TopK(0.5), layers=[3])
+    attentions = model(**BATCH, output_attentions=True).attentions
+    assert [(a[0, :, 0] > 0).sum(dim=-1).tolist() for a in attentions] == [[8, 8]] * 3 + [[4, 4]]

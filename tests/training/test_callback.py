@@ -45,7 +45,9 @@ def test_every_step_uses_the_sparsity_of_its_progress(tmp_path):
     assert recorder.seen == [(step, pytest.approx(RAMP((step - 1) / 8))) for step in range(1, 9)]
     assert set(get_sparsity(made.model).values()) == {0.8}
     logged = [entry["sparsity"] for entry in made.state.log_history if "loss" in entry]
-    assert logged == pytest.approx([RAMP(step / 8) for step in range(1, 9)])
+    assert logged == pytest.approx(
+        [RAMP((step - 1) / 8) for step in range(1, 9)]
+    )  # of the step, not the next
 
 
 def test_a_resumed_run_resumes_the_schedule(tmp_path):

@@ -1,13 +1,20 @@
 """Making a model sparse, and dense again."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from crisp_attention.methods import AnyMethod, Method
 from crisp_attention.models import record
+from crisp_attention.models.configs import (
+    ORIGINALS,
+    config_of,
+    give_back_configs,
+    original_implementation,
+    take_configs,
+)
 from crisp_attention.models.selection import Choice, Which, select
 from crisp_attention.models.settings import (
     ATTRIBUTE,
@@ -21,9 +28,6 @@ from crisp_attention.models.settings import (
 from crisp_attention.models.transformers import IMPLEMENTATION
 
 Model = TypeVar("Model", bound=nn.Module)
-# On the outermost model: its configurations and the implementation each had. The objects
-# themselves, so that a deep copy or a pickle of the model keeps the two together.
-ORIGINALS = "_crisp_originals"
 
 
 def sparsify(
@@ -39,7 +43,8 @@ def sparsify(
     `layers` chooses attention modules by index (`[2, 3]`), range (`["2-5"]`) or name pattern
     (`["encoder.*"]`), or gives each its own method (`{"*": TopK(0.8), "0": Dense()}`: an index
     beats a pattern); other layers stay as the model had them. `phase` says when the method is
-    active, `attention` which modules count. Doing it again replaces what was set before. Raises
+    active, `attention` which modules count. Doing it again replaces what was set before. Call it on
+    the model that you save: a part's settings are not in the whole's configuration. Raises
     TypeError or ValueError if the model does not use transformers' attention interface, a layer
     does not exist, or a method does not fit.
     """
@@ -53,21 +58,13 @@ def sparsify(
 
 def densify(model: Model) -> Model:
     """Undo `sparsify`, in place: the model is exactly what it was. Raises ValueError if it is not sparse."""
-    root = outermost(model)
-    _require_sparse(root)
-    for layer, _ in settings_of(root):
-        delattr(layer.module, ATTRIBUTE)
-    for config, original in getattr(root, ORIGINALS):
-        config._attn_implementation_internal = original
-    delattr(root, ORIGINALS)
-    record.erase(root.config)
+    _revert(sparse_root(model))
     return model
 
 
 def set_sparsity(model: nn.Module, sparsity: float) -> None:
     """Set the target sparsity of every layer whose method has one. Raises ValueError if none has."""
-    root = outermost(model)
-    _require_sparse(root)
+    root = sparse_root(model)
     sparse = [(s, s.method) for _, s in settings_of(root) if s.method and s.method.sparsity is not None]
     if not sparse:
         raise ValueError("no layer has a method with a sparsity to set")
@@ -79,7 +76,7 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
 
 def get_sparsity(model: nn.Module) -> dict[str, float]:
     """The target sparsity by layer name, of the layers whose method has one."""
-    settings = [each for _, each in settings_of(outermost(model))]
+    settings = [each for _, each in settings_of(sparse_root(model))]
     return {s.name: s.method.sparsity for s in settings if s.method and s.method.sparsity is not None}
 
 
@@ -104,58 +101,43 @@ def outermost(model: nn.Module) -> PreTrainedModel:
 def activate(root: PreTrainedModel, chosen: Mapping[int, Method], phase: str) -> None:
     """Give every attention module its settings and switch the model over to Crisp's functions."""
     found = attention_layers(root)
-    originals = _originals(root)
+    observers = {layer.index: settings.observers for layer, settings in settings_of(root)}
+    for part in list(root.modules()):
+        if part is not root and hasattr(part, ORIGINALS):
+            _revert(cast(PreTrainedModel, part))
+    if not hasattr(root, ORIGINALS):
+        if settings_of(root):
+            raise ValueError(
+                f"this {type(root).__name__} is part of a larger sparse model: choose layers=[...] there"
+            )
+        take_configs(root)
     root.set_attn_implementation(IMPLEMENTATION)
-    configs = {layer.index: _config(layer.module) for layer in found}
-    stuck = [
-        layer
-        for layer in found
-        if getattr(configs[layer.index], "_attn_implementation", None) != IMPLEMENTATION
-    ]
-    if stuck:
-        for config, original in originals:
-            config._attn_implementation_internal = original
-        raise _unsupported(root, f"{stuck[0].name} did not switch its implementation")
-    for module in root.modules():  # a part that was made sparse before belongs to the whole now
-        if hasattr(module, ORIGINALS):
-            delattr(module, ORIGINALS)
-    for config, _ in originals:
-        record.erase(config)
-    setattr(root, ORIGINALS, originals)
-    before = {id(config): original for config, original in originals}
+    if stuck := [layer.name for layer in found if _implementation(layer) != IMPLEMENTATION]:
+        _revert(root)
+        raise _unsupported(root, f"{stuck[0]} did not switch its implementation")
     for layer in found:
-        previous: Settings | None = getattr(layer.module, ATTRIBUTE, None)
         settings = Settings(
             index=layer.index,
             name=layer.name,
             cross=layer.cross,
-            original=before[id(configs[layer.index])],
+            original=original_implementation(root, layer.module),
             method=chosen.get(layer.index),
             phase=phase,
-            observers=previous.observers if previous else [],
+            observers=observers.get(layer.index, []),
         )
         setattr(layer.module, ATTRIBUTE, settings)
     record.write(root)
 
 
-def _originals(root: PreTrainedModel) -> list[tuple[PreTrainedConfig, str]]:
-    earlier = [pair for module in root.modules() for pair in getattr(module, ORIGINALS, [])]
-    known = {id(config): original for config, original in earlier}
-    configs: dict[int, PreTrainedConfig] = {}
-    stack = [config for module in root.modules() if (config := _config(module)) is not None]
-    while stack:
-        config = stack.pop()
-        if id(config) not in configs:
-            configs[id(config)] = config
-            stack.extend(
-                sub for name in config.sub_configs if (sub := getattr(config, name, None)) is not None
-            )
-    return [(config, known.get(key, config._attn_implementation)) for key, config in configs.items()]
+def _revert(root: PreTrainedModel) -> None:
+    for layer, _ in settings_of(root):
+        delattr(layer.module, ATTRIBUTE)
+    give_back_configs(root)
+    record.erase(root.config)
 
 
-def _config(module: nn.Module) -> PreTrainedConfig | None:
-    config = getattr(module, "config", None)
-    return config if isinstance(config, PreTrainedConfig) else None
+def _implementation(layer: AttentionLayer) -> str | None:
+    return getattr(config_of(layer.module), "_attn_implementation", None)
 
 
 def _supported_layers(root: PreTrainedModel) -> list[AttentionLayer]:
@@ -172,9 +154,18 @@ def _unsupported(root: PreTrainedModel, reason: str) -> ValueError:
     )
 
 
-def _require_sparse(root: PreTrainedModel) -> None:
+def sparse_root(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside `model`. Raises ValueError unless it is sparse, and really so."""
+    root = outermost(model)
     if not hasattr(root, ORIGINALS):
         raise ValueError(
             f"this {type(root).__name__} is not sparse, or only as part of a larger sparse model: "
             f"call crisp.sparsify on it first"
         )
+    for layer, _ in settings_of(root):
+        if (found := _implementation(layer)) != IMPLEMENTATION:
+            raise ValueError(
+                f"the attention implementation of {layer.name} was set to {found!r} after crisp.sparsify, "
+                f"so the model is dense; call crisp.sparsify again"
+            )
+    return root

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.measure import Measurement
 from crisp_attention.methods import Method
-from crisp_attention.models.apply import outermost
+from crisp_attention.models.apply import sparse_root
 from crisp_attention.models.settings import Settings, settings_of
 
 
@@ -22,11 +22,7 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     or not in their phase, appear as `dense`. Costs nothing when not active. Raises ValueError for a
     model that is not sparse: `crisp.sparsify(model, crisp.Dense())` measures dense attention.
     """
-    layers = settings_of(outermost(model))
-    if not layers:
-        raise ValueError(
-            "this model is not sparse; to measure it dense, call crisp.sparsify(model, crisp.Dense()) first"
-        )
+    layers = settings_of(sparse_root(model))
     measurement = Measurement()
     real: Tensor | None = None
 
@@ -38,7 +34,7 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
         else:
             if real is None or real.shape[-1] != seen.valid.shape[-2]:
                 real = torch.ones_like(seen.valid[..., 0])
-            seen = replace(seen, queries=real)
+            seen = replace(seen, queries=real.to(seen.valid.device))
         measurement.observe(settings.index, settings.name, method.name, seen)
 
     for _, settings in layers:

@@ -14,6 +14,7 @@ from typing import Any
 
 CONFIG_KEY = "crisp_attention"
 PREPROCESSING = re.compile(r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto")
+LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub)[/\\]")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
@@ -45,11 +46,14 @@ class SettingsAttribute:
     def __set__(self, config: Any, settings: Any) -> None:
         config.__dict__[CONFIG_KEY] = settings
         if settings is not None and not _restoring.get() and not _no_model_is_loaded(config):
-            warnings.warn(
+            file, line = _caller()
+            warnings.warn_explicit(  # with a registry of its own: every load says it, not only the first
                 "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
                 "crisp_attention.restore(model) is called. crisp_attention.load(path) does both.",
                 DenseUntilRestored,
-                stacklevel=2,
+                file,
+                line,
+                registry={},
             )
 
     def __delete__(self, config: Any) -> None:
@@ -64,6 +68,13 @@ def _no_model_is_loaded(config: Any) -> bool:
         if PREPROCESSING.search(frame.f_code.co_filename):
             return True
     return not type(config).model_type
+
+
+def _caller() -> tuple[str, int]:
+    frame = sys._getframe()
+    while frame.f_back is not None and LIBRARY.search(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
 
 
 def install(configuration_utils: ModuleType) -> None:

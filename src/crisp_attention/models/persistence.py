@@ -15,6 +15,8 @@ from crisp_attention.models.apply import activate, outermost
 from crisp_attention.models.notice import DenseUntilRestored, restoring
 from crisp_attention.models.settings import AttentionLayer, attention_layers
 
+# what says where a file of the hub lies, for the configuration as for the weights
+HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -45,12 +47,15 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
 
     `path` is a folder or hub id, `kwargs` go to `from_pretrained`. Only safetensors are read,
     nothing is unpickled. Warns if the checkpoint holds no settings, so that the model is dense.
-    Raises CheckpointError if the folder is not a model or a file in it is damaged.
+    Raises CheckpointError if the folder is not a model or a file in it is damaged, and TypeError for
+    `use_safetensors` and `output_loading_info`.
     """
-    kwargs = {**kwargs, "use_safetensors": True}
+    for refused in ("use_safetensors", "output_loading_info"):
+        if refused in kwargs:
+            raise TypeError(f"crisp.load does not take {refused}: it reads safetensors and returns the model")
     with restoring():
-        config = read_config(path)
-        model = read_model(model_class(config, path), path, **kwargs)
+        config = read_config(path, **{name: kwargs[name] for name in HUB & set(kwargs)})
+        model = read_model(model_class(config, path), path, use_safetensors=True, **kwargs)
     if record.read(model.config) is not None:
         return restore(model)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
@@ -59,7 +64,7 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
 
 def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfig:
     """The configuration at `path`; CheckpointError says what is wrong with a folder that has none."""
-    folder = Path(path)
+    folder = Path(path) / kwargs.get("subfolder", "")
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise CheckpointError(

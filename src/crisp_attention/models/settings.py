@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -30,6 +30,9 @@ class Settings:
     method: Method | None = None
     phase: str = "always"
     observers: list[Callable[["Settings", Method, Observation], None]] = field(default_factory=list)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "observers": []}  # a copy of the model is not being measured
 
     def active_method(self, training: bool) -> Method | None:
         """The method to use now, None when the module is dense in this phase."""

@@ -40,6 +40,8 @@ HARMLESS = frozenset(
         "use_cache",
     }
 )
+# what torch's SDPA cannot do for a layer that stays dense
+ONLY_EAGER = ("softcap", "s_aux", "output_attentions")
 HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
@@ -65,8 +67,8 @@ def crisp_attention(
     settings: Settings | None = getattr(module, ATTRIBUTE, None)
     method = settings.active_method(module.training) if settings else None
     if method is None and not (settings and settings.observers):
-        original = settings.original if settings else "sdpa"
-        if original == "sdpa" and kwargs.get("softcap") is None and kwargs.get("s_aux") is None:
+        eager = settings is not None and settings.original == "eager"
+        if not eager and not any(kwargs.get(name) is not None for name in ONLY_EAGER):
             return ALL_ATTENTION_FUNCTIONS["sdpa"](
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )

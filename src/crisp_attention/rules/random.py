@@ -38,4 +38,4 @@ class RandomK(ShareRule):
         head = torch.arange(scores.shape[1], device=scores.device)[:, None, None]
         row = mix(mix(mix(seed & MASK32) + head) + query_ranks(valid))
         draw = mix(row + key_ranks(valid)) >> 8  # 24 bits: exact in float32
-        return self.keep_largest(draw.to(scores.dtype).expand_as(scores), visible)
+        return self.keep_largest(draw.to(torch.float32).expand_as(scores), visible)

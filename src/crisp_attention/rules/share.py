@@ -54,8 +54,14 @@ class ShareRule(Rule):
 
 
 def _on_host(values: Tensor) -> bool:
-    # where looking at a value is free: no transfer to wait for, no graph to break
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+    # where looking at values is free and allowed: no transfer, no graph to break, no trace to mislead
+    return (
+        values.device.type == "cpu"
+        and type(values) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(values)
+    )
 
 
 def _sort_rows(values: Tensor) -> Tensor:

@@ -43,10 +43,8 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # the Trainer's history holds a copy of the logs, made before this call
-        kwargs["logs"]["sparsity"] = state.log_history[-1]["sparsity"] = self._now(state)
-
-    def _now(self, state: TrainerState) -> float:
-        return self.schedule(min(state.global_step / max(state.max_steps, 1), 1.0))
+        in_force = max(get_sparsity(kwargs["model"]).values())
+        kwargs["logs"]["sparsity"] = state.log_history[-1]["sparsity"] = in_force
 
     def _set(self, state: TrainerState, model: Any) -> None:
-        set_sparsity(model, self._now(state))
+        set_sparsity(model, self.schedule(min(state.global_step / max(state.max_steps, 1), 1.0)))
