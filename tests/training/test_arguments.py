@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from crisp_attention.training import arguments as arguments_module
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.options import OptionError
 from tests.training import small
@@ -58,11 +60,50 @@ def test_any_other_field_by_its_own_type(tmp_path, pair, value):
         ("learning_rate=1", "--training learning_rate: set by --learning-rate"),
         ("output_dir=x", "--training output_dir: set by --output"),
         ("remove_unused_columns=true", "--training remove_unused_columns: set by the run itself"),
+        ("prediction_loss_only=true", "prediction_loss_only: the run keeps the prediction of every example"),
+        ("batch_eval_metrics=true", "batch_eval_metrics: the run keeps the prediction of every example"),
+        ("eval_do_concat_batches=false", "eval_do_concat_batches: the run keeps the predictions of all"),
+        ("dataloader_drop_last=true", "dataloader_drop_last: the run evaluates every example"),
+        ("label_names=label", "label_names: the labels are the column that --label-column names"),
+        ("restore_callback_states_from_checkpoint=true", "the run restores what it needs itself"),
+        ("dataloader_multiprocessing_context=spawn", "only forked workers can make the run's batches"),
+        ("debug=underflow_overflow", "debug: its check for overflow stops at boolean masks"),
+        ("per_device_eval_batch_size=0", "--training per_device_eval_batch_size must be at least 1, got 0"),
+        ("gradient_accumulation_steps=0", "--training gradient_accumulation_steps must be at least 1, got 0"),
+        ("max_steps=0", "--training max_steps must be at least 1, or -1 for --epochs; got 0"),
+        ("metric_for_best_model=f1", "--training metric_for_best_model must be loss or accuracy, got f1"),
+        ("dataloader_persistent_workers=true", "dataloader_persistent_workers needs dataloader_num_workers"),
+        ("accelerator_config=/none.json", "--training: FileNotFoundError: "),
     ],
 )
 def test_what_training_does_not_take(tmp_path, pair, message):
     with pytest.raises(OptionError, match=re.escape(message)):
         made(tmp_path, pair)
+
+
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError])
+def test_what_transformers_cannot_do_here_is_one_line(tmp_path, monkeypatch, kind):
+    def refuse(**given):
+        raise kind("\nneeds a package\nand more words")
+
+    refuse.__dataclass_fields__ = arguments_module.TrainingArguments.__dataclass_fields__
+    monkeypatch.setattr(arguments_module, "TrainingArguments", refuse)
+    with pytest.raises(OptionError, match=rf"^--training: {kind.__name__}: needs a package$"):
+        training_arguments(small.options("m", "d", Path("out"), training=()), tmp_path)
+
+
+def test_liger_kernels_need_their_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(arguments_module, "is_liger_kernel_available", lambda: False)
+    with pytest.raises(OptionError, match="use_liger_kernel needs the package liger-kernel"):
+        made(tmp_path, "use_liger_kernel=true")
+
+
+def test_memory_is_pinned_for_cuda_alone(tmp_path, monkeypatch):
+    assert not made(tmp_path).dataloader_pin_memory
+    cuda = property(lambda self: torch.device("cuda:0"))
+    monkeypatch.setattr(arguments_module.TrainingArguments, "device", cuda)
+    assert made(tmp_path).dataloader_pin_memory
+    assert not made(tmp_path, "dataloader_pin_memory=false").dataloader_pin_memory
 
 
 @pytest.mark.parametrize(

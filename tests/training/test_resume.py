@@ -2,11 +2,14 @@
 
 import io
 import itertools
+import re
 import shutil
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+import transformers
+from packaging.version import Version
 from rich.console import Console
 
 from crisp_attention.models.apply import get_sparsity
@@ -16,9 +19,14 @@ from crisp_attention.training import timing
 from crisp_attention.training.finetune import finetune
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.run_directory import RunDirectory
+from crisp_attention.training.trainer import RunTrainer
 from tests.training import small
 
 STEPS = 18
+needs_resuming = pytest.mark.skipif(
+    Version(transformers.__version__).release < (5, 7), reason="this transformers restores LayerNorm wrongly"
+)
 
 
 class Watch:
@@ -42,7 +50,8 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch):
-    monkeypatch.setattr(timing, "_now", itertools.count().__next__)  # every step takes one second
+    clock = itertools.count()
+    monkeypatch.setattr(timing, "_now", lambda device: next(clock))  # every step takes one second
     return Watch(monkeypatch)
 
 
@@ -73,6 +82,7 @@ def same(resumed, undisturbed):
         pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
+@needs_resuming
 @pytest.mark.parametrize(
     ("changes", "stop", "checkpoint"),
     [
@@ -103,12 +113,14 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watc
     assert not resumed.directory.checkpoints.exists()
 
 
+@needs_resuming
 def test_a_run_interrupted_before_its_first_checkpoint_starts_again(tmp_path, bert, reviews, watch):
     options = small.options(bert, reviews, tmp_path / "run", epochs=1)
     watch.interrupt(options, after=2)
     assert "continuing from the beginning" in resume(options)[1]
 
 
+@needs_resuming
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
@@ -193,6 +205,16 @@ def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(spoiled):
     assert not first.exists()
 
 
+@pytest.fixture
+def finished(tmp_path, bert, reviews):
+    """Options of a run whose folder says that it is finished, and holds a little of it."""
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    directory = RunDirectory(options.output)
+    directory.claim(options, {})
+    directory.write_json(directory.metrics, {})
+    return options
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -200,12 +222,45 @@ def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(spoiled):
         ({"model": "/no/such/model"}, "no such folder: /no/such/model"),
         ({"dataset": "/no/such/data"}, "/no/such/data does not exist"),
         ({"training": ("weight_decay=much",)}, "invalid float value: 'much'"),
+        ({"training": ("use_cpu=true", "optim_args=x")}, "^the run cannot start: ValueError: "),
+        (
+            {"training": ("use_cpu=true", 'lr_scheduler_kwargs={"a": 1}')},
+            "^the run cannot start: TypeError: ",
+        ),
     ],
 )
-def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(tmp_path, bert, reviews, changes, message):
-    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
-    finetune(options)
-    before = contents(options.output)
+def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(finished, changes, message):
+    before = contents(finished.output)
     with pytest.raises(ValueError, match=message):
-        finetune(replace(options, overwrite=True, **changes))
+        finetune(replace(finished, overwrite=True, **changes))
+    assert contents(finished.output) == before
+    assert not (finished.output / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError])
+def test_a_package_that_is_missing_is_said_before_anything_changes(finished, tmp_path, monkeypatch, kind):
+    def refuse(trainer):
+        assert (tmp_path / "new" / "run" / "checkpoints").is_dir()  # the Trainer makes it
+        raise kind("Needs a package.\nInstall it.")
+
+    monkeypatch.setattr(RunTrainer, "create_optimizer", refuse)
+    with pytest.raises(OptionError, match=rf"^the run cannot start: {kind.__name__}: Needs a package\.$"):
+        finetune(replace(finished, output=tmp_path / "new" / "run"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_transformers_that_resumes_wrongly_is_refused(tmp_path, bert, reviews, monkeypatch):
+    options = small.options(bert, reviews, tmp_path / "run")
+    RunDirectory(options.output).claim(options, {})
+    before = contents(options.output)
+    monkeypatch.setattr(transformers, "__version__", "5.6.2")
+    with pytest.raises(OptionError, match=re.escape("--resume needs transformers 5.7 or later")) as refused:
+        resume(options)
+    assert str(refused.value).endswith("installed is 5.6.2")
     assert contents(options.output) == before
+
+
+def test_several_processes_are_refused(finished, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="crisp finetune runs in one process; found WORLD_SIZE=2"):
+        finetune(finished)

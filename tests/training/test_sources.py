@@ -51,6 +51,39 @@ def test_a_length_without_room_for_text(bert, task, asked):
         load_source(bert, task, asked)
 
 
+def test_without_a_length_texts_are_cut_to_128_tokens(bert, task, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, "_token_limit", lambda *given: asked.append(given[2]))
+    load_source(bert, task, None)
+    assert asked == [128]
+
+
+@pytest.mark.parametrize("name", ["builtin:vit", "any-image-model"])
+def test_a_length_means_nothing_for_images(name):
+    with pytest.raises(OptionError, match=r"--max-length has no meaning for images \(image\)"):
+        load_source(name, images(Image.new("L", (8, 8))), 128)
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "message"),
+    [
+        ("AutoModelForSequenceClassification", "cannot load a model from"),
+        ("AutoTokenizer", "cannot load a tokenizer from"),
+        ("AutoImageProcessor", "cannot load an image processor from"),
+    ],
+)
+def test_a_package_that_a_loader_lacks_is_named_in_one_line(bert, task, monkeypatch, auto_class, message):
+    def refuse(*args, **kwargs):
+        raise ImportError("\nIt needs torchvision.\nInstall it so and so.")
+
+    monkeypatch.setattr(getattr(sources, auto_class), "from_pretrained", refuse)
+    if auto_class == "AutoImageProcessor":
+        monkeypatch.setattr(sources, "_pretrained", lambda *given: (None, ()))
+        task = images(Image.new("L", (8, 8)))
+    with pytest.raises(CheckpointError, match=rf"^{message} \S+: ImportError: It needs torchvision\.$"):
+        load_source(bert, task, None)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
@@ -101,7 +134,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(task, monk
 @pytest.mark.parametrize(("size", "channels"), [((8, 8), "L"), ((32, 32), "RGB")])
 def test_the_small_vit_fits_the_images(size, channels):
     task = images(Image.new(channels, size), Image.new(channels, size))
-    source = load_source("builtin:vit", task, 0)
+    source = load_source("builtin:vit", task, None)
     assert source.model.config.num_channels == len(channels)
     encoded = source.encode(task.splits["train"])
     assert source.model(**source.collate([encoded[0], encoded[1]])).logits.shape == (2, 2)
@@ -109,10 +142,10 @@ def test_the_small_vit_fits_the_images(size, channels):
 
 def test_the_small_vit_refuses_images_of_other_shapes():
     with pytest.raises(OptionError, match="needs square images, got 8 x 4"):
-        load_source("builtin:vit", images(Image.new("L", (8, 4))), 0)
+        load_source("builtin:vit", images(Image.new("L", (8, 4))), None)
     task = images(Image.new("L", (8, 8)), Image.new("L", (9, 9)))
     with pytest.raises(OptionError, match=r"images of one size and mode, .*; row 1 has"):
-        load_source("builtin:vit", task, 0).encode(task.splits["train"])
+        load_source("builtin:vit", task, None).encode(task.splits["train"])
 
 
 def test_a_saved_image_model_with_its_processor(tmp_path):
@@ -129,9 +162,9 @@ def test_a_saved_image_model_with_its_processor(tmp_path):
     ViTForImageClassification(config).save_pretrained(tmp_path)
     task = images(Image.new("L", (20, 10)), Image.new("L", (8, 8)))
     with pytest.raises(CheckpointError, match="cannot load an image processor"):
-        load_source(str(tmp_path), task, 0)
+        load_source(str(tmp_path), task, None)
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
-    source = load_source(str(tmp_path), task, 0)
+    source = load_source(str(tmp_path), task, None)
     batch = source.collate(list(source.encode(task.splits["train"])))
     assert source.model(**batch).logits.shape == (2, 2)
 

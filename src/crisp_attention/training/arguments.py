@@ -6,26 +6,37 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import is_liger_kernel_available
 
+from crisp_attention.training.data.error import first_line
 from crisp_attention.training.options import FinetuneOptions, OptionError
 
-# Fields that the run sets itself, and the flag that sets them.
+# Fields that `--training` does not take, and why.
 RESERVED = {
-    "output_dir": "--output",
-    "num_train_epochs": "--epochs",
-    "per_device_train_batch_size": "--batch-size",
-    "learning_rate": "--learning-rate",
-    "seed": "--seed",
-    "resume_from_checkpoint": "--resume",
-    "remove_unused_columns": None,
+    "output_dir": "set by --output",
+    "num_train_epochs": "set by --epochs",
+    "per_device_train_batch_size": "set by --batch-size",
+    "learning_rate": "set by --learning-rate",
+    "seed": "set by --seed",
+    "resume_from_checkpoint": "set by --resume",
+    "remove_unused_columns": "set by the run itself",
+    "prediction_loss_only": "the run keeps the prediction of every example",
+    "batch_eval_metrics": "the run keeps the prediction of every example",
+    "eval_do_concat_batches": "the run keeps the predictions of all batches in one table",
+    "dataloader_drop_last": "the run evaluates every example",
+    "label_names": "the labels are the column that --label-column names",
+    "restore_callback_states_from_checkpoint": "the run restores what it needs itself",
+    "dataloader_multiprocessing_context": "only forked workers can make the run's batches",
+    "debug": "its check for overflow stops at boolean masks",
 }
+METRICS = ("loss", "accuracy")
 
 
 def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingArguments:
     """Evaluate and checkpoint every epoch, group by length; `--training KEY=VALUE` overrides anything.
 
-    Raises OptionError for a field that does not exist, a value it does not take, or a field that
-    has a flag of its own.
+    Raises OptionError for a field that does not exist, a value it does not take, a field that has a
+    flag of its own, and one with which a run cannot end.
     """
     for flag, value in (("--epochs", options.epochs), ("--learning-rate", options.learning_rate)):
         if not value > 0:
@@ -40,12 +51,11 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
         "logging_steps": 0.02,
         "report_to": "none",
         "train_sampling_strategy": "group_by_length",
-        "dataloader_pin_memory": False,
         "disable_tqdm": True,
     }
     given = _given(options.training)
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(checkpoints),
             num_train_epochs=options.epochs,
             per_device_train_batch_size=options.batch_size,
@@ -54,8 +64,28 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
             remove_unused_columns=False,
             **{**defaults, **given},
         )
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"--training: {error}") from error
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"--training: {first_line(error)}") from error
+    if "dataloader_pin_memory" not in given:  # pinned memory speeds up copies to CUDA devices alone
+        arguments.dataloader_pin_memory = arguments.device.type == "cuda"
+    _check(arguments)
+    return arguments
+
+
+def _check(arguments: TrainingArguments) -> None:
+    """Raises OptionError for values that TrainingArguments takes and that stop the run later."""
+    for name in ("per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(arguments, name) < 1:
+            raise OptionError(f"--training {name} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.max_steps == 0:
+        raise OptionError("--training max_steps must be at least 1, or -1 for --epochs; got 0")
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in METRICS:
+        raise OptionError(f"--training metric_for_best_model must be {' or '.join(METRICS)}, got {metric}")
+    if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
+        raise OptionError("--training dataloader_persistent_workers needs dataloader_num_workers")
+    if arguments.use_liger_kernel and not is_liger_kernel_available():
+        raise OptionError("--training use_liger_kernel needs the package liger-kernel")
 
 
 class _Parser(HfArgumentParser):
@@ -75,7 +105,7 @@ def _given(pairs: tuple[str, ...]) -> dict[str, Any]:
         if key not in known:
             raise OptionError(f"--training {key}: transformers.TrainingArguments has no such field")
         if key in RESERVED:
-            raise OptionError(f"--training {key}: set by {RESERVED[key] or 'the run itself'}")
+            raise OptionError(f"--training {key}: {RESERVED[key]}")
         given[key] = text
     arguments: Any = TrainingArguments
     words = [f"--{key}={text}" for key, text in given.items() if text != "None"]

@@ -5,14 +5,28 @@ import re
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+import transformers
+from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.training.options import OptionError
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 STATE = "trainer_state.json"
 ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+RESUMES_FROM = "5.7"  # before, the Trainer leaves out LayerNorm weights that were renamed since BERT
+
+
+def check_resuming() -> None:
+    """Raises OptionError if the installed transformers restores checkpoints wrongly."""
+    installed = transformers.__version__
+    if Version(installed).release < Version(RESUMES_FROM).release:
+        raise OptionError(
+            f"--resume needs transformers {RESUMES_FROM} or later, which restores all weights of a checkpoint; "
+            f"installed is {installed}"
+        )
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:

@@ -1,22 +1,26 @@
 """One fine-tuning run, from options to a run directory."""
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from crisp_attention.schedule import Schedule
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.callback import SparsityCallback
-from crisp_attention.training.checkpoints import newest_checkpoint
+from crisp_attention.training.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.training.data import Task, load_task
-from crisp_attention.training.options import FinetuneOptions
+from crisp_attention.training.data.error import first_line
+from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.predictions import accuracy_of
 from crisp_attention.training.progress import RunProgress
 from crisp_attention.training.results import results
@@ -42,6 +46,7 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
     training and before the output folder changes, for what cannot work.
     """
     console = console or Console(quiet=True)
+    _check_one_process()
     directory = RunDirectory(options.output)
     method = method_of(options)
     schedule = schedule_of(options, method)
@@ -50,6 +55,8 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
     if options.resume and directory.complete:
         _say(console, f"the run in {directory.path} is finished; nothing is left to do")
         return Run(json.loads(directory.metrics.read_text(encoding="utf-8")), directory)
+    if options.resume:
+        check_resuming()
     task = load_task(
         options.dataset,
         text_columns=options.text_columns,
@@ -75,23 +82,25 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
         },
         "notes": notes,
     }
+    progress = RunProgress(console)
+    trainer, times = build(source, task, arguments, schedule, [progress])
     directory.claim(options, resolved)
     _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
     if options.resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
-    with RunProgress(console) as progress:
-        trainer, times = train(source, task, arguments, schedule, checkpoint, [progress])
+    with progress:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = results(trainer, source, task, directory, progress)
     metrics |= {
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),
         "train_seconds": times.total(),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": peak_memory(arguments.device),
         "device": str(arguments.device),
     }
     trainer.save_model(str(directory.model))
-    (directory.model / "training_args.bin").unlink()  # a pickle; config.json says the same
+    (directory.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.json says the same
     if source.processor is not None:
         source.processor.save_pretrained(directory.model)
     directory.write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
@@ -103,28 +112,70 @@ def train(
     source: Source,
     task: Task,
     arguments: TrainingArguments,
-    schedule: Schedule | None,
-    checkpoint: Path | None = None,
+    schedule: Schedule | None = None,
+) -> tuple[Trainer, StepTimes]:
+    """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
+    trainer, times = build(source, task, arguments, schedule)
+    trainer.train()
+    return trainer, times
+
+
+def build(
+    source: Source,
+    task: Task,
+    arguments: TrainingArguments,
+    schedule: Schedule | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, StepTimes]:
-    """Train the source's model on the task with transformers' Trainer."""
+    """A Trainer ready to start, its optimizer and learning rate schedule tried; the disk stays as it was.
+
+    Raises OptionError for what the arguments ask for and cannot be had, such as a package.
+    """
     times = StepTimes()
-    validation = task.splits.get("validation")
-    trainer = RunTrainer(
-        model=source.model,
-        args=arguments,
-        train_dataset=source.encode(task.splits["train"]),
-        eval_dataset=longest_first(source.encode(validation)) if validation is not None else None,
-        data_collator=source.collate,
-        compute_metrics=accuracy_of,
-        preprocess_logits_for_metrics=lambda logits, labels: (
-            logits[0] if isinstance(logits, tuple) else logits
-        ),
-        callbacks=[times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
-    )
+    training, validation = source.encode(task.splits["train"]), task.splits.get("validation")
+    evaluation = longest_first(source.encode(validation)) if validation is not None else None
+    try:
+        with _no_new_folders(Path(str(arguments.output_dir))):
+            trainer = RunTrainer(
+                model=source.model,
+                args=arguments,
+                train_dataset=training,
+                eval_dataset=evaluation,
+                data_collator=source.collate,
+                compute_metrics=accuracy_of,
+                preprocess_logits_for_metrics=lambda logits, labels: (
+                    logits[0] if isinstance(logits, tuple) else logits
+                ),
+                callbacks=[times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
+            )
+            trainer.create_optimizer()
+            scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+            trainer.create_scheduler(num_training_steps=100, optimizer=scratch)  # training makes its own
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"the run cannot start: {first_line(error)}") from error
     trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, times
+
+
+@contextmanager
+def _no_new_folders(path: Path) -> Iterator[None]:
+    """Undo that the Trainer makes its output folder, and those above it, when it is built."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _check_one_process() -> None:
+    processes = os.environ.get("WORLD_SIZE", "")
+    if processes.isdigit() and int(processes) > 1:
+        raise OptionError(
+            f"crisp finetune runs in one process; found WORLD_SIZE={processes}: start it without torchrun or "
+            f"accelerate launch"
+        )
 
 
 def _say(console: Console, *notes: str) -> None:

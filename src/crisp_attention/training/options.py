@@ -83,8 +83,8 @@ class FinetuneOptions:
     learning_rate: float = 2e-5
     """Peak learning rate (AdamW, linear decay)."""
 
-    max_length: int = 128
-    """Longer texts are cut to this many tokens."""
+    max_length: Count = None
+    """For text: longer ones are cut to this many tokens. Default: 128."""
 
     seed: int = 0
     """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""

@@ -38,6 +38,7 @@ class RunDirectory:
         return self.metrics.is_file()
 
     def predictions(self, split: str) -> Path:
+        """The parquet file with one row per example of the split."""
         return self.path / f"predictions-{split}.parquet"
 
     def check(self, options: FinetuneOptions) -> None:

