@@ -91,9 +91,25 @@ def test_the_block_ends_also_by_an_error():
     assert not any(settings.observers for _, settings in settings_of(model))
 
 
-def test_nothing_measured_and_not_sparse_are_errors():
-    with pytest.raises(ValueError, match="not sparse"), crisp.measuring(distilbert()):
-        pass
+def test_a_dense_model_is_measured_dense_and_left_as_it_was():
+    model = distilbert()
+    with crisp.measuring(model) as measured:
+        model(**BATCH)
+    table = measured.table()
+    assert (table["sparsity"] == 0).all()
+    assert table["kept_mass"].to_numpy() == pytest.approx(1)
+    assert model.config._attn_implementation == "sdpa"
+    assert not settings_of(model)
+
+
+def test_a_part_of_a_sparse_model_can_be_measured():
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    with crisp.measuring(model.distilbert) as measured:
+        model(**BATCH)
+    assert (measured.table()["sparsity"] > 0.4).all()
+
+
+def test_nothing_measured_is_an_error():
     with crisp.measuring(crisp.sparsify(distilbert(), TopK(0.5))) as measured:
         pass
     with pytest.raises(ValueError, match="nothing was measured"):

@@ -15,7 +15,7 @@ from crisp_attention.evidence.options import DemoOptions
 from crisp_attention.evidence.statistics import mean_interval, paired_difference
 from crisp_attention.training.options import OptionError
 
-# glibc returns every large temporary to the system at once; keeping them makes a step 8 % shorter
+# glibc gives every large temporary back to the system at once; keeping them makes steps shorter
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 SETTING = "Handwritten digits, Vision Transformer trained on 300 images"
 

@@ -162,10 +162,15 @@ def sparse_root(model: nn.Module) -> PreTrainedModel:
             f"this {type(root).__name__} is not sparse, or only as part of a larger sparse model: "
             f"call crisp.sparsify on it first"
         )
+    check_active(root)
+    return root
+
+
+def check_active(root: PreTrainedModel) -> None:
+    """Raise ValueError if another attention implementation was chosen since the model became sparse."""
     for layer, _ in settings_of(root):
         if (found := _implementation(layer)) != IMPLEMENTATION:
             raise ValueError(
                 f"the attention implementation of {layer.name} was set to {found!r} after crisp.sparsify, "
                 f"so the model is dense; call crisp.sparsify again"
             )
-    return root

@@ -10,19 +10,25 @@ from torch import Tensor, nn
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.measure import Measurement
 from crisp_attention.methods import Method
-from crisp_attention.models.apply import sparse_root
+from crisp_attention.models.apply import check_active, densify, outermost, sparsify
 from crisp_attention.models.settings import Settings, settings_of
+from crisp_attention.rules import Dense
 
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[Measurement]:
-    """Measure every attention call of a sparse model inside the block, per layer and head.
+    """Measure every attention call of a model inside the block, per layer and head.
 
     Yields a `Measurement`; its `table()` works during and after the block. Layers that are dense,
-    or not in their phase, appear as `dense`. Costs nothing when not active. Raises ValueError for a
-    model that is not sparse: `crisp.sparsify(model, crisp.Dense())` measures dense attention.
+    or not in their phase, appear as `dense`; a model that is not sparse is measured dense. Costs
+    nothing when not active. Raises ValueError for a model that Crisp cannot look into.
     """
-    layers = settings_of(sparse_root(model))
+    root = outermost(model)
+    dense = not settings_of(root)
+    if dense:
+        sparsify(root, Dense(), attention="all")
+    check_active(root)
+    layers = settings_of(root)
     measurement = Measurement()
     real: Tensor | None = None
 
@@ -44,3 +50,5 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     finally:
         for _, settings in layers:
             settings.observers.remove(observe)
+        if dense:
+            densify(root)

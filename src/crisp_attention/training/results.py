@@ -5,10 +5,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from crisp_attention.models.apply import densify, sparsify
 from crisp_attention.models.measuring import measuring
-from crisp_attention.models.settings import settings_of
-from crisp_attention.rules import Dense
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.splits import sample
 from crisp_attention.training.figures import draw_heads, draw_learning
@@ -42,15 +39,8 @@ def results(
 
 
 def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[str, float]:
-    dense = not settings_of(source.model)
-    if dense:
-        sparsify(source.model, Dense())
-    try:
-        with measuring(source.model) as measured, torch.no_grad():
-            trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
-    finally:
-        if dense:
-            densify(source.model)
+    with measuring(source.model) as measured, torch.no_grad():
+        trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
     table = measured.table()
     table.to_csv(directory.measurements, index=False)
     draw_heads(table, directory.figures / "heads.png")
