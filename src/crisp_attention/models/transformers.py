@@ -41,7 +41,7 @@ HARMLESS = frozenset(
     }
 )
 # what torch's SDPA cannot do for a layer that stays dense
-ONLY_EAGER = ("softcap", "s_aux", "output_attentions")
+ONLY_EAGER = frozenset({"softcap", "s_aux", "output_attentions"})
 HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
@@ -65,16 +65,16 @@ def crisp_attention(
     Raises NotImplementedError for an argument that could change the mathematics and is not handled.
     """
     settings: Settings | None = getattr(module, ATTRIBUTE, None)
+    given = {name for name, value in kwargs.items() if value is not None and value is not False}
     method = settings.active_method(module.training) if settings else None
     if method is None and not (settings and settings.observers):
         eager = settings is not None and settings.original == "eager"
-        if not eager and not any(kwargs.get(name) is not None for name in ONLY_EAGER):
+        if not eager and not given & ONLY_EAGER:
             return ALL_ATTENTION_FUNCTIONS["sdpa"](
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )
     method = method or Method()
 
-    given = {name for name, value in kwargs.items() if value is not None and value is not False}
     if unknown := given - HARMLESS - HANDLED:
         raise NotImplementedError(
             f"{type(module).__name__} passes {', '.join(sorted(unknown))} to its attention, which Crisp does not "
