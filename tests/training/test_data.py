@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,15 +18,6 @@ from crisp_attention.training.data.labels import complete, label_values, learn_l
 
 PAIR = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 ROWS = PAIR * 10
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_network_and_own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
 
 
 def write(folder: Path, **splits: list[dict]) -> str:

@@ -82,7 +82,7 @@ def accuracy(configuration: Configuration, seed: int, task: Task) -> float:
                 "per_device_eval_batch_size=512",
             ),
         )
-        trainer, _ = train(source, task, training_arguments(options, Path(scratch)), schedule=None)
+        trainer = train(source, task, training_arguments(options, Path(scratch)))
         return evaluate(trainer, source.encode(task.splits["test"]))["accuracy"]
 
 

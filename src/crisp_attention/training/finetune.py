@@ -108,16 +108,11 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
     return Run(metrics, directory)
 
 
-def train(
-    source: Source,
-    task: Task,
-    arguments: TrainingArguments,
-    schedule: Schedule | None = None,
-) -> tuple[Trainer, StepTimes]:
+def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
     """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
-    trainer, times = build(source, task, arguments, schedule)
+    trainer, _ = build(source, task, arguments)
     trainer.train()
-    return trainer, times
+    return trainer
 
 
 def build(
