@@ -1,6 +1,7 @@
 """What each method means, in float64 and plain loops. Shares no code with the package, only its method objects."""
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -13,29 +14,105 @@ def count(n: int, sparsity: float, min_keep: int) -> int:
     return min(n, max(min_keep, math.ceil((1 - Fraction(str(sparsity))) * n)))
 
 
-def topk(row: np.ndarray, seen: set[int], sparsity: float, min_keep: int) -> set[int]:
+def largest(row: np.ndarray, seen: Iterable[int], k: int) -> set[int]:
     """The keys with the largest scores; sorted() is stable, so the lower index wins among equals."""
-    return set(sorted(sorted(seen), key=lambda j: -row[j])[: count(len(seen), sparsity, min_keep)])
+    return set(sorted(sorted(seen), key=lambda j: -row[j])[:k])
 
 
-def window(i: int, valid: np.ndarray, width: int, global_tokens: int) -> set[int]:
+def topk(row: np.ndarray, seen: set[int], sparsity: float, min_keep: int) -> set[int]:
+    """The share of the keys that has the largest scores."""
+    return largest(row, seen, count(len(seen), sparsity, min_keep))
+
+
+def topp(row: np.ndarray, seen: set[int], mass: float) -> set[int]:
+    """The fewest keys whose softmax weight reaches `mass`, the largest first."""
+    if not seen:
+        return set()
+    top = max(row[j] for j in seen)
+    total = math.fsum(math.exp(row[j] - top) for j in seen)
+    for k in range(1, len(seen) + 1):
+        chosen = largest(row, seen, k)
+        if math.fsum(math.exp(row[j] - top) for j in chosen) / total >= mass - 1e-9:
+            return chosen
+    return set(seen)
+
+
+def threshold(row: np.ndarray, seen: set[int], epsilon: float) -> set[int]:
+    """The keys whose softmax weight is at least `epsilon` times the largest."""
+    weight = {j: math.exp(row[j] - max(row[k] for k in seen)) for j in seen}
+    return {j for j in seen if weight[j] >= epsilon}
+
+
+def entmax(scores: list[float], alpha: float) -> list[float]:
+    """The weights of α-entmax, α > 1, by halving an interval around the threshold 200 times."""
+    z = [(alpha - 1) * x for x in scores]
+
+    def weights(tau: float) -> list[float]:
+        return [max(x - tau, 0.0) ** (1 / (alpha - 1)) for x in z]
+
+    low, high = max(z) - 1, max(z)
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.fsum(weights(middle)) >= 1 else (low, middle)
+    return [x / math.fsum(weights(low)) for x in weights(low)]
+
+
+def window(i: int, valid: np.ndarray, width: int, global_tokens: int, dilation: int) -> set[int]:
     """The keys that query `i` sees in a band; positions are 1-based and count the valid keys of the row."""
     queries, keys = valid.shape
     seen = [j for j in range(keys) if valid[i, j]]
     own = min(keys - queries + i, max(seen, default=0))
     here = sum(j <= own for j in seen)
-    near = {j for place, j in enumerate(seen, 1) if abs(place - here) <= width // 2 or place <= global_tokens}
+    band = [here + dilation * step for step in range(-(width // 2), width // 2 + 1)]
+    near = {j for place, j in enumerate(seen, 1) if place in band or place <= global_tokens}
     return set(seen) if 1 <= here <= global_tokens else near
 
 
-def kept(row: np.ndarray, i: int, valid: np.ndarray, method) -> set[int]:
-    """The keys that query `i` keeps, under any layout and the rules dense and topk."""
+def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
+    """The keys in the blocks that query `i` sees; `products` are all of query · key."""
+    queries, keys = valid.shape
+    rows = [[j for j in range(keys) if valid[q, j]] for q in range(queries)]
+    own = [min(keys - queries + q, max(row, default=0)) for q, row in enumerate(rows)]
+    real = [q for q in range(queries) if rows[q] and (queries != keys or valid[:, q].any())]
+    size, seen = layout.block_size, rows[i]
+    alike = [i]
+    if i in real:
+        place = real.index(i) // size
+        same_block = [q for q in real if real.index(q) // size == place]
+        alike = [q for q in same_block if all(rows[r] == seen for r in range(min(q, i), max(q, i) + 1))]
+    parts = [seen[first : first + size] for first in range(0, len(seen), size)]
+    score = [np.mean([np.mean(products[q, part]) for q in alike]) for part in parts]
+    here = (sum(j <= own[i] for j in seen) - 1) // size
+    forced = {b for b in range(len(parts)) if b < layout.sink_blocks or abs(b - here) < layout.local_blocks}
+    k = max(count(len(parts), layout.sparsity, 1), len(forced))
+    others = largest(np.array(score), set(range(len(parts))) - forced, k - len(forced))
+    return {j for b in forced | others for j in parts[b]}
+
+
+def kept(row: np.ndarray, i: int, valid: np.ndarray, products: np.ndarray, method) -> set[int]:
+    """The keys that query `i` keeps, under any layout and any rule but random."""
+    layout, rule = method.layout, method.rule
     seen = set(np.flatnonzero(valid[i]))
-    if method.layout.name == "window":
-        seen = window(i, valid, method.layout.width, method.layout.global_tokens)
-    if method.rule.name == "topk":
-        return topk(row, seen, method.rule.sparsity, method.rule.min_keep)
+    if layout.name == "window":
+        seen = window(i, valid, layout.width, layout.global_tokens, layout.dilation)
+    if layout.name == "block_topk":
+        seen = blocks(i, valid, products, layout)
+    if rule.name == "topk" and rule.keep:
+        return largest(row, seen, rule.keep)
+    if rule.name == "topk":
+        return topk(row, seen, rule.sparsity, rule.min_keep)
+    if rule.name == "topp":
+        return topp(row, seen, rule.mass)
+    if rule.name == "threshold":
+        return threshold(row, seen, rule.epsilon)
+    assert rule.name in ("dense", "entmax")
     return seen
+
+
+def softmax(scores: list[float]) -> list[float]:
+    """The weights of softmax."""
+    each = [math.exp(x - max(scores)) for x in scores]
+    return [x / math.fsum(each) for x in each]
 
 
 def attention(
@@ -59,13 +136,15 @@ def attention(
     output, weights = np.zeros((*shape[:3], v.shape[-1])), np.zeros(shape)
     for b, h, i in np.ndindex(batch, heads, queries):
         group = h // (heads // k.shape[1])
-        row = k[b, group] @ q[b, h, i] * scale
+        products = q[b, h] @ k[b, group].T * scale
+        row = products[i]
         row = (row if softcap is None else softcap * np.tanh(row / softcap)) + added[b, h, i]
-        keep = sorted(kept(row, i, allowed[b, h], method))
+        keep = sorted(kept(row, i, allowed[b, h], products, method))
         others = [] if sinks is None else [sinks[h].item()]
-        top = max([*row[keep], *others], default=0.0)
-        total = sum(math.exp(x - top) for x in [*row[keep], *others])
-        for j in keep:
-            weights[b, h, i, j] = math.exp(row[j] - top) / total
+        alpha = getattr(method.rule, "alpha", 1)
+        if keep:
+            logits = [*row[keep], *others]
+            shares = softmax(logits) if alpha == 1 else entmax(logits, alpha)
+            weights[b, h, i, keep] = shares[: len(keep)]
         output[b, h, i] = weights[b, h, i] @ v[b, group]
     return torch.from_numpy(output), torch.from_numpy(weights)

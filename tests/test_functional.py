@@ -233,3 +233,19 @@ def test_tracing_and_function_transforms_see_the_selection() -> None:
     _, slope = torch.func.jvp(attend, (q,), (direction,))
     numeric = (attend(q + 1e-3 * direction) - attend(q - 1e-3 * direction)) / 2e-3
     torch.testing.assert_close(slope, numeric, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS.values() if not m.uses_seed], ids=lambda m: m.spec)
+def test_forward_derivatives_and_batched_calls_see_the_selection_of_every_method(method: Method) -> None:
+    q, k, v = self_attention()
+
+    def attend(query: Tensor) -> Tensor:
+        return crisp.attention(query, k, v, method, MASK)
+
+    direction = normal(*q.shape, seed=7)
+    _, slope = torch.func.jvp(attend, (q,), (direction,))
+    numeric = (attend(q + 1e-6 * direction) - attend(q - 1e-6 * direction)) / 2e-6
+    torch.testing.assert_close(slope, numeric, rtol=1e-5, atol=1e-7)
+    many = torch.stack([q, -q, 2 * q])
+    each = torch.stack([attend(one) for one in many])
+    torch.testing.assert_close(torch.func.vmap(attend)(many), each, rtol=1e-12, atol=1e-12)

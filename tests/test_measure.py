@@ -20,7 +20,8 @@ def rows(*lines: str) -> Tensor:
 
 def seen(odds: list[list[float]], valid: Tensor, keep: Tensor) -> Observation:
     """One call whose dense weights are in proportion to `odds`."""
-    return Observation(torch.tensor(odds).log()[None, None], valid, keep, valid_queries(valid))
+    scores = torch.tensor(odds).log()[None, None]
+    return Observation(scores, scores, valid, keep, valid_queries(valid))
 
 
 def measured(*calls: Observation) -> dict:

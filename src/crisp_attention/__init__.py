@@ -12,6 +12,10 @@ from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
     from crisp_attention.functional import attention as attention
+    from crisp_attention.heads import PerHead as PerHead
+    from crisp_attention.layer_budgets import Budgets as Budgets
+    from crisp_attention.layer_budgets import budgets as budgets
+    from crisp_attention.layouts import BlockTopK as BlockTopK
     from crisp_attention.layouts import Full as Full
     from crisp_attention.layouts import Window as Window
     from crisp_attention.measure import Measurement as Measurement
@@ -25,28 +29,40 @@ if TYPE_CHECKING:
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
     from crisp_attention.rules import Dense as Dense
+    from crisp_attention.rules import Entmax as Entmax
     from crisp_attention.rules import RandomK as RandomK
+    from crisp_attention.rules import Threshold as Threshold
     from crisp_attention.rules import TopK as TopK
+    from crisp_attention.rules import TopP as TopP
     from crisp_attention.schedule import Schedule as Schedule
+    from crisp_attention.specs import parse as parse
     from crisp_attention.training.callback import SparsityCallback as SparsityCallback
 
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
 _HOME = {
+    "BlockTopK": "layouts",
+    "Budgets": "layer_budgets",
     "CheckpointError": "models.persistence",
     "Dense": "rules",
     "DenseUntilRestored": "models.notice",
+    "Entmax": "rules",
     "Full": "layouts",
     "Measurement": "measure",
     "Method": "methods",
+    "PerHead": "heads",
     "RandomK": "rules",
     "Schedule": "schedule",
     "SparsityCallback": "training.callback",
+    "Threshold": "rules",
     "TopK": "rules",
+    "TopP": "rules",
     "Window": "layouts",
     "attention": "functional",
+    "budgets": "layer_budgets",
     "densify": "models.apply",
     "load": "models.persistence",
     "measuring": "models.measuring",
+    "parse": "specs",
     "restore": "models.persistence",
     "set_sparsity": "models.apply",
     "sparsify": "models.apply",

@@ -42,7 +42,7 @@ def attention(
             f"got {query.shape[2]} queries and {key.shape[2]} keys"
         )
     seed = None
-    if method.rule.uses_seed:
+    if method.uses_seed:
         home = query.device if generator is None else generator.device
         seed = torch.randint(2**31, (), generator=generator, device=home).to(query.device)
     output, _ = reference.attention(

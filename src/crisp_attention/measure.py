@@ -55,12 +55,12 @@ class LayerTotals:
 class Measurement:
     """Totals per layer, filled while `crisp.measuring(model)` is active."""
 
-    names: dict[int, tuple[str, str]] = field(default_factory=dict)
+    names: dict[int, tuple[str, str | list[str]]] = field(default_factory=dict)
     totals: dict[int, LayerTotals] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
-    def observe(self, layer: int, name: str, method: str, seen: Observation) -> None:
-        """Take in one call of one layer."""
+    def observe(self, layer: int, name: str, method: str | list[str], seen: Observation) -> None:
+        """Take in one call of one layer; `method` is that of the layer, or one for each head."""
         now = LayerTotals.of(seen)
         with self._lock:  # torch's DataParallel calls from a thread per device
             self.names[layer] = (name, method)

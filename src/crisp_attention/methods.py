@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from crisp_attention.layouts import Full, Layout, Window
-from crisp_attention.rules import Dense, RandomK, Rule, TopK
+from torch import Tensor
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (Dense, TopK, RandomK)}
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (Full, Window)}
+from crisp_attention import layouts, rules
+from crisp_attention.layouts import Full, Layout
+from crisp_attention.rules import Dense, Rule
+
+RULES: dict[str, type[Rule]] = {rule.name: rule for rule in rules.ALL}
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in layouts.ALL}
 
 
 @dataclass(frozen=True)
@@ -30,27 +33,52 @@ class Method:
 
     @property
     def name(self) -> str:
-        """`topk`, `window`, `window+topk` …: what `parse` reads."""
+        """`topk`, `window`, `window+topk` …"""
         parts = [] if isinstance(self.layout, Full) else [self.layout.name]
         if not parts or not isinstance(self.rule, Dense):
             parts.append(self.rule.name)
         return "+".join(parts)
 
     @property
+    def spec(self) -> str:
+        """`topk:sparsity=0.5`, `window:width=9`: name, first option, and what is not a default; `parse` reads it."""
+        shown: list[Rule | Layout] = [] if isinstance(self.layout, Full) else [self.layout]
+        if not shown or not isinstance(self.rule, Dense):
+            shown.append(self.rule)
+        return "+".join(":".join([p.name, *(f"{k}={v}" for k, v in _chosen(p).items())]) for p in shown)
+
+    @property
     def sparsity(self) -> float | None:
-        """The rule's target sparsity, None for rules without one."""
-        return getattr(self.rule, "sparsity", None)
+        """The target sparsity; None for methods without one, and where layout and rule both have one."""
+        found = [s for part in (self.layout, self.rule) if (s := getattr(part, "sparsity", None)) is not None]
+        return found[0] if len(found) == 1 else None
 
     @property
     def uses_positions(self) -> bool:
         """Whether the method needs to know where a query stands among the keys."""
         return self.layout.uses_positions or self.rule.uses_positions
 
+    @property
+    def uses_seed(self) -> bool:
+        """Whether the method draws at random."""
+        return self.rule.uses_seed
+
+    @property
+    def block_size(self) -> int | None:
+        """Keys in a block, None for methods without blocks."""
+        return getattr(self.layout, "block_size", None)
+
+    def initial(self, heads: int) -> dict[str, Tensor]:
+        """Initial values of what a layer of so many heads learns for this method."""
+        return self.rule.initial(heads)
+
     def with_sparsity(self, sparsity: float) -> "Method":
-        """The same method at another target sparsity. Raises ValueError if its rule has none."""
+        """The same method at another target sparsity. Raises ValueError if it has none, or two."""
         if self.sparsity is None:
-            raise ValueError(f"method {self.name!r} has no sparsity to set")
+            raise ValueError(f"method {self.name!r} has no sparsity, or two: there is not one to set")
         changes: dict[str, Any] = {"sparsity": sparsity}
+        if getattr(self.rule, "sparsity", None) is None:
+            return replace(self, layout=replace(self.layout, **changes))
         return replace(self, rule=replace(self.rule, **changes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +93,7 @@ class Method:
         """Rebuild a method from `to_dict`. Raises ValueError for anything it does not know."""
         if not isinstance(data, Mapping) or set(data) != {"layout", "rule"}:
             raise ValueError(f"a method needs exactly the keys 'layout' and 'rule', got {data!r}")
-        return Method(layout=_build(LAYOUTS, data["layout"]), rule=_build(RULES, data["rule"]))
+        return Method(layout=build(LAYOUTS, data["layout"]), rule=build(RULES, data["rule"]))
 
 
 AnyMethod = Method | Rule | Layout
@@ -83,30 +111,8 @@ def as_method(method: AnyMethod) -> Method:
     raise TypeError(f"expected a method such as crisp.TopK(sparsity=0.8), got {method!r}")
 
 
-def parse(name: str, **options: Any) -> Method:
-    """Build a method from its name and options, as the command line does.
-
-    `name` is a rule (`topk`), a layout (`window`) or both joined by `+` (`window+topk`). Raises
-    ValueError for an unknown name and for an option that no part of the method has.
-    """
-    parts: dict[str, Rule | Layout] = {}
-    taken: set[str] = set()
-    for word in name.split("+"):
-        known: Mapping[str, type[Rule | Layout]] = RULES if word in RULES else LAYOUTS
-        kind = "rule" if word in RULES else "layout"
-        if word not in known:
-            raise ValueError(f"unknown method {word!r}; the methods are {', '.join([*RULES, *LAYOUTS])}")
-        if kind in parts:
-            raise ValueError(f"method {name!r} names two {kind}s; join at most one layout and one rule")
-        own = {f.name: options[f.name] for f in fields(known[word]) if f.name in options}
-        taken |= set(own)
-        parts[kind] = _build(known, {"name": word, **own})
-    if unused := set(options) - taken:
-        raise ValueError(f"method {name!r} has no option {', '.join(sorted(unused))}")
-    return Method(**parts)  # type: ignore[arg-type]
-
-
-def _build(known: Mapping[str, type[Part]], data: Any) -> Part:
+def build(known: Mapping[str, type[Part]], data: Any) -> Part:
+    """A layout or rule from its dictionary. Raises ValueError for what the class does not know."""
     if not isinstance(data, Mapping) or "name" not in data:
         raise ValueError(f"expected a dictionary with a 'name', got {data!r}")
     options = {key: value for key, value in data.items() if key != "name"}
@@ -115,9 +121,8 @@ def _build(known: Mapping[str, type[Part]], data: Any) -> Part:
     cls = known[data["name"]]
     names = [f.name for f in fields(cls)]
     if unknown := set(options) - set(names):
-        raise ValueError(
-            f"{data['name']!r} has no option {', '.join(sorted(unknown))}; it has {', '.join(names)}"
-        )
+        has = f"it has {', '.join(names)}" if names else "it has none"
+        raise ValueError(f"{data['name']!r} has no option {', '.join(sorted(unknown))}; {has}")
     needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in options]
     if needed:
         raise ValueError(f"{data['name']!r} needs the option {', '.join(needed)}")
@@ -125,3 +130,17 @@ def _build(known: Mapping[str, type[Part]], data: Any) -> Part:
         return cls(**options)
     except TypeError as error:
         raise ValueError(f"{data['name']!r}: {error}") from error
+
+
+def options_of(part: type[Rule | Layout]) -> dict[str, Any]:
+    """The options of a rule or layout and their defaults, None for one that is needed or worked out."""
+    if any(f.default is MISSING for f in fields(part)):
+        return {f.name: None if f.default is MISSING else f.default for f in fields(part)}
+    return asdict(part())
+
+
+def _chosen(part: Rule | Layout) -> dict[str, Any]:
+    needed = {f.name: getattr(part, f.name) for f in fields(part) if f.default is MISSING}
+    usual, own = asdict(type(part)(**needed)), asdict(part)
+    always = [*needed, *list(own)[:1]]  # what a method is named with is said even where it is as by default
+    return {k: v for k, v in own.items() if v is not None and (k in always or v != usual[k])}

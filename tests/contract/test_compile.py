@@ -1,17 +1,13 @@
 """torch.compile sees one graph: nothing in the attention function breaks it."""
 
-import pytest
 import torch
 
 import crisp_attention as crisp
-from tests.contract.families import FAMILIES, inputs, valid_outputs
-from tests.contract.rows import ROWS
-
-NAMES = ("distilbert", "bert", "llama", "gemma2", "vit")
+from tests.contract.families import inputs, valid_outputs
+from tests.contract.rows import pairs
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name in NAMES], ids=lambda family: family.name)
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+@pairs(("distilbert", "bert", "llama", "gemma2", "vit"), core={"bert", "llama"})
 def test_compiled_equals_eager(family, row):
     torch._dynamo.reset()
     model = crisp.sparsify(family.build(), row.method)

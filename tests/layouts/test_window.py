@@ -3,6 +3,8 @@ import torch
 
 from crisp_attention import Full, Window
 
+NO_PRODUCTS = torch.empty(0)  # windows look at positions only
+
 
 def rows(*lines: str) -> torch.Tensor:
     """A (1, 1, L, S) matrix drawn with `x` for a pair that is in and `.` for one that is not."""
@@ -57,6 +59,31 @@ CASES = {
         rows("x.xx", "x.xx", "x.xx", "x.xx"),
         rows("x.x.", "x.x.", "x.xx", "..xx"),
     ),
+    "every second token": (
+        Window(3, dilation=2),
+        rows("xxxxxx", "xxxxxx", "xxxxxx", "xxxxxx", "xxxxxx", "xxxxxx"),
+        rows("x.x...", ".x.x..", "x.x.x.", ".x.x.x", "..x.x.", "...x.x"),
+    ),
+    "a wider band of every second token, causal": (
+        Window(5, dilation=2),
+        rows("x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxxxxx"),
+        rows("x.....", ".x....", "x.x...", ".x.x..", "x.x.x.", ".x.x.x"),
+    ),
+    "global tokens are seen at any distance": (
+        Window(3, global_tokens=1, dilation=3),
+        rows("xxxxx", "xxxxx", "xxxxx", "xxxxx", "xxxxx"),
+        rows("xxxxx", "xx..x", "x.x..", "x..x.", "xx..x"),
+    ),
+    "steps count valid keys, so padding and holes are stepped over": (
+        Window(3, dilation=2),
+        rows(".xx.xx", ".xx.xx"),
+        rows(".x..x.", "..x..x"),
+    ),
+    "a step longer than the row leaves the own key": (
+        Window(9, dilation=9),
+        rows("xxx", "xxx", "xxx"),
+        rows("x..", ".x.", "..x"),
+    ),
     "a query before every valid key is not global": (
         Window(1),
         rows("..xx", "..xx", "..xx", "..xx"),
@@ -67,24 +94,32 @@ CASES = {
 
 @pytest.mark.parametrize(("layout", "valid", "visible"), CASES.values(), ids=CASES.keys())
 def test_window(layout: Window, valid: torch.Tensor, visible: torch.Tensor) -> None:
-    assert layout.visible(valid)[0, 0].int().tolist() == visible[0, 0].int().tolist()
+    assert layout.visible(valid, NO_PRODUCTS)[0, 0].int().tolist() == visible[0, 0].int().tolist()
 
 
 def test_each_example_of_a_batch_has_its_own_positions() -> None:
     a, b = rows("xx..", "xx..", "xx..", "xx.."), rows("..xx", "..xx", "..xx", "..xx")
-    together = Window(1, 1).visible(torch.cat([a, b]))
-    assert together.equal(torch.cat([Window(1, 1).visible(a), Window(1, 1).visible(b)]))
+    together = Window(1, 1).visible(torch.cat([a, b]), NO_PRODUCTS)
+    assert together.equal(
+        torch.cat([Window(1, 1).visible(a, NO_PRODUCTS), Window(1, 1).visible(b, NO_PRODUCTS)])
+    )
 
 
 def test_full_sees_what_is_valid() -> None:
     valid = rows("x.x", "...")
-    assert Full().visible(valid).equal(valid)
+    assert Full().visible(valid, NO_PRODUCTS).equal(valid)
 
 
 @pytest.mark.parametrize("width", [0, -3, 4, 2.5, "3", True])
 def test_a_width_without_a_middle_is_refused(width: object) -> None:
     with pytest.raises(ValueError, match=f"width must be an odd whole number of at least 1, got {width!r}"):
         Window(width)
+
+
+@pytest.mark.parametrize("dilation", [0, -1, 1.5, "2", True])
+def test_a_wrong_dilation_is_refused(dilation: object) -> None:
+    with pytest.raises(ValueError, match=f"dilation must be a whole number of at least 1, got {dilation!r}"):
+        Window(3, dilation=dilation)
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, "1", True])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import crisp_attention as crisp
-from crisp_attention import TopK
+from crisp_attention import BlockTopK, TopK
 from crisp_attention.models.settings import settings_of
-from tests.models.tiny import BATCH, bart, distilbert
+from tests.models.tiny import BATCH, bart, distilbert, llama
 
 
 def measure(model, **batch):
@@ -23,6 +23,25 @@ def test_achieved_sparsity_counts_valid_pairs_only():
     assert (table["valid_pairs"] == 8 * 8 + 5 * 5).all()
     assert (table["rows"] == 8 + 5).all()
     assert table["sparsity"].to_numpy() == pytest.approx(1 - (8 * 4 + 5 * 3) / (64 + 25))
+
+
+def test_blocks_are_measured_by_the_pairs_in_them():
+    """Of the four blocks of two of eight keys one stays, and of the three of five; the last of those has one key."""
+    table = measure(crisp.sparsify(distilbert(), BlockTopK(0.75, block_size=2)), **BATCH)
+    assert (table["sparsity"] * table["valid_pairs"]).to_numpy() == pytest.approx(
+        64 - 8 * 2 + 25 - (4 * 2 + 1)
+    )
+    rows = measure(crisp.sparsify(llama(), BlockTopK(0.75, block_size=2)), input_ids=BATCH["input_ids"][:1])
+    kept = [1, 2, 1, 2, 1, 2, 1, 2]  # of the own block, what is not in the future
+    assert rows["sparsity"].to_numpy() == pytest.approx(1 - sum(kept) / 36)
+
+
+def test_a_layer_says_the_method_of_each_head():
+    table = measure(
+        crisp.sparsify(distilbert(), heads={"0": TopK(0.5), "1": BlockTopK(0.0)}, layers=[1]), **BATCH
+    )
+    by_layer = table.groupby("layer")["method"].agg(list).to_dict()
+    assert by_layer == {0: ["dense"] * 2, 1: ["topk", "block_topk"], 2: ["dense"] * 2, 3: ["dense"] * 2}
 
 
 def test_padding_further_changes_no_measurement():

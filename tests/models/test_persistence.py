@@ -37,7 +37,7 @@ def test_what_is_saved_is_a_plain_versioned_dictionary(saved):
     assert settings["version"] == 1
     assert settings["phase"] == "eval"
     assert settings["layers"]["distilbert.transformer.layer.2.attention"] == {
-        "layout": {"name": "window", "width": 3, "global_tokens": 1},
+        "layout": {"name": "window", "width": 3, "global_tokens": 1, "dilation": 1},
         "rule": {"name": "dense"},
     }
     assert len(settings["layers"]) == 3
@@ -170,7 +170,7 @@ def edit(folder, change):
         (lambda s: s["layers"].update({"x": {"rule": {"name": "dense"}}}), "exactly the keys"),
         (
             lambda s: s["layers"]["distilbert.transformer.layer.1.attention"]["rule"].update(name="magic"),
-            "unknown name 'magic'; known are dense, topk, random",
+            "unknown name 'magic'; known are dense, topk",
         ),
     ],
 )

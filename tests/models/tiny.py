@@ -6,9 +6,24 @@ from transformers import (
     BartForConditionalGeneration,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
 )
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 1, 1, 1]])
+GROUPED = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
 BATCH = {"input_ids": IDS, "attention_mask": (IDS != 1).long()}
 
 
@@ -34,6 +49,30 @@ def bart() -> BartForConditionalGeneration:
         max_position_embeddings=32,
     )
     return BartForConditionalGeneration(config).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return noisy(GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)))
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return noisy(LlamaForCausalLM(LlamaConfig(**GROUPED)))
+
+
+def mistral() -> MistralForCausalLM:
+    """Every row sees its last six keys."""
+    torch.manual_seed(0)
+    return noisy(MistralForCausalLM(MistralConfig(sliding_window=6, **GROUPED)))
+
+
+def noisy(model: PreTrainedModel) -> PreTrainedModel:
+    """With weights large enough that attention is far from uniform."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.eval()
 
 
 def logits(model) -> torch.Tensor:

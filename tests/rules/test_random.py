@@ -4,7 +4,7 @@ from scipy import stats
 
 from crisp_attention import Method, RandomK, TopK, Window
 from crisp_attention.pairs import causal_mask
-from crisp_attention.rules.random import mix
+from crisp_attention.rules.random import head_seeds, mix
 
 FULL = torch.ones(1, 1, 32, 32, dtype=torch.bool)
 CAUSAL = causal_mask(32, 32, torch.device("cpu"))
@@ -15,14 +15,14 @@ def keep(
 ) -> torch.Tensor:
     """Kept pairs of 2 examples with 4 heads; `scores` seeds the scores."""
     rows = torch.randn(2, 4, *valid.shape[-2:], generator=torch.Generator().manual_seed(scores))
-    return RandomK(sparsity).keep(rows, valid, valid, torch.as_tensor(seed))
+    return RandomK(sparsity).select(rows, valid, valid, head_seeds(torch.as_tensor(seed), 4))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.75, 0.95])
 @pytest.mark.parametrize("valid", [FULL, CAUSAL], ids=["full", "causal"])
 def test_keeps_as_many_of_the_visible_keys_as_topk(sparsity: float, valid: torch.Tensor) -> None:
     kept = keep(1, sparsity=sparsity, valid=valid)
-    topk = TopK(sparsity).keep(torch.randn(2, 4, 32, 32), valid, valid, None)
+    topk = TopK(sparsity).select(torch.randn(2, 4, 32, 32), valid, valid, None)
     assert kept.sum(-1).equal(topk.sum(-1))
     assert not (kept & ~valid).any()
 
@@ -54,8 +54,9 @@ def test_other_seeds_heads_and_rows_draw_other_keys() -> None:
 
 
 def test_neighbouring_rows_of_a_window_agree_by_chance_only() -> None:
-    seeds = torch.arange(300)[:, None, None, None]
-    kept = RandomK(0.5).keep(torch.zeros(300, 1, 32, 32), Window(9).visible(FULL), FULL, seeds)[:, 0]
+    seeds = head_seeds(torch.arange(300)[:, None, None, None], 1)
+    band = Window(9).visible(FULL, torch.empty(0))
+    kept = RandomK(0.5).select(torch.zeros(300, 1, 32, 32), band, FULL, seeds)[:, 0]
     same_key = kept[:, 10, 7:15] & kept[:, 11, 7:15]
     same_place = kept[:, 10, 6:15] & kept[:, 11, 7:16]
     assert same_key.double().mean() == pytest.approx((5 / 9) ** 2, abs=0.04)
@@ -77,8 +78,11 @@ def test_decoding_row_by_row_draws_what_the_whole_causal_matrix_drew() -> None:
     method = Method(Window(9), RandomK(0.5))
 
     def kept(valid: torch.Tensor) -> torch.Tensor:
-        return method.rule.keep(
-            torch.zeros(1, 2, *valid.shape[-2:]), method.layout.visible(valid), valid, torch.tensor(3)
+        return method.rule.select(
+            torch.zeros(1, 2, *valid.shape[-2:]),
+            method.layout.visible(valid, torch.empty(0)),
+            valid,
+            head_seeds(torch.tensor(3), 2),
         )
 
     whole = kept(CAUSAL)
@@ -89,7 +93,7 @@ def test_decoding_row_by_row_draws_what_the_whole_causal_matrix_drew() -> None:
 
 def test_no_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="RandomK needs a seed, got None"):
-        RandomK(0.5).keep(torch.zeros(1, 1, 2, 2), FULL[..., :2, :2], FULL[..., :2, :2], None)
+        RandomK(0.5).select(torch.zeros(1, 1, 2, 2), FULL[..., :2, :2], FULL[..., :2, :2], None)
 
 
 def test_the_hash_is_one_to_one_and_stays_in_32_bits() -> None:

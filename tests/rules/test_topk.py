@@ -13,7 +13,7 @@ SPARSITIES = st.integers(0, 999).map(lambda n: n / 1000) | st.integers(0, 9).map
 
 def keep(rule: TopK, scores: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
     visible = torch.ones_like(scores, dtype=torch.bool) if visible is None else visible
-    return rule.keep(scores, visible, visible, None)
+    return rule.select(scores, visible, visible, None)
 
 
 def scores_and_mask(seed: int, low: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -118,7 +118,7 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     run, said = spoken(options)
     config, metrics = check_run(run)
     assert config["options"]["train_examples"] == 200
-    assert config["method"]["rule"] == {"name": "topk", "sparsity": 0.8, "min_keep": 1}
+    assert config["method"]["rule"] == {"name": "topk", "sparsity": 0.8, "min_keep": 1, "keep": None}
     assert metrics["steps"] == 25
     assert metrics["validation"]["accuracy"] > 0.6
     # every row keeps ceil(0.2 n) of its n keys: at most 80 % are dropped, and less than one key per row short of it
@@ -127,7 +127,7 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     for words in (
         "text column: sentence; label column: label",
         "drawn at random: classifier.bias, classifier.weight",
-        "attention: topk, sparsity 0.8, in 6 of 6 layers",
+        "attention: topk:sparsity=0.8, in 6 of 6 layers",
         "training on 200 of 240 examples",
         "examples: 200 train, 64 validation, 40 test",
         "epoch 1 of 1, step 25 of 25, loss",
@@ -192,12 +192,11 @@ def test_a_decoder_without_a_padding_token(reviews, tmp_path):
         reviews,
         tmp_path / "run",
         epochs=6,
-        method="window+topk",
-        width=5,
+        method="window:width=5+topk",
     )
     run, said = spoken(options)
     check_run(run)
-    assert "attention: window+topk, sparsity 0.5, in 2 of 2 layers" in said
+    assert "attention: window:width=5+topk:sparsity=0.5, in 2 of 2 layers" in said
     loaded = crisp.load(run.directory.model)
     assert loaded.config.pad_token_id == small.WORDS.index("<end>")
     table = pd.read_parquet(run.directory.predictions("validation"))
@@ -208,7 +207,7 @@ def test_some_layers_in_one_phase(bert, reviews, tmp_path):
     run, said = spoken(
         small.options(bert, reviews, tmp_path / "run", epochs=1, layers=("1-2",), phase="train")
     )
-    assert "attention: topk, sparsity 0.5, in training only, in 2 of 3 layers" in said
+    assert "attention: topk:sparsity=0.5, in training only, in 2 of 3 layers" in said
     assert run.metrics["achieved_sparsity"] == 0
 
 
@@ -224,7 +223,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(bert, reviews
 
 def test_a_finetuned_model_can_be_finetuned_again(bert, reviews, tmp_path):
     first = finetune(
-        small.options(bert, reviews, tmp_path / "first", epochs=1, method="window", sparsity=None, width=3)
+        small.options(bert, reviews, tmp_path / "first", epochs=1, method="window:width=3", sparsity=None)
     )
     second = finetune(small.options(str(first.directory.model), reviews, tmp_path / "second", epochs=1))
     settings = crisp.load(second.directory.model).config.crisp_attention["layers"]

@@ -7,11 +7,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout(ABC):
-    """Where a query may look: a choice of pairs made before any score is known."""
+    """Where a query may look: a choice of pairs made without the whole row of scores."""
 
     name: ClassVar[str]
     uses_positions: ClassVar[bool] = False
 
     @abstractmethod
-    def visible(self, valid: Tensor) -> Tensor:
-        """Visible pairs, a subset of `valid`; both bool and broadcastable to (B, H, L, S)."""
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+        """Visible pairs, a subset of `valid`; both bool, with full L and S, broadcastable to (B, H, L, S).
+
+        `products` (B, H, L, S): query · key * scale, before softcap and bias. `block_products`
+        (B, H, L, ceil(S / block_size)): the same with the mean key of each block, where the caller has them.
+        """

@@ -12,5 +12,5 @@ class Full(Layout):
 
     name: ClassVar[str] = "full"
 
-    def visible(self, valid: Tensor) -> Tensor:
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         return valid

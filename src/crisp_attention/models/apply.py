@@ -6,7 +6,8 @@ from typing import TypeVar, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from crisp_attention.methods import AnyMethod, Method
+from crisp_attention.heads import LayerMethod
+from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
 from crisp_attention.models.configs import (
     ORIGINALS,
@@ -15,7 +16,8 @@ from crisp_attention.models.configs import (
     original_implementation,
     take_configs,
 )
-from crisp_attention.models.selection import Choice, Which, select
+from crisp_attention.models.learned import give_parameters, take_parameters
+from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
 from crisp_attention.models.settings import (
     ATTRIBUTE,
     PHASES,
@@ -25,16 +27,17 @@ from crisp_attention.models.settings import (
     attention_layers,
     settings_of,
 )
-from crisp_attention.models.transformers import IMPLEMENTATION
+from crisp_attention.models.transformers import IMPLEMENTATION, note_cache
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def sparsify(
     model: Model,
-    method: AnyMethod | None = None,
+    method: ForLayer | Budgets | None = None,
     *,
     layers: Choice | None = None,
+    heads: Heads | None = None,
     phase: Phase = "always",
     attention: Which = "self",
 ) -> Model:
@@ -42,12 +45,18 @@ def sparsify(
 
     `layers` chooses attention modules by index (`[2, 3]`), range (`["2-5"]`) or name pattern
     (`["encoder.*"]`), or gives each its own method (`{"*": TopK(0.8), "0": Dense()}`: an index
-    beats a pattern); other layers stay as the model had them. `phase` says when the method is
-    active, `attention` which modules count. Doing it again replaces what was set before. Call it on
-    the model that you save: a part's settings are not in the whole's configuration. Raises
-    TypeError or ValueError if the model does not use transformers' attention interface, a layer
-    does not exist, or a method does not fit.
+    beats a pattern); other layers stay as the model had them. `heads` gives each head its own
+    (`{"0-3": TopK(0.9), "*": TopK(0.5)}`; heads without one are dense), in every chosen layer; such
+    a mapping can also stand for a method in `layers`. Or `method` is what `crisp.budgets` read.
+    `phase` says when the method is active, `attention` which modules count. Doing it again replaces
+    what was set before, but not what layers have learned. Call it on the model that you save: a part's
+    settings are not in the whole's configuration. Raises TypeError or ValueError if the model does
+    not use transformers' attention interface, a layer or head does not exist, or a method does not fit.
     """
+    if heads is not None:
+        if method is not None or isinstance(layers, Mapping):
+            raise TypeError("give either heads={key: method}, or a method, or layers={key: method}")
+        method = heads
     root = outermost(model)
     found = _supported_layers(root)
     if phase not in PHASES:
@@ -98,10 +107,10 @@ def outermost(model: nn.Module) -> PreTrainedModel:
     return outer[0]
 
 
-def activate(root: PreTrainedModel, chosen: Mapping[int, Method], phase: str) -> None:
+def activate(root: PreTrainedModel, chosen: Mapping[int, LayerMethod], phase: str) -> None:
     """Give every attention module its settings and switch the model over to Crisp's functions."""
     found = attention_layers(root)
-    observers = {layer.index: settings.observers for layer, settings in settings_of(root)}
+    before = {layer.index: settings for layer, settings in settings_of(root)}
     for part in list(root.modules()):
         if part is not root and hasattr(part, ORIGINALS):
             _revert(cast(PreTrainedModel, part))
@@ -123,17 +132,34 @@ def activate(root: PreTrainedModel, chosen: Mapping[int, Method], phase: str) ->
             original=original_implementation(root, layer.module),
             method=chosen.get(layer.index),
             phase=phase,
-            observers=observers.get(layer.index, []),
         )
+        if old := before.get(layer.index):
+            settings.observers = old.observers
+            _unfollow_cache(old)
         setattr(layer.module, ATTRIBUTE, settings)
+        give_parameters(layer.module, settings.method)
+        _follow_cache(layer.module, settings)
     record.write(root)
 
 
 def _revert(root: PreTrainedModel) -> None:
-    for layer, _ in settings_of(root):
+    for layer, settings in settings_of(root):
         delattr(layer.module, ATTRIBUTE)
+        take_parameters(layer.module)
+        _unfollow_cache(settings)
     give_back_configs(root)
     record.erase(root.config)
+
+
+def _follow_cache(module: nn.Module, settings: Settings) -> None:
+    if settings.method and settings.method.block_size and not settings.cross:
+        settings.hook = module.register_forward_pre_hook(note_cache, with_kwargs=True)
+
+
+def _unfollow_cache(settings: Settings) -> None:
+    if settings.hook is not None:
+        settings.hook.remove()
+        settings.hook = None
 
 
 def _implementation(layer: AttentionLayer) -> str | None:

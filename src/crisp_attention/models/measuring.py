@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.measure import Measurement
-from crisp_attention.methods import Method
 from crisp_attention.models.apply import check_active, densify, outermost, sparsify
 from crisp_attention.models.settings import Settings, settings_of
 from crisp_attention.rules import Dense
@@ -32,7 +32,7 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     measurement = Measurement()
     real: Tensor | None = None
 
-    def observe(settings: Settings, method: Method, seen: Observation) -> None:
+    def observe(settings: Settings, method: LayerMethod, seen: Observation) -> None:
         # a cross-attention mask says nothing of the queries: they are those of the self-attention before
         nonlocal real
         if not settings.cross:
@@ -41,7 +41,8 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
             if real is None or real.shape[-1] != seen.valid.shape[-2]:
                 real = torch.ones_like(seen.valid[..., 0])
             seen = replace(seen, queries=real.to(seen.valid.device))
-        measurement.observe(settings.index, settings.name, method.name, seen)
+        names = [m.name for m in method.methods] if isinstance(method, PerHead) else method.name
+        measurement.observe(settings.index, settings.name, names, seen)
 
     for _, settings in layers:
         settings.observers.append(observe)

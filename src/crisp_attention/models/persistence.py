@@ -9,11 +9,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from crisp_attention.methods import Method
+from crisp_attention.heads import LayerMethod
 from crisp_attention.models import record
 from crisp_attention.models.apply import activate, outermost
+from crisp_attention.models.learned import MODULE, read_parameters
 from crisp_attention.models.notice import DenseUntilRestored, restoring
-from crisp_attention.models.settings import AttentionLayer, attention_layers
+from crisp_attention.models.selection import by_name
+from crisp_attention.models.settings import attention_layers
 
 # what says where a file of the hub lies, for the configuration as for the weights
 HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
@@ -27,18 +29,24 @@ class CheckpointError(ValueError):
 def restore(model: Model) -> Model:
     """Make a model sparse again, in place, as its config says. Returns the model.
 
-    Raises ValueError if the config holds no settings, or names layers that the model does not have.
+    What its methods learned is read from where the model was loaded. Raises ValueError if the config
+    holds no settings, names layers that the model does not have, or what was learned is not found.
     """
+    return _restore(model, outermost(model).name_or_path or "")
+
+
+def _restore(model: Model, path: str | Path, **hub: Any) -> Model:
     root = outermost(model)
     settings = record.read(root.config)
     if settings is None:
         raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
     methods, phase = settings
     found = attention_layers(root)
-    chosen: dict[int, Method] = {}
+    chosen: dict[int, LayerMethod] = {}
     for name, method in methods.items():
-        chosen[_by_name(found, name).index] = method
+        chosen[by_name(found, name).index] = method
     activate(root, chosen, phase)
+    read_parameters(root, path, **hub)
     return model
 
 
@@ -54,10 +62,13 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         if refused in kwargs:
             raise TypeError(f"crisp.load does not take {refused}: it reads safetensors and returns the model")
     with restoring():
-        config = read_config(path, **{name: kwargs[name] for name in HUB & set(kwargs)})
-        model = read_model(model_class(config, path), path, use_safetensors=True, **kwargs)
+        hub = {name: kwargs[name] for name in HUB & set(kwargs)}
+        config = read_config(path, **hub)
+        cls = model_class(config, path)
+        model = read_model(_expecting_learned(cls), path, use_safetensors=True, **kwargs)
+        model.__class__ = cls
     if record.read(model.config) is not None:
-        return restore(model)
+        return _restore(model, path, **hub)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
     return model
 
@@ -103,20 +114,11 @@ def model_class(config: transformers.PreTrainedConfig, path: str | Path) -> type
     return getattr(transformers, names[0])
 
 
-def _by_name(found: list[AttentionLayer], name: str) -> AttentionLayer:
-    # a head adds a prefix to all names, a model without its head loses it
-    matched = [
-        layer
-        for layer in found
-        if f".{layer.name}".endswith(f".{name}") or f".{name}".endswith(f".{layer.name}")
-    ]
-    exact = [layer for layer in matched if layer.name == name]
-    if len(exact or matched) != 1:
-        raise ValueError(
-            f"the settings name the layer {name!r}, which matches {len(matched)} layers of this model: "
-            f"{', '.join(layer.name for layer in found)}"
-        )
-    return (exact or matched)[0]
+def _expecting_learned(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    # a dense model has no place for what attention learned, and would report it as unexpected
+    ignored = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"\.{MODULE}\."]
+    body = {"__module__": cls.__module__, "_keys_to_ignore_on_load_unexpected": ignored}
+    return type(cls.__name__, (cls,), body)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from crisp_attention.methods import Method
+from crisp_attention.heads import LayerMethod, layer_method
 from crisp_attention.models.notice import CONFIG_KEY, restoring
 from crisp_attention.models.settings import PHASES, settings_of
 
@@ -32,7 +32,7 @@ def erase(config: PreTrainedConfig) -> None:
         delattr(config, CONFIG_KEY)
 
 
-def read(config: PreTrainedConfig) -> tuple[dict[str, Method], str] | None:
+def read(config: PreTrainedConfig) -> tuple[dict[str, LayerMethod], str] | None:
     """Methods by layer name, and the phase; None if the config holds no settings.
 
     Raises ValueError if they are of another version or damaged.
@@ -46,4 +46,4 @@ def read(config: PreTrainedConfig) -> tuple[dict[str, Method], str] | None:
     layers, phase = data.get("layers"), data.get("phase")
     if not isinstance(layers, dict) or not layers or phase not in PHASES:
         raise ValueError(f"config.{CONFIG_KEY} is damaged: layers {layers!r}, phase {phase!r}")
-    return {name: Method.from_dict(each) for name, each in layers.items()}, phase
+    return {name: layer_method(each) for name, each in layers.items()}, phase

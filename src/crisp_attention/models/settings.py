@@ -8,14 +8,18 @@ from functools import cache
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.reference import Observation
-from crisp_attention.methods import Method
+from crisp_attention.models.configs import config_of
+from crisp_attention.models.decoding import Decoding
 
 ATTRIBUTE = "_crisp"
 Phase = Literal["always", "train", "eval"]
 PHASES: tuple[str, ...] = get_args(Phase)
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
 
 
@@ -27,14 +31,16 @@ class Settings:
     name: str
     cross: bool
     original: str
-    method: Method | None = None
+    method: LayerMethod | None = None
     phase: str = "always"
-    observers: list[Callable[["Settings", Method, Observation], None]] = field(default_factory=list)
+    observers: list[Callable[["Settings", LayerMethod, Observation], None]] = field(default_factory=list)
+    decoding: Decoding = field(default_factory=Decoding)
+    hook: RemovableHandle | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observers": []}  # a copy of the model is not being measured
 
-    def active_method(self, training: bool) -> Method | None:
+    def active_method(self, training: bool) -> LayerMethod | None:
         """The method to use now, None when the module is dense in this phase."""
         return self.method if self.phase in ("always", "train" if training else "eval") else None
 
@@ -64,6 +70,15 @@ def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
         for layer in attention_layers(model)
         if hasattr(layer.module, ATTRIBUTE)
     ]
+
+
+def heads_of(module: nn.Module) -> int:
+    """The number of query heads of an attention module. Raises ValueError if it does not say."""
+    for holder, names in ((module, HEAD_COUNTS), (config_of(module), HEAD_COUNTS[:1])):
+        for name in names:
+            if isinstance(heads := getattr(holder, name, None), int):
+                return heads
+    raise ValueError(f"{type(module).__name__} does not say how many heads it has")
 
 
 def _dispatches(module: nn.Module) -> bool:

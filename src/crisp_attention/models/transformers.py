@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from crisp_attention.kernels import reference
 from crisp_attention.methods import Method
+from crisp_attention.models.learned import learned_by
 from crisp_attention.models.settings import ATTRIBUTE, Settings
 from crisp_attention.pairs import causal_mask, split_mask
 
@@ -86,6 +87,13 @@ def crisp_attention(
     if (position_bias := kwargs.get("position_bias")) is not None:
         bias = position_bias if bias is None else bias + position_bias
 
+    block_means = None
+    if settings and method.block_size and query.shape[2] == 1 and not torch.compiler.is_compiling():
+        seen = (
+            torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device) if valid is None else valid
+        )
+        block_means = settings.decoding.block_means(key, seen, method.block_size)
+
     def observe(seen: reference.Observation) -> None:
         if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
             for observer in settings.observers:
@@ -102,10 +110,26 @@ def crisp_attention(
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
         dropout=dropout,
-        seed=_seed(module, settings, query) if method.rule.uses_seed else None,
+        seed=_seed(module, settings, query) if method.uses_seed else None,
+        learned=learned_by(module),
+        block_means=block_means,
         observe=observe if settings and settings.observers else None,
     )
     return output.transpose(1, 2).contiguous(), weights
+
+
+def note_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook: which layer of which cache an attention module is about to add to."""
+    settings: Settings | None = getattr(module, ATTRIBUTE, None)
+    if settings is None or torch.compiler.is_compiling():
+        return
+    cache = kwargs.get("past_key_values")
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
+    index = getattr(module, "layer_idx", None)
+    if layers is None or not isinstance(index, int) or index >= len(layers):
+        settings.decoding.before(None)
+    else:
+        settings.decoding.before(layers[index])
 
 
 def _is_causal(module: nn.Module, given: bool | None) -> bool:

@@ -1,22 +1,47 @@
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
+
+Learned = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """What a query keeps of the keys it sees: a decision on one row of scores."""
+    """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores."""
 
     name: ClassVar[str]
     uses_positions: ClassVar[bool] = False
     uses_seed: ClassVar[bool] = False
+    zeros_are_dropped: ClassVar[bool] = False  # the weights themselves say what is kept
 
     @abstractmethod
-    def keep(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         """Kept pairs, bool (B, H, L, S), a subset of `visible`.
 
         `scores` (B, H, L, S), float32 or better; `visible`, a subset of `valid`, both bool with full
-        L and S, broadcast to it; `seed` int64, () or (B, 1, 1, 1), given only to rules with `uses_seed`.
+        L and S, broadcast to it; `seed` int64 (B or 1, H, 1, 1), given only to rules with `uses_seed`.
         """
+
+    def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
+        """Weights over the kept pairs, zero elsewhere and in rows that keep nothing: the softmax.
+
+        `learned` holds the layer's parameters, each with the heads in front, as `initial` made them.
+        """
+        return masked_softmax(scores, keep)
+
+    def initial(self, heads: int) -> dict[str, Tensor]:
+        """Initial values of the parameters that a layer of so many heads learns; none for most rules."""
+        return {}
+
+
+def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
+    """Softmax over the kept entries of each row; zeros elsewhere, and in rows that keep nothing."""
+    # Adding 0 or finfo.min, and not filling with -inf: a row that keeps nothing must stay finite,
+    # forward and backward, and on CPUs arithmetic is several times as fast as masked filling.
+    dropped = keep.to(scores.dtype).sub_(1).mul_(-torch.finfo(scores.dtype).min)
+    weights = (scores + dropped).softmax(dim=-1)
+    return weights * (keep.sum(dim=-1, keepdim=True, dtype=torch.int32) > 0).to(weights.dtype)

@@ -12,5 +12,5 @@ class Dense(Rule):
 
     name: ClassVar[str] = "dense"
 
-    def keep(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         return visible.expand_as(scores)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.pairs import key_ranks, query_ranks
+from crisp_attention.ranking import keep_largest
 from crisp_attention.rules.share import ShareRule
 
 MASK32 = 0xFFFFFFFF
@@ -15,6 +16,12 @@ def mix(value: Tensor) -> Tensor:
     value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
     value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
     return value ^ (value >> 16)
+
+
+def head_seeds(seed: Tensor, heads: int) -> Tensor:
+    """A seed for every head, (B or 1, heads, 1, 1), from one seed or one per example."""
+    head = torch.arange(heads, device=seed.device)[None, :, None, None]
+    return mix(mix(seed & MASK32) + head)
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,10 @@ class RandomK(ShareRule):
     uses_positions: ClassVar[bool] = True
     uses_seed: ClassVar[bool] = True
 
-    def keep(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.sparsity == 0:
             return visible.expand_as(scores)
         if seed is None:
             raise ValueError("RandomK needs a seed, got None")
-        head = torch.arange(scores.shape[1], device=scores.device)[:, None, None]
-        row = mix(mix(mix(seed & MASK32) + head) + query_ranks(valid))
-        draw = mix(row + key_ranks(valid)) >> 8  # 24 bits: exact in float32
-        return self.keep_largest(draw.to(torch.float32).expand_as(scores), visible)
+        draw = mix(mix(seed + query_ranks(valid)) + key_ranks(valid)) >> 8  # 24 bits: exact in float32
+        return keep_largest(draw.to(torch.float32).expand_as(scores), visible, self.count(visible))

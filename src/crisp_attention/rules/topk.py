@@ -3,6 +3,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.ranking import keep_largest
 from crisp_attention.rules.share import ShareRule
 
 
@@ -11,12 +12,13 @@ class TopK(ShareRule):
     """Keep the k keys with the largest scores (Crisp Attention, arXiv 2508.06016).
 
     `sparsity` is the share of the row's valid keys that is dropped, in [0, 1);
-    k = max(min_keep, ceil((1 - sparsity) * n_valid)); equal scores: the lower key index wins.
+    k = max(min_keep, ceil((1 - sparsity) * n_valid)). `TopK(keep=16)` keeps that many, or all of a
+    shorter row. Equal scores: the lower key index wins.
     """
 
     name: ClassVar[str] = "topk"
 
-    def keep(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.sparsity == 0:
             return visible.expand_as(scores)
-        return self.keep_largest(scores, visible)
+        return keep_largest(scores, visible, self.count(visible))

@@ -26,7 +26,7 @@ from crisp_attention.training.progress import RunProgress
 from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
-from crisp_attention.training.sparsity import described, make_sparse, method_of, schedule_of
+from crisp_attention.training.sparsity import described, make_sparse, method_of, recorded, schedule_of
 from crisp_attention.training.timing import StepTimes, peak_memory
 from crisp_attention.training.trainer import RunTrainer, longest_first
 
@@ -72,7 +72,7 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
     sizes = {name: len(split) for name, split in task.splits.items()}
     resolved = {
         "command": sys.argv,
-        "method": method.to_dict(),
+        "method": recorded(method),
         "schedule": asdict(schedule) if schedule else None,
         "task": {
             "text_columns": task.text_columns,

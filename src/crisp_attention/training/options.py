@@ -35,17 +35,15 @@ class FinetuneOptions:
     output: Path
     """Folder for the run: config.json, metrics.json, predictions, figures, model."""
 
-    method: str = "topk"
-    """`dense`, `topk`, `random`, `window`, or a layout and a rule such as `window+topk`."""
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
+    """A method and its options, such as `topk`, `nofm:n=2:m=4` or `window:width=9+topk`; `crisp methods` lists them.
+    Default: `topk`."""
 
     sparsity: Real = None
-    """Share of the valid keys that a query drops, in [0, 1). Default: the method's own, 0.8."""
+    """For methods with a sparsity: the share of keys, or blocks, to drop, in [0, 1). Default: 0.8."""
 
-    width: Count = None
-    """For `window`, needed there: keys in the band, odd."""
-
-    global_tokens: Count = None
-    """For `window`: this many first tokens see, and are seen by, all. Default: 0."""
+    budgets: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """A method for every layer and head, as `crisp profile --save` wrote them, in place of `--method`."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
@@ -97,3 +95,8 @@ class FinetuneOptions:
 
     resume: Flag = False
     """Continue the interrupted run that is in the output folder, from its last complete checkpoint."""
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """List the methods that `--method` takes, with their options."""

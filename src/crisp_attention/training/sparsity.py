@@ -1,21 +1,38 @@
 """What the options of a run say about sparsity, and applying it."""
 
+from typing import Any
+
 from transformers import PreTrainedModel
 
-from crisp_attention.methods import Method, parse
+from crisp_attention.layer_budgets import Budgets, budgets
+from crisp_attention.methods import Method
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.schedule import Schedule
+from crisp_attention.specs import parse
 from crisp_attention.training.options import FinetuneOptions, OptionError
 
 
-def method_of(options: FinetuneOptions) -> Method:
-    """The method that the options name. Raises OptionError for what does not fit together."""
-    given = {"sparsity": options.sparsity, "width": options.width, "global_tokens": options.global_tokens}
+def method_of(options: FinetuneOptions) -> Method | Budgets:
+    """The method, or the budgets, that the options name. Raises OptionError for what does not fit together."""
+    if options.budgets is not None:
+        for flag, given in (
+            ("--method", options.method is not None),
+            ("--sparsity", options.sparsity is not None),
+            ("--layers", bool(options.layers)),
+            ("--attention", options.attention != "self"),
+        ):
+            if given:
+                raise OptionError(f"--budgets says it for every layer and head; leave {flag} out")
+        try:
+            return budgets(options.budgets)
+        except ValueError as error:
+            raise OptionError(f"--budgets: {error}") from error
+    spec = options.method or "topk"
     try:
-        method = parse(options.method, **{name: value for name, value in given.items() if value is not None})
+        method = parse(spec, sparsity=options.sparsity)
     except (TypeError, ValueError) as error:
-        raise OptionError(f"--method {options.method}: {error}") from error
+        raise OptionError(f"--method {spec}: {error}") from error
     for flag, changed in (
         ("--layers", bool(options.layers)),
         ("--phase", options.phase != "always"),
@@ -26,12 +43,14 @@ def method_of(options: FinetuneOptions) -> Method:
     return method
 
 
-def schedule_of(options: FinetuneOptions, method: Method) -> Schedule | None:
+def schedule_of(options: FinetuneOptions, method: Method | Budgets) -> Schedule | None:
     """The sparsity schedule that the options name, None for a constant sparsity."""
     if options.schedule == "constant":
         if options.ramp is not None:
             raise OptionError("--ramp needs a --schedule that rises: linear, cosine or cubic")
         return None
+    if isinstance(method, Budgets):
+        raise OptionError(f"--schedule {options.schedule} sets one sparsity everywhere; --budgets has many")
     if method.sparsity is None:
         raise OptionError(f"--schedule {options.schedule} needs a method with a sparsity, got {method.name}")
     begin, end = options.ramp or (0.0, 0.5)
@@ -41,7 +60,7 @@ def schedule_of(options: FinetuneOptions, method: Method) -> Schedule | None:
         raise OptionError(f"--ramp: {error}") from error
 
 
-def make_sparse(model: PreTrainedModel, method: Method, options: FinetuneOptions) -> None:
+def make_sparse(model: PreTrainedModel, method: Method | Budgets, options: FinetuneOptions) -> None:
     """Apply the method. A dense run keeps the model's own attention, the honest baseline for time.
 
     Raises OptionError if the model is not supported or a layer does not exist.
@@ -53,24 +72,29 @@ def make_sparse(model: PreTrainedModel, method: Method, options: FinetuneOptions
             model, method, layers=options.layers or None, phase=options.phase, attention=options.attention
         )
     except (TypeError, ValueError) as error:
-        flag = "--layers: " if options.layers else ""
+        flag = "--layers: " if options.layers else "--budgets: " if options.budgets else ""
         raise OptionError(f"{flag}{error}") from error
 
 
-def described(model: PreTrainedModel, method: Method, schedule: Schedule | None, phase: str) -> str:
+def recorded(method: Method | Budgets) -> dict[str, Any]:
+    """The method as the run directory keeps it, in plain values."""
+    if isinstance(method, Budgets):
+        return {"layers": {name: each.to_dict() for name, each in method.methods.items()}}
+    return method.to_dict()
+
+
+def described(model: PreTrainedModel, method: Method | Budgets, schedule: Schedule | None, phase: str) -> str:
     """One sentence for the user: which attention the model has now."""
     settings = [each for _, each in settings_of(model)]
     if not settings:
         return "attention: dense, the model's own"
     sparse = [each for each in settings if each.method is not None]
-    parts = [method.name]
+    parts = ["budgets by layer and head" if isinstance(method, Budgets) else method.spec]
     if schedule:
         parts.append(
             f"sparsity {schedule.initial:g} to {schedule.final:g} ({schedule.shape}, "
             f"from {schedule.begin:.0%} to {schedule.end:.0%} of training)"
         )
-    elif method.sparsity is not None:
-        parts.append(f"sparsity {method.sparsity:g}")
     if phase != "always":
         parts.append({"train": "in training only", "eval": "in evaluation only"}[phase])
     return f"attention: {', '.join(parts)}, in {len(sparse)} of {len(settings)} layers"

@@ -1,0 +1,102 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.checks import check_number, check_whole
+from crisp_attention.layouts.base import Layout
+from crisp_attention.pairs import key_ranks, query_ranks, valid_queries
+from crisp_attention.ranking import compact, keep_largest, share_count
+
+
+@dataclass(frozen=True)
+class BlockTopK(Layout):
+    """The key blocks whose mean key has the largest product with the mean query (SLA, arXiv 2509.24006, 3.2).
+
+    Blocks are runs of `block_size` valid keys of the row, so padding moves none of them and is in no
+    mean. Of a row's n blocks, max(1, ceil((1 - sparsity) * n)) are kept; among them always the
+    first `sink_blocks` and the `local_blocks` nearest on each side, the query's own included.
+    Queries of one block are averaged when they see the same keys. Under a causal mask no two do: each
+    query is ranked by itself, so that no choice depends on later tokens, with or without a cache.
+    Pairs inside the kept blocks are visible as far as they are valid.
+    """
+
+    sparsity: float = 0.8
+    block_size: int = 64
+    sink_blocks: int = 0
+    local_blocks: int = 1
+
+    name: ClassVar[str] = "block_topk"
+    uses_positions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("sparsity", self.sparsity, "[0, 1)")
+        check_whole("block_size", self.block_size, 1)
+        check_whole("sink_blocks", self.sink_blocks, 0)
+        check_whole("local_blocks", self.local_blocks, 1)
+
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+        if self.sparsity == 0:
+            return valid
+        ranked, present, forced = self.rank(valid, products, block_products)
+        blocks = present.sum(dim=-1, keepdim=True)
+        count = torch.maximum(share_count(blocks, self.sparsity), forced.sum(dim=-1, keepdim=True))
+        kept = keep_largest(ranked, present.expand_as(ranked), count)
+        return valid & kept.gather(-1, self.block_of(valid).expand_as(products))
+
+    def block_of(self, valid: Tensor) -> Tensor:
+        """The block of every key in its row, from 0, (..., L, S); of no meaning where not valid."""
+        return (key_ranks(valid) - 1).clamp(min=0) // self.block_size
+
+    def rank(
+        self, valid: Tensor, products: Tensor, block_products: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What blocks are ranked by (B, H, L, n), which the row has, and which it always keeps.
+
+        The last two are bool and broadcast to the first, whose entries are infinite where always kept.
+        """
+        size = self.block_size
+        count = -(-valid.shape[-1] // size)
+        block = torch.arange(count, device=valid.device)
+        keys = valid.sum(dim=-1, keepdim=True)
+        present = block * size < keys
+        if block_products is None:
+            grouped = compact(products, key_ranks(valid), valid, count * size, 0.0).unflatten(
+                -1, (count, size)
+            )
+            block_products = grouped.sum(dim=-1) / (keys - block * size).clamp(1, size)
+        own = (query_ranks(valid) - 1) // size
+        forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
+        ranked = self._mean_query(block_products, valid)
+        limit = torch.finfo(ranked.dtype).max
+        return torch.where(forced, torch.inf, ranked.clamp(-limit, limit)), present, forced
+
+    def _mean_query(self, block_products: Tensor, valid: Tensor) -> Tensor:
+        # products are linear in the query: their mean is the product with the mean query
+        queries = valid.shape[-2]
+        if queries == 1:
+            return block_products
+        real = valid_queries(valid)
+        changes = (valid[..., 1:, :] != valid[..., :-1, :]).any(dim=-1).cumsum(dim=-1)
+        sees = torch.cat([torch.zeros_like(changes[..., :1]), changes], dim=-1)
+        place = real.cumsum(dim=-1)
+        count = -(-queries // self.block_size)
+        slots = count * self.block_size
+
+        def blockwise(values: Tensor, at: Tensor, members: Tensor, fill: float) -> Tensor:
+            return compact(values, at, members, slots, fill).unflatten(-1, (count, self.block_size))
+
+        group = blockwise(sees, place, real, -1)
+        alike = group[..., :, None] == group[..., None, :]
+        share = (alike / alike.sum(dim=-1, keepdim=True)).to(block_products.dtype)
+        column = place.unsqueeze(-2)
+        # 0 times NaN is NaN: what is broken travels as a flag, so that it reaches its own group and no other
+        broken = block_products.isnan().any(dim=-1, keepdim=True).to(block_products.dtype)
+        means = torch.cat([block_products.nan_to_num(), broken], dim=-1)
+        grouped = blockwise(means.transpose(-1, -2), column, real.unsqueeze(-2), 0.0)
+        pooled = torch.einsum("...nqj,...qij->...nqi", grouped, share).flatten(-2)
+        index = (column - 1).clamp(min=0).expand(*pooled.shape[:-1], queries)
+        pooled = pooled.gather(-1, index).transpose(-1, -2)
+        pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
+        return torch.where(real.unsqueeze(-1), pooled, block_products)

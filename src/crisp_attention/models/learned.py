@@ -1,0 +1,108 @@
+"""The parameters that a method learns, as parameters of the attention module that uses it."""
+
+import json
+from collections.abc import Iterable
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from crisp_attention.heads import LayerMethod
+from crisp_attention.models.settings import attention_layers, heads_of
+from crisp_attention.rules.base import Learned
+
+MODULE = "crisp_learned"
+
+
+def learned_by(module: nn.Module) -> Learned | None:
+    """What the method of this attention module learns, None if nothing."""
+    return getattr(module, MODULE, None)
+
+
+def initial_values(module: nn.Module, method: LayerMethod | None) -> dict[str, torch.Tensor]:
+    """What the method starts to learn in this module. Raises ValueError if that takes a head count it does not say."""
+    # most methods learn nothing, and not every module says how many heads it has
+    return method.initial(heads_of(module)) if method and method.initial(1) else {}
+
+
+def give_parameters(module: nn.Module, method: LayerMethod | None) -> None:
+    """Give an attention module the parameters of its method, new unless it has them, and no others."""
+    initial = initial_values(module, method)
+    present = learned_by(module) or {}
+    if set(initial) == set(present):
+        return
+    take_parameters(module)
+    if initial:
+        home = next(module.parameters()).device
+        made = {name: nn.Parameter(value.to(home)) for name, value in initial.items()}
+        module.add_module(MODULE, nn.ParameterDict(made))
+
+
+def take_parameters(module: nn.Module) -> None:
+    """Remove the parameters that `give_parameters` gave."""
+    if hasattr(module, MODULE):
+        delattr(module, MODULE)
+
+
+def read_parameters(root: PreTrainedModel, path: str | Path, **hub: Any) -> None:
+    """Fill in what the methods of `root` learn from the checkpoint at `path`.
+
+    Raises ValueError if the checkpoint does not hold all of it.
+    """
+    wanted = {
+        f"{layer.name}.{MODULE}.{name}": parameter
+        for layer in attention_layers(root)
+        for name, parameter in (learned_by(layer.module) or {}).items()
+    }
+    if not wanted:
+        return
+    found: dict[str, torch.Tensor] = {}
+    for file in _weight_files(path, **hub):
+        with safe_open(file, framework="pt") as weights:
+            found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
+    for key, parameter in wanted.items():
+        saved = _longest_common_ending(key, found)
+        if saved is None or found[saved].shape != parameter.shape:
+            raise ValueError(
+                f"{path or 'a model loaded from nowhere'} does not hold {key}, which this model's attention learned: "
+                f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
+            )
+        with torch.no_grad():
+            parameter.copy_(found[saved])
+
+
+def _longest_common_ending(key: str, names: Iterable[str]) -> str | None:
+    # transformers saves some models under older names of their parts, which differ in the first words,
+    # but not in what the parts are numbered
+    def shared(name: str) -> int:
+        pairs = zip(reversed(key.split(".")), reversed(name.split(".")), strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    def numbers(name: str) -> list[str]:
+        return [word for word in name.split(".") if word.isdigit()]
+
+    alike = [name for name in names if numbers(name) == numbers(key) and shared(name) > 1]
+    ranked = sorted(alike, key=shared, reverse=True)
+    if not ranked or (len(ranked) > 1 and shared(ranked[0]) == shared(ranked[1])):
+        return None
+    return ranked[0]
+
+
+def _weight_files(path: str | Path, **hub: Any) -> Iterable[str]:
+    if not path:
+        return []
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+    single = cached_file(path, SAFE_WEIGHTS_NAME, **quiet, **hub)
+    if single is not None:
+        return [single]
+    index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **quiet, **hub)
+    if index is None:
+        return []
+    shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+    names = sorted({file for key, file in shards.items() if f".{MODULE}." in key})
+    return [file for name in names if (file := cached_file(path, name, **quiet, **hub)) is not None]

@@ -1,0 +1,72 @@
+"""Taking exactly k of a row, the largest, and moving a row's keys together."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# (1 - 0.7) * 10 is 3.0000000000000004 in binary: without this, ceil makes it 4.
+ROUNDING = 1e-9
+
+
+def share_count(seen: Tensor, sparsity: float, minimum: int = 1) -> Tensor:
+    """max(minimum, ceil((1 - sparsity) * seen)), at most `seen`; int64, elementwise."""
+    share = ((1 - sparsity) * seen.to(widest(seen)) - ROUNDING).ceil().long()
+    return torch.minimum(share.clamp(min=minimum), seen)
+
+
+def keep_largest(ranked: Tensor, visible: Tensor, count: Tensor) -> Tensor:
+    """Exactly `count` (..., 1) visible entries of each row, the largest; among equals the lower index wins.
+
+    A row whose visible entries hold NaN keeps all it sees, so that the NaN reaches the output.
+    """
+    ranked = torch.where(visible, ranked, -torch.inf)
+    ordered = sort_rows(ranked)
+    first = ranked.shape[-1] - count
+    threshold, below = _pick(ordered, first), _pick(ordered, first - 1)
+    broken = ordered[..., -1:].isnan()  # NaN is sorted last
+    if _on_host(ranked) and not ((below == threshold) | broken).any():
+        return ranked >= threshold
+    above = ranked > threshold
+    tied = (ranked == threshold) & visible
+    room = count - above.sum(dim=-1, keepdim=True)
+    return above | (tied & (tied.cumsum(dim=-1) <= room)) | (broken & visible)
+
+
+def compact(values: Tensor, ranks: Tensor, member: Tensor, slots: int, fill: float) -> Tensor:
+    """Entries of the last dimension moved to slot `rank - 1`; (..., S) becomes (..., slots).
+
+    Only `member` entries move; slots that nothing moves to hold `fill`. `ranks` and `member`
+    broadcast to `values`; the ranks of a row's members are distinct.
+    """
+    place = torch.where(member, ranks - 1, slots).expand_as(values)
+    moved = values.new_full((*values.shape[:-1], slots + 1), fill)
+    return moved.scatter(-1, place, values)[..., :slots]
+
+
+def sort_rows(values: Tensor) -> Tensor:
+    """Each row in ascending order."""
+    # numpy's vectorised sort of short float rows beats torch's sort and top-k on CPUs by far
+    if _on_host(values):
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
+    return values.sort(dim=-1).values
+
+
+def widest(values: Tensor) -> torch.dtype:
+    """The most precise floating dtype of the device: float64, on Apple's GPUs float32."""
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+def _on_host(values: Tensor) -> bool:
+    # where looking at values is free and allowed: no transfer, no graph to break, no trace to mislead
+    return (
+        values.device.type == "cpu"
+        and type(values) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(values)
+    )
+
+
+def _pick(ordered: Tensor, index: Tensor) -> Tensor:
+    index = index.clamp(0, ordered.shape[-1] - 1)
+    return ordered.gather(-1, index.expand(*ordered.shape[:-1], 1))

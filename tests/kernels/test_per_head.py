@@ -1,0 +1,107 @@
+"""A method for each head gives each head what it would have by itself."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crisp_attention import BlockTopK, Entmax, Method, PerHead, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention.kernels.reference import Observation, attention
+from crisp_attention.pairs import causal_mask
+from tests.cases import METHODS, SEED, normal, self_attention
+
+HEADS, LENGTH = 4, 7
+EACH = [*METHODS.values(), Method(rule=RandomK(0.3)), Method(rule=Entmax("learned"))]
+LEARNED = {"alpha": torch.tensor([-0.01, 0.0, 0.01, 0.02], dtype=torch.float64)}
+VALID = (torch.arange(LENGTH) < torch.tensor([7, 5])[:, None])[:, None, None]
+
+
+def call(method: Method | PerHead, inputs: tuple[Tensor, ...], **more) -> tuple[Tensor, Tensor]:
+    return attention(*inputs, method, scale=0.6, seed=SEED, learned=LEARNED, **more)
+
+
+def extras() -> dict[str, Tensor | float]:
+    """A bias and a sink of each head, a mask, and a cap."""
+    return {
+        "bias": normal(1, HEADS, LENGTH, LENGTH, seed=4),
+        "sinks": normal(HEADS, seed=5),
+        "valid": VALID & causal_mask(LENGTH, LENGTH, torch.device("cpu")),
+        "softcap": 3.0,
+    }
+
+
+@given(st.lists(st.sampled_from(EACH), min_size=HEADS, max_size=HEADS), st.booleans())
+@settings(deadline=None, max_examples=80, derandomize=True)
+def test_each_head_has_the_output_and_weights_of_its_own_method(methods: list[Method], more: bool) -> None:
+    inputs, given_too = self_attention(), extras() if more else {}
+    seen: list[Observation] = []
+    output, weights = call(PerHead(tuple(methods)), inputs, observe=seen.append, **given_too)
+    for head, method in enumerate(methods):
+        one: list[Observation] = []
+        wanted, wanted_weights = call(method, inputs, observe=one.append, **given_too)
+        torch.testing.assert_close(output[:, head], wanted[:, head], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(weights[:, head], wanted_weights[:, head], rtol=1e-12, atol=1e-12)
+        assert seen[0].keep[:, head].equal(one[0].keep[:, head])
+
+
+def test_a_head_draws_the_same_keys_whatever_the_others_do() -> None:
+    random, other = Method(rule=RandomK(0.5)), Method(rule=TopK(0.5))
+    drawn = call(random, self_attention())[1]
+    for at in range(HEADS):
+        methods = [other] * HEADS
+        methods[at] = random
+        assert call(PerHead(tuple(methods)), self_attention())[1][:, at].equal(drawn[:, at])
+    assert not drawn[:, 0].equal(drawn[:, 1])
+
+
+def test_heads_of_a_group_of_keys_may_differ() -> None:
+    """Query heads 0 and 1 share a key head, and so do 2 and 3."""
+    q, k, v = self_attention(heads=4, groups=2)
+    methods = (TopK(0.5), TopP(0.5), Threshold(0.5), TopK(0.5))
+    output, _ = call(PerHead(tuple(Method(rule=rule) for rule in methods)), (q, k, v))
+    for head, rule in enumerate(methods):
+        alone = (q[:, head : head + 1], k[:, head // 2, None], v[:, head // 2, None])
+        wanted, _ = attention(*alone, Method(rule=rule), scale=0.6)
+        torch.testing.assert_close(output[:, head : head + 1], wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_mask_of_each_head_stays_with_its_head() -> None:
+    methods = (Method(Window(3)), Method(rule=TopK(0.5)), Method(Window(3)), Method(BlockTopK(0.5, 2)))
+    valid = torch.rand(2, HEADS, LENGTH, LENGTH) < 0.7
+    output, _ = call(PerHead(methods), self_attention(), valid=valid)
+    for head, method in enumerate(methods):
+        wanted, _ = call(method, self_attention(), valid=valid)
+        torch.testing.assert_close(output[:, head], wanted[:, head], rtol=1e-12, atol=1e-12)
+
+
+def test_mean_keys_that_the_caller_has_stay_with_their_heads() -> None:
+    q, k, v = self_attention()
+    last = (q[:, :, -1:], k, v)
+    means = torch.stack([part.mean(2) for part in k.split(2, dim=2)], dim=2)
+    methods = tuple(Method(BlockTopK(0.6, 2), rule) for rule in (TopK(0.5), TopP(0.9), TopK(0.5), TopP(0.9)))
+    output, _ = call(PerHead(methods), last, block_means=means)
+    torch.testing.assert_close(output, call(PerHead(methods), last)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_are_right() -> None:
+    methods = tuple(Method(rule=rule) for rule in (TopK(0.5), Entmax("learned"), TopK(0.5), Entmax(1.5)))
+    inputs = self_attention(batch=1, length=4)
+    alpha = LEARNED["alpha"].clone().requires_grad_()
+
+    def output(q: Tensor, k: Tensor, v: Tensor, learned: Tensor) -> Tensor:
+        return attention(q, k, v, PerHead(methods), scale=0.7, learned={"alpha": learned})[0]
+
+    assert torch.autograd.gradcheck(output, [*(t.requires_grad_() for t in inputs), alpha])
+    output(*inputs, alpha).square().sum().backward()
+    assert [bool(slope) for slope in alpha.grad] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("extra", [{}, {"dropout": 0.5}], ids=str)
+def test_a_row_without_a_valid_key_gives_zeros(extra: dict) -> None:
+    valid = torch.ones(2, 1, LENGTH, LENGTH, dtype=torch.bool)
+    valid[1, :, 2] = False
+    method = PerHead(tuple(METHODS[name] for name in ("topk", "entmax", "window", "topp")))
+    output, _ = call(method, self_attention(), valid=valid, **extra)
+    assert (output[1, :, 2] == 0).all()
+    assert output.isfinite().all()

@@ -1,0 +1,41 @@
+"""Methods for hypothesis to draw, with every option that a rule or a layout has."""
+
+from hypothesis import strategies as st
+
+from crisp_attention import (
+    BlockTopK,
+    Dense,
+    Entmax,
+    Full,
+    Method,
+    PerHead,
+    RandomK,
+    Threshold,
+    TopK,
+    TopP,
+    Window,
+)
+
+SPARSITIES = st.floats(0, 1, exclude_max=True)
+ALPHAS = st.floats(1.01, 10) | st.sampled_from([1, 1.5, 2, "learned"])
+
+
+def shares(rule: type[TopK] | type[RandomK]) -> st.SearchStrategy[TopK | RandomK]:
+    return st.builds(rule, SPARSITIES, st.integers(1, 100)) | st.builds(rule, keep=st.integers(1, 10**6))
+
+
+RULES = st.one_of(
+    st.just(Dense()),
+    shares(TopK),
+    shares(RandomK),
+    st.builds(TopP, st.floats(0, 1, exclude_min=True)),
+    st.builds(Threshold, st.floats(0, 1)),
+    st.builds(Entmax, ALPHAS),
+)
+LAYOUTS = st.one_of(
+    st.just(Full()),
+    st.builds(Window, st.integers(0, 500).map(lambda n: 2 * n + 1), st.integers(0, 64), st.integers(1, 8)),
+    st.builds(BlockTopK, SPARSITIES, st.integers(1, 256), st.integers(0, 4), st.integers(1, 4)),
+)
+METHODS = st.builds(Method, LAYOUTS, RULES)
+PER_HEAD = st.lists(METHODS, min_size=2, max_size=4, unique=True).map(lambda each: PerHead(tuple(each)))
