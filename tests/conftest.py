@@ -1,12 +1,17 @@
 """Real data and models for the tests; where they are missing a test skips, except in CI, where it fails."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
+import datasets
 import pytest
 import torch
+
+from tests.browser import Browser, Tab, program_or_skip
+from tests.training import small
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -27,6 +32,41 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def models_folder() -> Path:
     return folder_or_skip("CRISP_MODELS", SHARED / "models")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory) -> str:
+    """A folder with a small classifier that can be fine-tuned on `reviews`."""
+    return small.bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory) -> str:
+    return small.reviews(tmp_path_factory.mktemp("reviews"))
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory) -> Iterator[None]:
+    """What the library `datasets` keeps on disk is gone after the module's tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    opened = Browser(program_or_skip())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tab(browser) -> Iterator[Tab]:
+    """A page of a real browser; the test fails if a page that it opened was not content."""
+    opened = Tab(browser)
+    yield opened
+    opened.close()
+    assert opened.errors == []
 
 
 @pytest.fixture(autouse=True)

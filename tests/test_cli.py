@@ -4,30 +4,13 @@ import json
 import subprocess
 import sys
 
-import datasets
 import pytest
 import transformers
 from packaging.version import Version
 
 from crisp_attention import cli
-from tests.training import small
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory) -> str:
-    return small.bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory) -> str:
-    return small.reviews(tmp_path_factory.mktemp("reviews"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -75,7 +58,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.endswith("heavy: []\n")
 
 
-@pytest.mark.parametrize("command", ["finetune", "demo"])
+@pytest.mark.parametrize("command", ["finetune", "view", "demo"])
 def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp, command):
     status, out, _ = crisp(command, "--help")
     assert status == 0
@@ -110,14 +93,14 @@ def test_the_example_in_the_help_can_be_parsed():
         (
             ["--method", "magic"],
             {},
-            "unknown method 'magic'; the methods are dense, topk, random, full, window",
+            "unknown method 'magic'; the methods are dense, topk,",
         ),
         (["--sparsity", "1.2"], {}, "--method topk: sparsity must be in [0, 1), got 1.2"),
         (["--sparsity", "-0.1"], {}, "[0, 1), got -0.1"),
         (["--method", "dense", "--sparsity", "0.5"], {}, "method 'dense' has no option sparsity"),
         (["--method", "window"], {}, "--method window: "),
         (
-            ["--method", "window", "--width", "4"],
+            ["--method", "window:width=4"],
             {},
             "width must be an odd whole number of at least 1, got 4",
         ),
@@ -126,7 +109,7 @@ def test_the_example_in_the_help_can_be_parsed():
         (["--ramp", "0", "0.5"], {}, "--ramp needs a --schedule that rises: linear, cosine or cubic"),
         (["--schedule", "cubic", "--ramp", "0.5", "0.2"], {}, "--ramp: begin and end must satisfy"),
         (
-            ["--schedule", "cubic", "--method", "window", "--width", "3"],
+            ["--schedule", "cubic", "--method", "window:width=3"],
             {},
             "--schedule cubic needs a method with a sparsity, got window",
         ),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from crisp_attention.evidence.options import DemoOptions
-from crisp_attention.training.options import FinetuneOptions
+from crisp_attention.evidence.options import DemoOptions, ViewOptions
+from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,11 +17,13 @@ USER_ERROR = 2
 INTERRUPTED = 130
 Command = (
     Annotated[FinetuneOptions, tyro.conf.subcommand("finetune")]
+    | Annotated[ViewOptions, tyro.conf.subcommand("view")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
+    | Annotated[MethodsOptions, tyro.conf.subcommand("methods")]
 )
 
 
-def parse(arguments: list[str] | None = None) -> FinetuneOptions | DemoOptions:
+def parse(arguments: list[str] | None = None) -> FinetuneOptions | ViewOptions | DemoOptions | MethodsOptions:
     """The options of the command named in `arguments`, by default those of the process."""
     return tyro.cli(
         Command,
@@ -46,10 +48,16 @@ def main() -> None:
     try:
         if isinstance(options, FinetuneOptions):
             _finetune(options, console)
-        else:
+        elif isinstance(options, ViewOptions):
+            from crisp_attention.evidence.view import run_view
+
+            run_view(options, console)
+        elif isinstance(options, DemoOptions):
             from crisp_attention.evidence.demo import run_demo
 
             run_demo(options)
+        else:
+            _methods()
     except KeyboardInterrupt:
         console.print(f"interrupted{_way_on(options)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
@@ -78,11 +86,34 @@ def _finetune(options: FinetuneOptions, console: "Console") -> None:
         output.print(line, highlight=False, soft_wrap=True)
 
 
-def _way_on(options: FinetuneOptions | DemoOptions) -> str:
+def _way_on(options: object) -> str:
     if not isinstance(options, FinetuneOptions) or not (options.output / "config.json").is_file():
         return ""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
     return f"; to continue: crisp {shlex.join(words)} --resume"
+
+
+def _methods() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from crisp_attention.methods import LAYOUTS, RULES, options_of
+
+    table = Table("method", "options", "what it does", show_lines=True)
+    parts: list[Any] = [*RULES.values(), *LAYOUTS.values()]
+    for part in parts:
+        options = [
+            name if default is None else f"{name}={default}" for name, default in options_of(part).items()
+        ]
+        what = (part.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+        table.add_row(part.name, "\n".join(options), what)
+    output = Console()
+    output.print(table)
+    for line in (
+        "A layout (full, window, block_topk) says where a query may look, a rule what it keeps of that; join the",
+        "two with a plus. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",
+    ):
+        output.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(metrics: dict[str, Any]) -> Any:

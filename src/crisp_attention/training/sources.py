@@ -122,15 +122,7 @@ def _described(model: PreTrainedModel) -> str:
 
 def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
     model, notes = _pretrained(AutoModelForSequenceClassification, path, task)
-    try:
-        with restoring():  # it reads the configuration too
-            tokenizer = AutoTokenizer.from_pretrained(path)
-    except (ImportError, OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load a tokenizer from {path}: {first_line(error)}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing: each word would be unknown
-        raise CheckpointError(
-            f"cannot load a tokenizer from {path}: found no vocabulary such as tokenizer.json"
-        )
+    tokenizer = read_tokenizer(path)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise OptionError(f"the tokenizer of {path} has neither a padding nor an end token to pad with")
@@ -150,6 +142,20 @@ def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
     return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer, notes)
 
 
+def read_tokenizer(path: str | Path) -> Any:
+    """The tokenizer at `path`. Raises CheckpointError if there is none, or one without a vocabulary."""
+    try:
+        with restoring():  # it reads the configuration too
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except (ImportError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot load a tokenizer from {path}: {first_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing: each word would be unknown
+        raise CheckpointError(
+            f"cannot load a tokenizer from {path}: found no vocabulary such as tokenizer.json"
+        )
+    return tokenizer
+
+
 def _token_limit(model: PreTrainedModel, tokenizer: Any, max_length: int, texts: int) -> int:
     added = tokenizer.num_special_tokens_to_add(pair=texts == 2)
     if max_length < added + texts:
@@ -157,6 +163,11 @@ def _token_limit(model: PreTrainedModel, tokenizer: Any, max_length: int, texts:
             f"--max-length must be at least {added + texts}, as the tokenizer adds {added} tokens to the text; "
             f"got {max_length}"
         )
+    return at_most(model, tokenizer, max_length)
+
+
+def at_most(model: PreTrainedModel, tokenizer: Any, max_length: int) -> int:
+    """`max_length` tokens, or fewer where the model or its tokenizer takes fewer."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     bounds = [max_length, tokenizer.model_max_length, *([positions] if positions and positions > 0 else [])]
     return min(bounds)

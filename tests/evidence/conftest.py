@@ -1,0 +1,34 @@
+import sys
+
+import pytest
+
+from crisp_attention import RandomK, TopK, Window, cli
+from crisp_attention.evidence.view import methods
+from tests.evidence.viewing import TEXT, save_bert
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A random BERT whose tokenizer splits at spaces, saved in a folder."""
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def view(bert, tmp_path, monkeypatch, capsys):
+    """Runs `crisp view`: exit status, standard output, standard error, and the file."""
+
+    monkeypatch.setattr(methods, "DEFAULTS", (TopK(0.5), TopK(0.8), RandomK(0.8), Window(5)))
+
+    def run(*flags, model=bert, text=TEXT):
+        output = tmp_path / "view.html"
+        words = ["crisp", "view", "--model", model, "--text", text, "--output", output, *flags]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        capsys.readouterr()  # what building the models has printed
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr(), output
+
+    return run
