@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crisp_attention.models.persistence import restore as restore
     from crisp_attention.rules import Dense as Dense
     from crisp_attention.rules import Entmax as Entmax
+    from crisp_attention.rules import NofM as NofM
     from crisp_attention.rules import RandomK as RandomK
     from crisp_attention.rules import Threshold as Threshold
     from crisp_attention.rules import TopK as TopK
@@ -49,6 +50,7 @@ _HOME = {
     "Full": "layouts",
     "Measurement": "measure",
     "Method": "methods",
+    "NofM": "rules",
     "PerHead": "heads",
     "RandomK": "rules",
     "Schedule": "schedule",

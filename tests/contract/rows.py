@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from crisp_attention import BlockTopK, Dense, Entmax, Method, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
 from crisp_attention.methods import AnyMethod
 from tests.contract.families import available
 
@@ -29,6 +29,7 @@ ROWS = {
     "topk, absolute": Row(TopK(keep=2), dense=TopK(keep=10**6)),
     "topp": Row(TopP(0.6), dense=TopP(1.0)),
     "threshold": Row(Threshold(0.6), dense=Threshold(0.0)),
+    "nofm": Row(NofM(1, 3), dense=NofM(3, 3)),
     "entmax 1.5": Row(Entmax(1.5), dense=Entmax(1.0)),
     "sparsemax": Row(Entmax(2), dense=Entmax(1)),
     "entmax 1.7": Row(Entmax(1.7), dense=Entmax(1.0)),

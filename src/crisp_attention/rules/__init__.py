@@ -3,12 +3,13 @@
 from crisp_attention.rules.base import Rule
 from crisp_attention.rules.dense import Dense
 from crisp_attention.rules.entmax import Entmax
+from crisp_attention.rules.nofm import NofM
 from crisp_attention.rules.random import RandomK
 from crisp_attention.rules.threshold import Threshold
 from crisp_attention.rules.topk import TopK
 from crisp_attention.rules.topp import TopP
 
 # what a method can be named by, in the order in which people are shown it
-ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, Threshold, Entmax, RandomK)
+ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, Threshold, NofM, Entmax, RandomK)
 
-__all__ = ["ALL", "Dense", "Entmax", "RandomK", "Rule", "Threshold", "TopK", "TopP"]
+__all__ = ["ALL", "Dense", "Entmax", "NofM", "RandomK", "Rule", "Threshold", "TopK", "TopP"]

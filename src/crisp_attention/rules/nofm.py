@@ -1,0 +1,39 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.checks import check_whole
+from crisp_attention.pairs import key_ranks
+from crisp_attention.ranking import compact, keep_largest
+from crisp_attention.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class NofM(Rule):
+    """Keep the `n` keys with the largest scores of every `m` neighbouring keys that the row sees.
+
+    Exactly n of each full group; of a last group of r < m keys ceil(r * n / m), so at least one.
+    Equal scores: the lower key index wins. Groups count the keys a row sees: padding moves none.
+    """
+
+    n: int
+    m: int
+
+    name: ClassVar[str] = "nofm"
+
+    def __post_init__(self) -> None:
+        check_whole("n", self.n, 1)
+        check_whole("m", self.m, self.n)
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        if self.n == self.m:
+            return visible.expand_as(scores)
+        ranks, groups = key_ranks(visible), -(-scores.shape[-1] // self.m)
+        slot = torch.arange(groups * self.m, device=scores.device)
+        taken = (slot < visible.sum(dim=-1, keepdim=True)).unflatten(-1, (groups, self.m))
+        moved = compact(scores, ranks, visible, groups * self.m, -torch.inf).unflatten(-1, (groups, self.m))
+        count = -(-taken.sum(dim=-1, keepdim=True) * self.n // self.m)
+        kept = keep_largest(moved, taken.expand_as(moved), count).flatten(-2)
+        return visible & kept.gather(-1, (ranks - 1).clamp(min=0).expand_as(scores))
