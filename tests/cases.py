@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Dense, Entmax, Method, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
 
 METHODS = {
     "dense": Method(rule=Dense()),
     "topk": Method(rule=TopK(0.6)),
     "topp": Method(rule=TopP(0.7)),
     "threshold": Method(rule=Threshold(0.5)),
+    "nofm": Method(rule=NofM(1, 3)),
     "entmax": Method(rule=Entmax()),
     "sparsemax": Method(rule=Entmax(2)),
     "entmax 1.3": Method(rule=Entmax(1.3)),

@@ -37,6 +37,13 @@ def topp(row: np.ndarray, seen: set[int], mass: float) -> set[int]:
     return set(seen)
 
 
+def nofm(row: np.ndarray, seen: set[int], n: int, m: int) -> set[int]:
+    """The `n` largest of every `m` neighbouring keys, of a shorter last group the same share."""
+    places = sorted(seen)
+    groups = [places[first : first + m] for first in range(0, len(places), m)]
+    return {j for group in groups for j in largest(row, group, math.ceil(len(group) * n / m))}
+
+
 def threshold(row: np.ndarray, seen: set[int], epsilon: float) -> set[int]:
     """The keys whose softmax weight is at least `epsilon` times the largest."""
     weight = {j: math.exp(row[j] - max(row[k] for k in seen)) for j in seen}
@@ -103,6 +110,8 @@ def kept(row: np.ndarray, i: int, valid: np.ndarray, products: np.ndarray, metho
         return topk(row, seen, rule.sparsity, rule.min_keep)
     if rule.name == "topp":
         return topp(row, seen, rule.mass)
+    if rule.name == "nofm":
+        return nofm(row, seen, rule.n, rule.m)
     if rule.name == "threshold":
         return threshold(row, seen, rule.epsilon)
     assert rule.name in ("dense", "entmax")

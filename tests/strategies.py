@@ -8,6 +8,7 @@ from crisp_attention import (
     Entmax,
     Full,
     Method,
+    NofM,
     PerHead,
     RandomK,
     Threshold,
@@ -30,6 +31,7 @@ RULES = st.one_of(
     shares(RandomK),
     st.builds(TopP, st.floats(0, 1, exclude_min=True)),
     st.builds(Threshold, st.floats(0, 1)),
+    st.builds(NofM, st.integers(1, 8), st.integers(8, 32)),
     st.builds(Entmax, ALPHAS),
 )
 LAYOUTS = st.one_of(

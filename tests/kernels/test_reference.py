@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import crisp_attention as crisp
-from crisp_attention import BlockTopK, Dense, Entmax, Full, Method, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention import (
+    BlockTopK,
+    Dense,
+    Entmax,
+    Full,
+    Method,
+    NofM,
+    RandomK,
+    Threshold,
+    TopK,
+    TopP,
+    Window,
+)
 from crisp_attention.kernels.reference import Observation, attention
 from tests import oracle
 from tests.cases import METHODS, SEED, normal, self_attention
@@ -28,6 +40,7 @@ RULES = st.one_of(
     st.builds(TopK, keep=st.integers(1, 6)),
     st.builds(TopP, st.floats(0.05, 0.95)),
     st.builds(Threshold, st.floats(0.01, 0.99)),
+    st.builds(NofM, st.integers(1, 2), st.integers(2, 5)),
     st.builds(Entmax, st.sampled_from([1.0, 1.25, 1.5, 2, 3.0])),
 )
 # with blocks and groups of one or two, means are exact, and so are their ties

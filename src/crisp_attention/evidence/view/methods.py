@@ -2,7 +2,7 @@
 
 from crisp_attention.layouts import BlockTopK, Window
 from crisp_attention.methods import AnyMethod, Method, as_method
-from crisp_attention.rules import Entmax, RandomK, Threshold, TopK, TopP
+from crisp_attention.rules import Entmax, NofM, RandomK, Threshold, TopK, TopP
 from crisp_attention.specs import parse
 from crisp_attention.training.options import OptionError
 
@@ -11,6 +11,7 @@ DEFAULTS: tuple[AnyMethod, ...] = (
     TopK(0.8),
     TopP(0.9),
     Threshold(0.1),
+    NofM(1, 4),
     Entmax(1.5),
     BlockTopK(0.5, block_size=4),
     Window(5),
