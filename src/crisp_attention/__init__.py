@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from crisp_attention.models.persistence import CheckpointError as CheckpointError
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
+    from crisp_attention.models.profiling import profile as profile
+    from crisp_attention.profiles.profile import Profile as Profile
     from crisp_attention.rules import Dense as Dense
     from crisp_attention.rules import Entmax as Entmax
     from crisp_attention.rules import NofM as NofM
@@ -52,6 +54,7 @@ _HOME = {
     "Method": "methods",
     "NofM": "rules",
     "PerHead": "heads",
+    "Profile": "profiles.profile",
     "RandomK": "rules",
     "Schedule": "schedule",
     "SparsityCallback": "training.callback",
@@ -65,6 +68,7 @@ _HOME = {
     "load": "models.persistence",
     "measuring": "models.measuring",
     "parse": "specs",
+    "profile": "models.profiling",
     "restore": "models.persistence",
     "set_sparsity": "models.apply",
     "sparsify": "models.apply",

@@ -9,21 +9,24 @@ import tyro
 
 from crisp_attention.evidence.options import DemoOptions, ViewOptions
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
+from crisp_attention.training.profile_options import ProfileOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 USER_ERROR = 2
 INTERRUPTED = 130
+Options = FinetuneOptions | ProfileOptions | ViewOptions | DemoOptions | MethodsOptions
 Command = (
     Annotated[FinetuneOptions, tyro.conf.subcommand("finetune")]
+    | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
     | Annotated[ViewOptions, tyro.conf.subcommand("view")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
     | Annotated[MethodsOptions, tyro.conf.subcommand("methods")]
 )
 
 
-def parse(arguments: list[str] | None = None) -> FinetuneOptions | ViewOptions | DemoOptions | MethodsOptions:
+def parse(arguments: list[str] | None = None) -> Options:
     """The options of the command named in `arguments`, by default those of the process."""
     return tyro.cli(
         Command,
@@ -48,6 +51,10 @@ def main() -> None:
     try:
         if isinstance(options, FinetuneOptions):
             _finetune(options, console)
+        elif isinstance(options, ProfileOptions):
+            from crisp_attention.training.profile import run_profile
+
+            run_profile(options, console)
         elif isinstance(options, ViewOptions):
             from crisp_attention.evidence.view import run_view
 
@@ -86,7 +93,7 @@ def _finetune(options: FinetuneOptions, console: "Console") -> None:
         output.print(line, highlight=False, soft_wrap=True)
 
 
-def _way_on(options: object) -> str:
+def _way_on(options: Options) -> str:
     if not isinstance(options, FinetuneOptions) or not (options.output / "config.json").is_file():
         return ""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]

@@ -40,7 +40,14 @@ class Source:
     encode: Callable[[Dataset], Dataset]
     collate: Callable[[list[dict[str, Any]]], Batch]
     processor: Any  # saved beside the model, where the model has one
-    notes: tuple[str, ...]  # sentences for the user
+    drawn: tuple[str, ...] = ()  # weights that the checkpoint does not hold, drawn at random
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        model = f"model: {type(self.model).__name__}, {self.model.num_parameters():,} parameters"
+        drawn = f"weights not in the checkpoint, drawn at random: {listed(self.drawn)}"
+        return (model, drawn) if self.drawn else (model,)
 
 
 def load_source(name: str, task: Task, max_length: int | None) -> Source:
@@ -111,17 +118,12 @@ def _pretrained(auto_class: Any, path: str | Path, task: Task) -> tuple[PreTrain
     except ImportError as error:
         raise CheckpointError(f"cannot load a model from {path}: {first_line(error)}") from error
     model, info = loaded
-    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    drawn = (f"weights not in the checkpoint, drawn at random: {listed(new)}",) if new else ()
-    return model, (_described(model), *drawn)
-
-
-def _described(model: PreTrainedModel) -> str:
-    return f"model: {type(model).__name__}, {model.num_parameters():,} parameters"
+    drawn = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    return model, tuple(sorted(drawn))
 
 
 def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
-    model, notes = _pretrained(AutoModelForSequenceClassification, path, task)
+    model, drawn = _pretrained(AutoModelForSequenceClassification, path, task)
     tokenizer = read_tokenizer(path)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -139,7 +141,7 @@ def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
 
         return split.map(tokenize, batched=True, remove_columns=list(task.text_columns))
 
-    return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer, notes)
+    return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer, drawn)
 
 
 def read_tokenizer(path: str | Path) -> Any:
@@ -182,7 +184,7 @@ def _without_extras(pad: DataCollatorWithPadding) -> Callable[[list[dict[str, An
 
 def _image_model(path: str | Path, task: Task) -> Source:
     column = str(task.image_column)
-    model, notes = _pretrained(AutoModelForImageClassification, path, task)
+    model, drawn = _pretrained(AutoModelForImageClassification, path, task)
     try:
         with restoring():  # it reads the configuration too
             processor = AutoImageProcessor.from_pretrained(path)
@@ -194,7 +196,7 @@ def _image_model(path: str | Path, task: Task) -> Source:
         labels = torch.tensor([each["labels"] for each in examples])
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": labels}
 
-    return Source(model, lambda split: split, collate, processor, notes)
+    return Source(model, lambda split: split, collate, processor, drawn)
 
 
 def _small_vit(task: Task) -> Source:
@@ -236,4 +238,4 @@ def _small_vit(task: Task) -> Source:
         }
 
     model = AutoModelForImageClassification.from_config(config)
-    return Source(model, encode, collate, None, (_described(model),))
+    return Source(model, encode, collate, None)
