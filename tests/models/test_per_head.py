@@ -87,7 +87,7 @@ def test_one_sparsity_is_set_for_heads_that_share_one() -> None:
 
 
 def test_heads_with_sparsities_of_their_own_have_none_to_set() -> None:
-    with pytest.raises(ValueError, match="no layer has a method with a sparsity"):
+    with pytest.raises(ValueError, match="no layer has one sparsity to set"):
         crisp.set_sparsity(crisp.sparsify(distilbert(), heads={"0": HALF, "1": MOST}), 0.3)
 
 

@@ -76,7 +76,7 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
     root = sparse_root(model)
     sparse = [(s, s.method) for _, s in settings_of(root) if s.method and s.method.sparsity is not None]
     if not sparse:
-        raise ValueError("no layer has a method with a sparsity to set")
+        raise ValueError("no layer has one sparsity to set: its method has none, or its heads have their own")
     changed = [method.with_sparsity(sparsity) for _, method in sparse]
     for (settings, _), method in zip(sparse, changed, strict=True):
         settings.method = method

@@ -1,7 +1,7 @@
 """The parameters that a method learns, as parameters of the attention module that uses it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from crisp_attention.heads import LayerMethod
-from crisp_attention.models.settings import attention_layers, heads_of
+from crisp_attention.models.settings import AttentionLayer, heads_of
 from crisp_attention.rules.base import Learned
 
 MODULE = "crisp_learned"
@@ -49,31 +48,48 @@ def take_parameters(module: nn.Module) -> None:
         delattr(module, MODULE)
 
 
-def read_parameters(root: PreTrainedModel, path: str | Path, **hub: Any) -> None:
-    """Fill in what the methods of `root` learn from the checkpoint at `path`.
+def read_parameters(
+    methods: Iterable[tuple[AttentionLayer, LayerMethod]], path: str | Path, **hub: Any
+) -> list[tuple[nn.Module, Learned]]:
+    """What the methods of these layers have learned, from the checkpoint at `path`, by attention module.
 
     Raises ValueError if the checkpoint does not hold all of it.
     """
-    wanted = {
-        f"{layer.name}.{MODULE}.{name}": parameter
-        for layer in attention_layers(root)
-        for name, parameter in (learned_by(layer.module) or {}).items()
-    }
+    wanted = [(layer, initial) for layer, each in methods if (initial := initial_values(layer.module, each))]
     if not wanted:
-        return
+        return []
     found: dict[str, torch.Tensor] = {}
     for file in _weight_files(path, **hub):
         with safe_open(file, framework="pt") as weights:
             found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
-    for key, parameter in wanted.items():
-        saved = _longest_common_ending(key, found)
-        if saved is None or found[saved].shape != parameter.shape:
-            raise ValueError(
-                f"{path or 'a model loaded from nowhere'} does not hold {key}, which this model's attention learned: "
-                f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
-            )
+    return [
+        (
+            layer.module,
+            {name: _saved(layer.name, name, value, found, path) for name, value in initial.items()},
+        )
+        for layer, initial in wanted
+    ]
+
+
+def fill_parameters(learned: Iterable[tuple[nn.Module, Learned]]) -> None:
+    """Give modules that have parameters of their method the values that `read_parameters` found."""
+    for module, values in learned:
         with torch.no_grad():
-            parameter.copy_(found[saved])
+            for name, parameter in (learned_by(module) or {}).items():
+                parameter.copy_(values[name])
+
+
+def _saved(
+    layer: str, name: str, initial: torch.Tensor, found: Mapping[str, torch.Tensor], path: str | Path
+) -> torch.Tensor:
+    key = f"{layer}.{MODULE}.{name}"
+    saved = _longest_common_ending(key, found)
+    if saved is None or found[saved].shape != initial.shape:
+        raise ValueError(
+            f"{path or 'a model loaded from nowhere'} does not hold {key}, which this model's attention learned: "
+            f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
+        )
+    return found[saved]
 
 
 def _longest_common_ending(key: str, names: Iterable[str]) -> str | None:

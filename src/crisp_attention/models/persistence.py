@@ -9,10 +9,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from crisp_attention.heads import LayerMethod
 from crisp_attention.models import record
 from crisp_attention.models.apply import activate, outermost
-from crisp_attention.models.learned import MODULE, read_parameters
+from crisp_attention.models.learned import MODULE, fill_parameters, read_parameters
 from crisp_attention.models.notice import DenseUntilRestored, restoring
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.settings import attention_layers
@@ -42,11 +41,10 @@ def _restore(model: Model, path: str | Path, **hub: Any) -> Model:
         raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
     methods, phase = settings
     found = attention_layers(root)
-    chosen: dict[int, LayerMethod] = {}
-    for name, method in methods.items():
-        chosen[by_name(found, name).index] = method
-    activate(root, chosen, phase)
-    read_parameters(root, path, **hub)
+    chosen = [(by_name(found, name), method) for name, method in methods.items()]
+    learned = read_parameters(chosen, path, **hub)
+    activate(root, {layer.index: method for layer, method in chosen}, phase)
+    fill_parameters(learned)
     return model
 
 

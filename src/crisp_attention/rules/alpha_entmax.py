@@ -15,7 +15,8 @@ def alpha_entmax(scores: Tensor, keep: Tensor, alpha: float | Tensor) -> Tensor:
 
     `scores` (..., S), `keep` bool; `alpha` a number, or a tensor that broadcasts to rows (..., 1) and
     gets a gradient. Exact, by sorting, for the numbers 1.5 and 2; otherwise by bisection, to the last
-    bits of the dtype. Entries outside a row's support do not change the row.
+    bits of the dtype. Entries outside a row's support do not change the row. First derivatives only:
+    those of its gradients are not those of the map.
     """
     some = keep.any(dim=-1, keepdim=True)
     with torch.no_grad():
