@@ -79,3 +79,12 @@ def test_a_damaged_file_is_named(tmp_path, content: object, message: str) -> Non
 def test_what_is_no_file_is_named(tmp_path, name: str) -> None:
     with pytest.raises(ValueError, match=f"cannot read budgets from .*{tmp_path.name}"):
         crisp.budgets(tmp_path / name)
+
+
+def test_budgets_by_hand_take_any_method_and_none_is_refused(tmp_path) -> None:
+    Budgets({"a": TopK(0.5)}).save(tmp_path / "b.json")
+    assert crisp.budgets(tmp_path / "b.json").methods == {"a": Method(rule=TopK(0.5))}
+    with pytest.raises(ValueError, match="budgets need a method for at least one layer, got none"):
+        Budgets({})
+    with pytest.raises(TypeError, match=r"expected a method such as .*, got 0\.5"):
+        Budgets({"a": 0.5})

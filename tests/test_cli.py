@@ -111,7 +111,7 @@ def test_the_example_in_the_help_can_be_parsed():
         (
             ["--schedule", "cubic", "--method", "window:width=3"],
             {},
-            "--schedule cubic needs a method with a sparsity, got window",
+            "--schedule cubic needs a method with one sparsity, got window",
         ),
         (["--layers", "9"], {}, "--layers: no layer matched '9'; the layers are: 0 bert.encoder.layer.0"),
         (["--layers", "1-2", "encoder.*.9"], {}, "--layers: no layer matched 'encoder.*.9'"),

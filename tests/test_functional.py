@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 import crisp_attention as crisp
-from crisp_attention import Dense, Method, RandomK, TopK, Window
+from crisp_attention import Dense, Method, PerHead, RandomK, TopK, Window
 from crisp_attention.kernels import reference
+from crisp_attention.methods import as_method
 from tests.cases import METHODS, SEED, normal, self_attention
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -249,3 +250,13 @@ def test_forward_derivatives_and_batched_calls_see_the_selection_of_every_method
     many = torch.stack([q, -q, 2 * q])
     each = torch.stack([attend(one) for one in many])
     torch.testing.assert_close(torch.func.vmap(attend)(many), each, rtol=1e-12, atol=1e-12)
+
+
+def test_a_method_for_each_head() -> None:
+    q, k, v = self_attention()
+    methods = (TopK(0.6), Dense(), Window(3), TopK(0.6))
+    output = crisp.attention(q, k, v, PerHead(tuple(map(as_method, methods))))
+    for head, method in enumerate(methods):
+        assert output[:, head].equal(crisp.attention(q, k, v, method)[:, head])
+    with pytest.raises(ValueError, match="query has 4 heads, the method is for 1"):
+        crisp.attention(q, k, v, PerHead((as_method(Dense()),)))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from crisp_attention.heads import PerHead
 from crisp_attention.kernels import reference
 from crisp_attention.methods import AnyMethod, as_method
 from crisp_attention.pairs import causal_mask, split_mask
@@ -12,7 +13,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    method: AnyMethod,
+    method: AnyMethod | PerHead,
     mask: Tensor | None = None,
     is_causal: bool = False,
     dropout: float = 0.0,
@@ -28,8 +29,10 @@ def attention(
     `mask`. `scale` defaults to D ** -0.5. `generator` (default: torch's global one) feeds `RandomK`.
     Raises TypeError or ValueError naming the argument, with expected and actual value.
     """
-    method = as_method(method)
+    method = method if isinstance(method, PerHead) else as_method(method)
     _check(query, key, value, mask, dropout)
+    if isinstance(method, PerHead) and len(method.methods) != query.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} heads, the method is for {len(method.methods)}")
     if mask is not None:
         mask = mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)
     valid, bias = split_mask(mask)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crisp_attention.heads import LayerMethod, layer_method
+from crisp_attention.heads import LayerMethod, PerHead, layer_method
+from crisp_attention.methods import as_method
 
 VERSION = 1
 
@@ -20,6 +21,12 @@ class Budgets:
 
     methods: Mapping[str, LayerMethod]
     expected: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise ValueError("budgets need a method for at least one layer, got none")
+        methods = {n: m if isinstance(m, PerHead) else as_method(m) for n, m in self.methods.items()}
+        object.__setattr__(self, "methods", methods)
 
     def save(self, path: str | Path) -> None:
         """Write the budgets as JSON; `crisp.budgets` reads them."""

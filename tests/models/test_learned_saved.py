@@ -186,3 +186,18 @@ def test_a_training_that_goes_on_from_a_checkpoint_goes_on_with_them(tmp_path) -
     trainer(resumed, tmp_path, 6).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     for name, value in values(model).items():
         torch.testing.assert_close(values(resumed)[name], value)
+
+
+def test_a_variant_of_the_weights_brings_them_back(saved, tmp_path) -> None:
+    model, _ = saved
+    model.save_pretrained(tmp_path / "half", variant="fp16")
+    assert same(values(crisp.load(tmp_path / "half", variant="fp16")), values(model))
+
+
+def test_restoring_a_model_in_use_keeps_what_it_has_learned_since(saved) -> None:
+    model = crisp.load(saved[1])
+    with torch.no_grad():
+        for value in values(model).values():
+            value.add_(1)
+    since = {name: value.clone() for name, value in values(model).items()}
+    assert same(values(crisp.restore(model)), since)

@@ -8,6 +8,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, TopK
+from crisp_attention.models.apply import get_sparsity
 from crisp_attention.models.settings import settings_of
 from tests.models.tiny import BATCH, bart, distilbert, llama
 
@@ -133,3 +134,10 @@ def test_nothing_measured_is_an_error():
         pass
     with pytest.raises(ValueError, match="nothing was measured"):
         measured.table()
+
+
+def test_a_model_made_sparse_inside_the_block_stays_sparse():
+    model = distilbert()
+    with crisp.measuring(model):
+        crisp.sparsify(model, TopK(0.5))
+    assert set(get_sparsity(model).values()) == {0.5}

@@ -72,13 +72,13 @@ def test_saved_heads_come_back(tmp_path) -> None:
 
 def test_one_sparsity_is_set_for_heads_that_share_one() -> None:
     model = crisp.sparsify(
-        distilbert(), layers={"0": {"0": HALF, "1": RandomK(0.5)}, "1": {"0": HALF, "1": WINDOW}}
+        distilbert(), layers={"0": {"0": HALF, "1": RandomK(0.5)}, "1": {"0": Method(), "1": WINDOW}}
     )
     assert get_sparsity(model) == {"distilbert.transformer.layer.0.attention": 0.5}
     crisp.set_sparsity(model, 0.25)
     assert methods(model) == [
         PerHead((Method(rule=TopK(0.25)), Method(rule=RandomK(0.25)))),
-        PerHead((HALF, WINDOW)),
+        PerHead((Method(), WINDOW)),
         None,
         None,
     ]
@@ -87,7 +87,7 @@ def test_one_sparsity_is_set_for_heads_that_share_one() -> None:
 
 
 def test_heads_with_sparsities_of_their_own_have_none_to_set() -> None:
-    with pytest.raises(ValueError, match="no layer has one sparsity to set"):
+    with pytest.raises(ValueError, match="have sparsities of their own, not one to set"):
         crisp.set_sparsity(crisp.sparsify(distilbert(), heads={"0": HALF, "1": MOST}), 0.3)
 
 
@@ -124,3 +124,10 @@ def test_a_head_that_needs_positions_is_refused_in_cross_attention() -> None:
     with pytest.raises(ValueError, match="cross-attention does not have"):
         crisp.sparsify(bart(), heads={"0": HALF, "1": Window(3)}, attention="cross")
     assert len(methods(crisp.sparsify(bart(), heads={"0": HALF, "1": Entmax()}, attention="cross"))) == 6
+
+
+def test_one_sparsity_for_all_is_not_set_past_heads_that_have_their_own() -> None:
+    model = crisp.sparsify(distilbert(), layers={0: {0: HALF, "*": MOST}, 1: HALF})
+    for ask in (lambda: crisp.set_sparsity(model, 0.7), lambda: get_sparsity(model)):
+        with pytest.raises(ValueError, match=r"the heads of .*layer\.0.* have sparsities of their own"):
+            ask()

@@ -204,7 +204,7 @@ def test_bad_arguments_are_refused_with_expected_and_actual():
     refuses(TypeError, "Linear holds 0", TopK(0.5), model=nn.Linear(2, 2))
     with pytest.raises(ValueError, match="not sparse"):
         crisp.densify(distilbert())
-    with pytest.raises(ValueError, match="no layer has one sparsity to set"):
+    with pytest.raises(ValueError, match="no layer has a method with a sparsity"):
         crisp.set_sparsity(crisp.sparsify(distilbert(), Window(3)), 0.5)
     with pytest.raises(ValueError, match=r"\[0, 1\), got 1.5"):
         crisp.set_sparsity(crisp.sparsify(distilbert(), TopK(0.5)), 1.5)

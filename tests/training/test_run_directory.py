@@ -108,3 +108,11 @@ def test_a_json_file_is_there_complete_or_not_at_all(options):
     with pytest.raises(TypeError):
         directory.write_json(directory.metrics, {"a": object()})
     assert not directory.metrics.exists()
+
+
+def test_other_budgets_in_the_same_file_do_not_continue_a_run(options):
+    directory = claimed(options)
+    with pytest.raises(OptionError, match="--resume: the methods in --budgets None are not those"):
+        directory.claim(replace(options, resume=True), {"method": "y"})
+    directory.claim(replace(options, resume=True), {"method": "x"})
+    assert json.loads(directory.config.read_text())["method"] == "x"

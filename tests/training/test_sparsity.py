@@ -92,8 +92,8 @@ def test_a_schedule_rises_to_the_sparsity_of_the_method(options) -> None:
             {"budgets": True, "schedule": "linear"},
             "--schedule linear sets one sparsity .*; --budgets has many",
         ),
-        ({"method": "topk:keep=4", "schedule": "linear"}, "needs a method with a sparsity, got topk"),
-        ({"method": "entmax", "schedule": "cubic"}, "needs a method with a sparsity, got entmax"),
+        ({"method": "topk:keep=4", "schedule": "linear"}, "needs a method with one sparsity, got topk"),
+        ({"method": "entmax", "schedule": "cubic"}, "needs a method with one sparsity, got entmax"),
         ({"ramp": (0.0, 0.5)}, "--ramp needs a --schedule that rises"),
     ],
 )

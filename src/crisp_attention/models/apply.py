@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from crisp_attention.heads import LayerMethod
+from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
 from crisp_attention.models.configs import (
@@ -49,9 +49,10 @@ def sparsify(
     (`{"0-3": TopK(0.9), "*": TopK(0.5)}`; heads without one are dense), in every chosen layer; such
     a mapping can also stand for a method in `layers`. Or `method` is what `crisp.budgets` read.
     `phase` says when the method is active, `attention` which modules count. Doing it again replaces
-    what was set before, but not what layers have learned. Call it on the model that you save: a part's
-    settings are not in the whole's configuration. Raises TypeError or ValueError if the model does
-    not use transformers' attention interface, a layer or head does not exist, or a method does not fit.
+    what was set before; what a layer has learned stays as long as its method learns it. Call it on
+    the model that you save: a part's settings are not in the whole's configuration. Raises TypeError
+    or ValueError if the model does not use transformers' attention interface, a layer or head does
+    not exist, or a method does not fit.
     """
     if heads is not None:
         if method is not None or isinstance(layers, Mapping):
@@ -72,11 +73,14 @@ def densify(model: Model) -> Model:
 
 
 def set_sparsity(model: nn.Module, sparsity: float) -> None:
-    """Set the target sparsity of every layer whose method has one. Raises ValueError if none has."""
+    """Set the target sparsity of every layer whose method has one.
+
+    Raises ValueError if none has, or if the heads of a layer have sparsities of their own.
+    """
     root = sparse_root(model)
-    sparse = [(s, s.method) for _, s in settings_of(root) if s.method and s.method.sparsity is not None]
+    sparse = _having_sparsity(root)
     if not sparse:
-        raise ValueError("no layer has one sparsity to set: its method has none, or its heads have their own")
+        raise ValueError("no layer has a method with a sparsity to set")
     changed = [method.with_sparsity(sparsity) for _, method in sparse]
     for (settings, _), method in zip(sparse, changed, strict=True):
         settings.method = method
@@ -84,9 +88,24 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
 
 
 def get_sparsity(model: nn.Module) -> dict[str, float]:
-    """The target sparsity by layer name, of the layers whose method has one."""
-    settings = [each for _, each in settings_of(sparse_root(model))]
-    return {s.name: s.method.sparsity for s in settings if s.method and s.method.sparsity is not None}
+    """The target sparsity by layer name, of the layers whose method has one.
+
+    Raises ValueError if the heads of a layer have sparsities of their own.
+    """
+    sparse = _having_sparsity(sparse_root(model))
+    return {s.name: method.sparsity for s, method in sparse if method.sparsity is not None}
+
+
+def _having_sparsity(root: PreTrainedModel) -> list[tuple[Settings, LayerMethod]]:
+    found = [(each, each.method) for _, each in settings_of(root) if each.method is not None]
+    for settings, method in found:
+        if (
+            isinstance(method, PerHead)
+            and method.sparsity is None
+            and any(m.sparsity for m in method.methods)
+        ):
+            raise ValueError(f"the heads of {settings.name} have sparsities of their own, not one to set")
+    return [(settings, method) for settings, method in found if method.sparsity is not None]
 
 
 def outermost(model: nn.Module) -> PreTrainedModel:

@@ -53,9 +53,14 @@ def read_parameters(
 ) -> list[tuple[nn.Module, Learned]]:
     """What the methods of these layers have learned, from the checkpoint at `path`, by attention module.
 
+    Layers that hold parameters of their method already, and may have trained them, are left out.
     Raises ValueError if the checkpoint does not hold all of it.
     """
-    wanted = [(layer, initial) for layer, each in methods if (initial := initial_values(layer.module, each))]
+    wanted = [
+        (layer, initial)
+        for layer, each in methods
+        if set(initial := initial_values(layer.module, each)) != set(learned_by(layer.module) or {})
+    ]
     if not wanted:
         return []
     found: dict[str, torch.Tensor] = {}
@@ -109,16 +114,21 @@ def _longest_common_ending(key: str, names: Iterable[str]) -> str | None:
     return ranked[0]
 
 
-def _weight_files(path: str | Path, **hub: Any) -> Iterable[str]:
+def _weight_files(path: str | Path, variant: str | None = None, **hub: Any) -> Iterable[str]:
     if not path:
         return []
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
-    single = cached_file(path, SAFE_WEIGHTS_NAME, **quiet, **hub)
+    single = cached_file(path, _named(SAFE_WEIGHTS_NAME, variant), **quiet, **hub)
     if single is not None:
         return [single]
-    index = cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **quiet, **hub)
+    index = cached_file(path, _named(SAFE_WEIGHTS_INDEX_NAME, variant), **quiet, **hub)
     if index is None:
         return []
     shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
     names = sorted({file for key, file in shards.items() if f".{MODULE}." in key})
     return [file for name in names if (file := cached_file(path, name, **quiet, **hub)) is not None]
+
+
+def _named(file: str, variant: str | None) -> str:
+    stem, ending = file.rsplit(".", 1)
+    return f"{stem}.{variant}.{ending}" if variant else file

@@ -66,7 +66,7 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         model = read_model(_expecting_learned(cls), path, use_safetensors=True, **kwargs)
         model.__class__ = cls
     if record.read(model.config) is not None:
-        return _restore(model, path, **hub)
+        return _restore(model, path, variant=kwargs.get("variant"), **hub)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
     return model
 

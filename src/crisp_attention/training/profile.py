@@ -54,9 +54,9 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
             block_size=options.block_size,
             sparsities=() if options.sparsity is None else (options.sparsity,),
         )
+        budgets = _recommended(found, options)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    budgets = _recommended(found, options)
     try:
         _write(found, budgets, options)
     except OSError as error:

@@ -68,6 +68,11 @@ class RunDirectory:
         Raises OptionError as `check` does.
         """
         self.check(options)
+        if options.resume and self._read_config().get("method") != json.loads(json.dumps(resolved["method"])):
+            raise OptionError(
+                f"--resume: the methods in --budgets {options.budgets} are not those with which "
+                f"the run in {self.path} was started"
+            )
         for name in [] if options.resume else self._entries():
             entry = self.path / name
             if entry.is_dir() and not entry.is_symlink():

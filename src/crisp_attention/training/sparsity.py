@@ -52,7 +52,9 @@ def schedule_of(options: FinetuneOptions, method: Method | Budgets) -> Schedule 
     if isinstance(method, Budgets):
         raise OptionError(f"--schedule {options.schedule} sets one sparsity everywhere; --budgets has many")
     if method.sparsity is None:
-        raise OptionError(f"--schedule {options.schedule} needs a method with a sparsity, got {method.name}")
+        raise OptionError(
+            f"--schedule {options.schedule} needs a method with one sparsity, got {method.spec}"
+        )
     begin, end = options.ramp or (0.0, 0.5)
     try:
         return Schedule(final=method.sparsity, shape=options.schedule, begin=begin, end=end)

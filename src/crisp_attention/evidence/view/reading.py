@@ -42,6 +42,8 @@ def read(options: ViewOptions) -> Reading:
             raise OptionError(f"{flag} is empty")
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise OptionError(f"{flag} is not valid UTF-8")
+    if not options.model.isprintable():
+        raise OptionError("--model is not valid UTF-8, or holds characters that cannot be shown")
     path = _folder(options.model)
     with restoring():
         config = read_config(path)
