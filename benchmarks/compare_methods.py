@@ -1,0 +1,225 @@
+"""Every method on SST-2 with MiniLM, at about 50 and 80 % achieved sparsity: the table in docs/results.md.
+
+    python benchmarks/compare_methods.py --dataset ../shared/data/sst2 --output runs/methods
+
+All runs train under bfloat16 autocast, with one recipe. Methods whose sparsity follows from the data
+are set on the pretrained model, by bisection on 96 training sentences, so that they drop as much
+there. Finished runs are kept: run it again to continue.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import pandas as pd
+import torch
+import tyro
+from torch.utils.data import DataLoader
+
+import crisp_attention as crisp
+from crisp_attention.evidence.digits import start_worker
+from crisp_attention.evidence.statistics import mean_interval, paired_difference
+from crisp_attention.methods import AnyMethod, as_method
+from crisp_attention.training.data import load_task
+from crisp_attention.training.finetune import finetune
+from crisp_attention.training.options import FinetuneOptions
+from crisp_attention.training.sources import load_source
+
+LEVELS = (0.5, 0.8)
+MODEL = "builtin:minilm"
+FIXED: dict[float, tuple[AnyMethod, ...]] = {
+    0.5: (crisp.TopK(0.5), crisp.NofM(2, 4), crisp.RandomK(0.5)),
+    0.8: (crisp.TopK(0.8), crisp.NofM(1, 5), crisp.RandomK(0.8)),
+}
+# a knob that runs from 0 (drops least) to 1 (drops most) for each method that has to be set
+KNOBS: dict[str, Callable[[float], AnyMethod]] = {
+    "topp": lambda x: crisp.TopP(round(1 - 0.999 * x, 3)),
+    "threshold": lambda x: crisp.Threshold(round(x, 3)),
+    "entmax": lambda x: crisp.Entmax(round(1.01 + 3 * x, 3)),
+    "block_topk": lambda x: crisp.BlockTopK(round(0.99 * x, 3), block_size=2),
+    "window": lambda x: crisp.Window(1 + 2 * round((1 - x) * 25)),
+}
+COLUMNS = [
+    "achieved sparsity",
+    "kept mass",
+    "validation",
+    "test",
+    "difference on test",
+    "seconds per step",
+    "step relative to dense",
+]
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train every method with every seed."""
+
+    dataset: str
+    """A folder of SST-2."""
+    output: Path = Path("runs/methods")
+    """Folder for the runs."""
+    train_examples: int = 2000
+    """Training sentences."""
+    epochs: float = 2.0
+    """Passes over them."""
+    learning_rate: float = 5e-5
+    """The same for every method."""
+    seeds: int = 3
+    """Runs per method."""
+    workers: int = 2
+    """Runs at a time, each on one thread."""
+
+
+def main(options: Options) -> None:
+    """Calibrate, train, print the table."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    recipe = {name: getattr(options, name) for name in ("train_examples", "epochs", "learning_rate")}
+    kept = options.output / "recipe.json"
+    if kept.exists() and json.loads(kept.read_text()) != recipe:
+        sys.exit(f"{options.output} holds runs of another recipe: {kept.read_text()}; choose another folder")
+    kept.write_text(json.dumps(recipe))
+    specs = calibrated(options)
+    jobs = [(spec, seed) for seed in range(options.seeds) for spec in specs]
+    jobs_left = [job for job in jobs if not (folder_of(options, *job) / "metrics.json").exists()]
+    pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"), initializer=start_worker)
+    with pool:
+        futures = {pool.submit(run, options, *job): job for job in jobs_left}
+        for done, future in enumerate(as_completed(futures), 1 + len(jobs) - len(jobs_left)):
+            found = future.result()
+            print(
+                f"{done}/{len(jobs)} {found['method']} seed {found['seed']}: {found['test']:.1%}", flush=True
+            )
+    table(pd.DataFrame([run(options, *job) for job in jobs]), steps(options, specs))
+
+
+def calibrated(options: Options) -> list[str]:
+    """The specs of all methods, those with a knob set to drop as much as the level says."""
+    file = options.output / "methods.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    task = load_task(options.dataset, train_examples=96)
+    source = load_source(MODEL, task, None)
+    loader = DataLoader(source.encode(task.splits["train"]), batch_size=32, collate_fn=source.collate)  # type: ignore
+    batches = list(loader)
+
+    def dropped(method: AnyMethod) -> float:
+        crisp.sparsify(source.model, method)
+        source.model.eval()
+        with torch.no_grad(), crisp.measuring(source.model) as measured:
+            for batch in batches:
+                source.model(**batch)
+        return measured.summary()["sparsity"]
+
+    methods: list[AnyMethod] = [crisp.Dense(), crisp.Entmax("learned")]
+    for level in LEVELS:
+        methods += FIXED[level]
+        for name, knob in KNOBS.items():
+            low, high, seen = 0.0, 1.0, {}
+            for _ in range(8):
+                middle = (low + high) / 2
+                seen[knob(middle)] = drops = dropped(knob(middle))
+                low, high = (middle, high) if drops < level else (low, middle)
+            best = min(seen, key=lambda m, at=level, drops=seen: abs(drops[m] - at))
+            print(f"{name} at {level:.0%}: {as_method(best).spec} drops {seen[best]:.1%}", flush=True)
+            methods.append(best)
+    specs = [as_method(method).spec for method in methods]
+    file.write_text(json.dumps(specs, indent=1))
+    return specs
+
+
+def folder_of(options: Options, spec: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return options.output / f"{spec.replace(':', '_').replace('=', '')}-{seed}"
+
+
+def run(options: Options, spec: str, seed: int) -> dict:
+    """One fine-tuning run, or what is left of it."""
+    folder = folder_of(options, spec, seed)
+    wanted = FinetuneOptions(
+        model=MODEL,
+        dataset=options.dataset,
+        output=folder,
+        method=spec,
+        train_examples=options.train_examples,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        seed=seed,
+        training=("save_strategy=no", "eval_strategy=no", "bf16=true", "use_cpu=true"),
+        overwrite=True,
+    )
+    if not (folder / "metrics.json").exists():
+        finetune(wanted)
+        shutil.rmtree(folder / "model")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {
+        "method": spec,
+        "seed": seed,
+        "validation": metrics["validation"]["accuracy"],
+        "test": metrics["test"]["accuracy"],
+        "achieved sparsity": metrics["achieved_sparsity"],
+        "kept mass": metrics["kept_mass"],
+        "seconds per step": metrics["seconds_per_step"],
+    }
+
+
+def steps(options: Options, specs: list[str]) -> dict[str, float]:
+    """Time of a training step relative to dense: medians of the methods' steps, taken in turns on one model."""
+    file = options.output / "steps.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    task = load_task(options.dataset, train_examples=32 * ROUNDS)
+    source = load_source(MODEL, task, None)
+    model = source.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    loader = DataLoader(source.encode(task.splits["train"]), batch_size=32, collate_fn=source.collate)  # type: ignore
+    taken: dict[str, list[float]] = {spec: [] for spec in specs}
+    for batch in loader:
+        for spec in specs:
+            if spec != "dense":
+                crisp.sparsify(model, crisp.parse(spec))
+            began = perf_counter()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            taken[spec].append(perf_counter() - began)
+            if spec != "dense":
+                crisp.densify(model)
+    ratios = {spec: median(times) / median(taken["dense"]) for spec, times in taken.items()}
+    file.write_text(json.dumps(ratios, indent=1))
+    return ratios
+
+
+def table(runs: pd.DataFrame, ratios: dict[str, float]) -> None:
+    """Print one line per method, in Markdown: means over seeds, accuracies with 95 % t-intervals."""
+    dense = runs[runs["method"] == "dense"].sort_values("seed")["test"].mul(100).tolist()
+    print("|".join(["", "method", *COLUMNS, ""]))
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for method, group in runs.groupby("method", sort=False):
+        test = group.sort_values("seed")["test"].mul(100).tolist()
+        validation = mean_interval(group["validation"].mul(100).tolist())
+        gap, at = paired_difference(test, dense), mean_interval(test)
+        cells = [
+            f"`{method}`",
+            f"{group['achieved sparsity'].mean():.1%}",
+            f"{group['kept mass'].mean():.1%}",
+            f"{validation.mean:.1f} ± {validation.half_width:.1f}",
+            f"{at.mean:.1f} ± {at.half_width:.1f}",
+            "" if method == "dense" else f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
+            f"{group['seconds per step'].mean():.2f}",
+            f"{ratios[str(method)]:.2f}",
+        ]
+        print("|".join(["", *cells, ""]))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
