@@ -84,9 +84,8 @@ def attention(
         if observe is not None:
             with torch.no_grad():
                 queries = valid_queries(valid)
-                observe(
-                    Observation(products.detach(), scores.detach(), valid.expand_as(scores), keep, queries)
-                )
+                pairs = valid.expand_as(scores)
+                observe(Observation(rows.products, scores.detach(), pairs, keep, queries))
         weights = apply_dropout(weights, p=dropout).to(value.dtype)
         return torch.matmul(weights, value), weights
 

@@ -9,20 +9,19 @@ from transformers import PreTrainedModel
 from crisp_attention.methods import AnyMethod
 from crisp_attention.models.apply import activate, densify, sparsify
 from crisp_attention.models.learned import MODULE, learned_by
-from crisp_attention.models.selection import Which
 from crisp_attention.models.settings import settings_of
 
 
 @contextmanager
-def having(root: PreTrainedModel, method: AnyMethod, attention: Which = "self") -> Iterator[None]:
-    """Inside the block `root`, sparse or not, has `method` in its attention and nothing else.
+def having(root: PreTrainedModel, method: AnyMethod) -> Iterator[None]:
+    """Inside the block `root`, sparse or not, has `method` in its self-attention and nothing else.
 
     Raises TypeError or ValueError, as `sparsify` does, if the method does not fit the model.
     """
     before = settings_of(root)
     learned = [(layer.module, learned_by(layer.module)) for layer, _ in before]
     try:
-        sparsify(root, method, attention=attention)
+        sparsify(root, method)
         yield
     finally:
         if before:

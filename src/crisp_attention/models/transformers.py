@@ -89,10 +89,10 @@ def crisp_attention(
 
     block_means = None
     if settings and method.block_size and query.shape[2] == 1 and not torch.compiler.is_compiling():
-        seen = (
-            torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device) if valid is None else valid
-        )
-        block_means = settings.decoding.block_means(key, seen, method.block_size)
+        row = valid
+        if row is None:
+            row = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+        block_means = settings.decoding.block_means(key, row, method.block_size)
 
     def observe(seen: reference.Observation) -> None:
         if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
