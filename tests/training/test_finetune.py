@@ -41,6 +41,7 @@ def check_run(run, splits=("validation", "test")):
     assert {entry.name for entry in folder.iterdir()} == {
         "config.json",
         "metrics.json",
+        "history.csv",
         "measurements.csv",
         "figures",
         "model",

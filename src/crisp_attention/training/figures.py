@@ -1,7 +1,6 @@
 """Pictures of one run. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,8 @@ TRAINING, VALIDATION = "#0072B2", "#D55E00"
 DPI = 150
 
 
-def draw_learning(history: list[dict[str, Any]], path: Path) -> None:
-    """Training and validation loss, and validation accuracy, against epochs."""
-    log = pd.DataFrame(history)
+def draw_learning(log: pd.DataFrame, path: Path) -> None:
+    """Training and validation loss, and validation accuracy, against epochs, from the Trainer's log."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     _curve(losses, log, "loss", "training", TRAINING, marker="")

@@ -99,10 +99,11 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
         "peak_memory_bytes": peak_memory(arguments.device),
         "device": str(arguments.device),
     }
-    trainer.save_model(str(directory.model))
-    (directory.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.json says the same
-    if source.processor is not None:
-        source.processor.save_pretrained(directory.model)
+    if not options.discard_model:
+        trainer.save_model(str(directory.model))
+        (directory.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.json says the same
+        if source.processor is not None:
+            source.processor.save_pretrained(directory.model)
     directory.write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return Run(metrics, directory)

@@ -90,6 +90,9 @@ class FinetuneOptions:
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
 
+    discard_model: Flag = False
+    """Keep no model, only what was measured: configuration, metrics, predictions, figures."""
+
     overwrite: Flag = False
     """Replace the run that is in the output folder."""
 

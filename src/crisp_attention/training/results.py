@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import torch
 from transformers import Trainer
 
@@ -22,7 +23,7 @@ TRAIN_EXAMPLES_EVALUATED = 2000
 def results(
     trainer: Trainer, source: Source, task: Task, directory: RunDirectory, progress: RunProgress
 ) -> dict[str, Any]:
-    """Evaluate every split and measure the attention; writes predictions, measurements and figures."""
+    """Evaluate every split, measure the attention; writes predictions, measurements, the log and figures."""
     splits = {"validation": trainer.eval_dataset}
     if "test" in task.splits:
         splits["test"] = longest_first(source.encode(task.splits["test"]))
@@ -34,7 +35,9 @@ def results(
     metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
     progress.phase = "measuring attention"
     metrics |= _measure(trainer, source, directory)
-    draw_learning(trainer.state.log_history, directory.figures / "learning.png")
+    history = pd.DataFrame(trainer.state.log_history)
+    history.to_csv(directory.history, index=False)
+    draw_learning(history, directory.figures / "learning.png")
     return metrics
 
 

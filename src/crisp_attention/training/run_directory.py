@@ -15,7 +15,7 @@ PACKAGES = ("crisp-attention", "torch", "transformers", "datasets", "accelerate"
 # what may differ between a run and its continuation
 FREE = {"output", "overwrite", "resume"}
 OWN = re.compile(
-    r"(config|metrics)\.(json|partial)|measurements\.csv|figures|model|checkpoints"
+    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints"
     r"|predictions-(validation|test)\.parquet"
 )
 
@@ -28,6 +28,7 @@ class RunDirectory:
         self.config = path / "config.json"
         self.metrics = path / "metrics.json"
         self.measurements = path / "measurements.csv"
+        self.history = path / "history.csv"
         self.figures = path / "figures"
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"

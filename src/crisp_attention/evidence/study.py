@@ -1,0 +1,188 @@
+"""A study as it lies in its folder: which runs there should be, and what each of them measured.
+
+The folder is the truth for all evidence; Optuna's storage only says who works on what.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crisp_attention.rules import Dense, RandomK
+from crisp_attention.specs import parse
+from crisp_attention.training.options import OptionError
+from crisp_attention.training.run_directory import RunDirectory
+
+STUDY = "study.json"
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One line of a comparison: a method, and the recipe with which it is trained.
+
+    method: its spec, such as `topk:sparsity=0.8`; `dense` is the model's own attention.
+    """
+
+    method: str
+    learning_rate: float
+    epochs: float
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """The spec in letters that any file system takes; the run folders are named after it."""
+        return re.sub(r"[^\w.]+", "-", self.method)
+
+    @property
+    def name(self) -> str:
+        """The name of the method without its options: `topk`, `window+topk`."""
+        return parse(self.method).name
+
+    @property
+    def sparsity(self) -> float | None:
+        """Target sparsity: 0 for dense, None for a method that has none."""
+        return 0.0 if self.is_dense else parse(self.method).sparsity
+
+    @property
+    def label(self) -> str:
+        """For people: `dense`, `topk 80 %`, or the spec where options other than the sparsity were given."""
+        if self.is_dense or self.method != f"{self.name}:sparsity={self.sparsity}":
+            return self.method
+        return f"{self.name} {100 * (self.sparsity or 0):.3g} %"
+
+    @property
+    def is_dense(self) -> bool:
+        return self.method == Dense.name
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it is a control: keys drawn at random."""
+        return isinstance(parse(self.method).rule, RandomK)
+
+
+def run_name(configuration: Configuration, seed: int) -> str:
+    """The name of a run, and of its folder."""
+    return f"{configuration.id}-seed-{seed}"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run left in its folder."""
+
+    configuration: Configuration
+    seed: int
+    directory: RunDirectory
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: per split accuracy, loss, examples; sparsity, kept mass, time, memory."""
+        return json.loads(self.directory.metrics.read_text(encoding="utf-8"))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json: options, notes, versions."""
+        return json.loads(self.directory.config.read_text(encoding="utf-8"))
+
+    def predictions(self, split: str) -> pd.DataFrame:
+        """One row per example of the split, by index: label, prediction, logits."""
+        return pd.read_parquet(self.directory.predictions(split)).set_index("index").sort_index()
+
+    def history(self) -> pd.DataFrame:
+        """The Trainer's log: epoch, loss, eval_loss, eval_accuracy …"""
+        return pd.read_csv(self.directory.history)
+
+    def measurements(self) -> pd.DataFrame:
+        """Achieved sparsity and kept mass of every layer and head."""
+        return pd.read_csv(self.directory.measurements)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was planned (study.json), and what there is of it."""
+
+    path: Path
+    name: str
+    command: list[str]
+    options: dict[str, Any]
+    configurations: tuple[Configuration, ...]
+    seeds: tuple[int, ...]
+    created: str
+    versions: dict[str, str]
+    published: dict[str, Any] | None = None
+
+    @staticmethod
+    def read(path: Path) -> "Study":
+        """The study in the folder. Raises OptionError if there is none, or its record is damaged."""
+        file = path / STUDY
+        if not file.is_file():
+            raise OptionError(f"{path} holds no study: expected {STUDY}, as `crisp sweep` writes it")
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            configurations = tuple(Configuration(**each) for each in data.pop("configurations"))
+            return Study(path, configurations=configurations, seeds=tuple(data.pop("seeds")), **data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"{file} is damaged: {error}") from error
+
+    def record(self) -> dict[str, Any]:
+        """What study.json holds."""
+        data = {key: value for key, value in asdict(self).items() if key != "path"}
+        return data | {"configurations": [asdict(each) for each in self.configurations]}
+
+    def directory(self, configuration: Configuration, seed: int) -> RunDirectory:
+        """The folder of a run, whether it is there or not."""
+        return RunDirectory(self.path / RUNS / run_name(configuration, seed))
+
+    def failure_file(self, configuration: Configuration, seed: int) -> Path:
+        """Where the reason for a run's failure is kept, if it failed."""
+        return self.path / RUNS / f"{run_name(configuration, seed)}.failed.json"
+
+    def finished(self, configuration: Configuration) -> list[FinishedRun]:
+        """The configuration's finished runs, by seed."""
+        found = ((seed, self.directory(configuration, seed)) for seed in self.seeds)
+        return [FinishedRun(configuration, seed, folder) for seed, folder in found if folder.complete]
+
+    def failed(self) -> dict[tuple[str, int], str]:
+        """The reasons of failed runs, by the configuration's id and seed."""
+        return {
+            (each.id, seed): json.loads(file.read_text(encoding="utf-8"))["reason"]
+            for each in self.configurations
+            for seed in self.seeds
+            if (file := self.failure_file(each, seed)).is_file() and not self.directory(each, seed).complete
+        }
+
+    def missing(self) -> list[tuple[Configuration, int]]:
+        """Runs that are neither finished nor failed here: still to do, or done on another machine."""
+        failed = self.failed()
+        return [
+            (each, seed)
+            for each in self.configurations
+            for seed in self.seeds
+            if (each.id, seed) not in failed and not self.directory(each, seed).complete
+        ]
+
+    @property
+    def dense(self) -> Configuration:
+        """The baseline that every study has."""
+        return next(each for each in self.configurations if each.is_dense)
+
+    def control(self, configuration: Configuration) -> Configuration | None:
+        """The random control that keeps as many keys as the configuration, if the study has one."""
+        return next(
+            (
+                each
+                for each in self.configurations
+                if each.is_random and not configuration.is_random and each.sparsity == configuration.sparsity
+            ),
+            None,
+        )
+
+
+def pairs(configurations: Sequence[Configuration], seeds: Sequence[int]) -> list[tuple[Configuration, int]]:
+    """All runs, seed by seed, so that an unfinished study holds every configuration as often."""
+    return [(configuration, seed) for seed in seeds for configuration in configurations]
