@@ -1,13 +1,12 @@
 """The `crisp` command. Thin: it parses, calls and prints; heavy imports happen inside the commands."""
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from crisp_attention.evidence.options import DemoOptions, ViewOptions
+from crisp_attention.evidence.options import DemoOptions, SweepOptions, ViewOptions
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
 
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130
-Options = FinetuneOptions | ProfileOptions | ViewOptions | DemoOptions | MethodsOptions
+Options = FinetuneOptions | SweepOptions | ProfileOptions | ViewOptions | DemoOptions | MethodsOptions
 Command = (
     Annotated[FinetuneOptions, tyro.conf.subcommand("finetune")]
+    | Annotated[SweepOptions, tyro.conf.subcommand("sweep")]
     | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
     | Annotated[ViewOptions, tyro.conf.subcommand("view")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
@@ -45,12 +45,17 @@ def main() -> None:
     from crisp_attention.models.persistence import CheckpointError
     from crisp_attention.training.data import DataError
     from crisp_attention.training.options import OptionError
+    from crisp_attention.training.quiet import be_quiet
 
     console = Console(stderr=True)
-    _quiet()
+    be_quiet()
     try:
         if isinstance(options, FinetuneOptions):
             _finetune(options, console)
+        elif isinstance(options, SweepOptions):
+            from crisp_attention.evidence.sweep.command import sweep
+
+            sweep(options, console)
         elif isinstance(options, ProfileOptions):
             from crisp_attention.training.profile import run_profile
 
@@ -135,14 +140,3 @@ def _table(metrics: dict[str, Any]) -> Any:
             cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", f"{seen['loss']:.4f}")
             table.add_row(split, *cells)
     return table
-
-
-def _quiet() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning where data loaders fork
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors reach the user as DataError
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What `crisp demo` and `crisp view` can be asked for. Imports nothing heavy."""
+"""What the commands for evidence can be asked for. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from crisp_attention.training.options import Text
+from crisp_attention.training.options import Flag, RecipeOptions, Text, Texts
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,62 @@ class ViewOptions:
 
     output: Path = Path("view.html")
     """The file to write; one that is there is replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Where a study is kept and who works on it: what may change when a study is continued."""
+
+    output: Path
+    """Folder for the study: its runs, study.json and report. The same command again continues it."""
+
+    workers: int = 1
+    """Runs at a time on this machine; the cores, and the GPUs, are shared out among them."""
+
+    storage: Text = None
+    """URL of the Optuna storage, for example postgresql://user@host/database, from which several machines
+    pull runs. Default: a SQLite file in the output folder."""
+
+    study: Text = None
+    """Name of the study in the storage. Default: that of the output folder."""
+
+    keep_models: Flag = False
+    """Keep the model of every run; else only what was measured."""
+
+    retry_failed: Flag = False
+    """Run again what failed before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(RecipeOptions, StudyOptions):
+    """Does sparse attention help on your task? Fine-tune dense and sparse models with several seeds, and report.
+
+    Every method runs at every sparsity with every seed; dense always runs too. Interrupt it at any time:
+    the same command continues. It ends with `crisp report`.
+
+    For example:
+      crisp sweep --model distilbert-base-uncased --dataset stanfordnlp/sst2 --method topk,random \\
+        --sparsity 0.5,0.8 --seeds 5 --output runs/sst2
+    """
+
+    method: Texts = ("topk", "random")
+    """Methods, by commas: such as topk,random or topk,window:width=9; `crisp methods` lists them.
+    Default: topk,random."""
+
+    sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="")] = ("0.8",)
+    """Sparsities, by commas, for every method that has one and does not say it itself; 0 is dense. Default: 0.8."""
+
+    seeds: int = 5
+    """Runs per configuration; at least 2 for an interval. With --search: of the confirmation."""
+
+    recipe: UseAppendAction[
+        Annotated[tuple[str, ...], arg(metavar="METHOD:KEY=VALUE", help_behavior_hint="")]
+    ] = ()
+    """A learning rate or number of epochs for one method, such as dense:epochs=5:learning_rate=3e-5."""
+
+    search: Flag = False
+    """Let Optuna choose method, sparsity, schedule, layers and learning rate on the validation split, for dense
+    and sparse alike; then run the best of each, and the random control, with fresh seeds."""
+
+    trials: int = 30
+    """With --search: runs to choose from; a third of them are dense."""

@@ -27,11 +27,15 @@ class Configuration:
     """One line of a comparison: a method, and the recipe with which it is trained.
 
     method: its spec, such as `topk:sparsity=0.8`; `dense` is the model's own attention.
+    schedule, layers: as for `crisp finetune`.
+    note: what a reader of the report should know of it.
     """
 
     method: str
     learning_rate: float
     epochs: float
+    schedule: str = "constant"
+    layers: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -69,6 +73,11 @@ class Configuration:
 def run_name(configuration: Configuration, seed: int) -> str:
     """The name of a run, and of its folder."""
     return f"{configuration.id}-seed-{seed}"
+
+
+def failure_file(run: Path) -> Path:
+    """Where the reason for a run's failure is kept: beside its folder."""
+    return run.with_name(f"{run.name}.failed.json")
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,10 @@ class Study:
             raise OptionError(f"{path} holds no study: expected {STUDY}, as `crisp sweep` writes it")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
-            configurations = tuple(Configuration(**each) for each in data.pop("configurations"))
+            configurations = tuple(
+                Configuration(**each | {"layers": tuple(each["layers"])})
+                for each in data.pop("configurations")
+            )
             return Study(path, configurations=configurations, seeds=tuple(data.pop("seeds")), **data)
         except (KeyError, TypeError, ValueError) as error:
             raise OptionError(f"{file} is damaged: {error}") from error
@@ -138,10 +150,6 @@ class Study:
         """The folder of a run, whether it is there or not."""
         return RunDirectory(self.path / RUNS / run_name(configuration, seed))
 
-    def failure_file(self, configuration: Configuration, seed: int) -> Path:
-        """Where the reason for a run's failure is kept, if it failed."""
-        return self.path / RUNS / f"{run_name(configuration, seed)}.failed.json"
-
     def finished(self, configuration: Configuration) -> list[FinishedRun]:
         """The configuration's finished runs, by seed."""
         found = ((seed, self.directory(configuration, seed)) for seed in self.seeds)
@@ -153,7 +161,7 @@ class Study:
             (each.id, seed): json.loads(file.read_text(encoding="utf-8"))["reason"]
             for each in self.configurations
             for seed in self.seeds
-            if (file := self.failure_file(each, seed)).is_file() and not self.directory(each, seed).complete
+            if (file := failure_file(self.directory(each, seed).path)).is_file()
         }
 
     def missing(self) -> list[tuple[Configuration, int]]:

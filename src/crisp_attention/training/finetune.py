@@ -39,11 +39,13 @@ class Run:
     directory: RunDirectory
 
 
-def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
+def finetune(
+    options: FinetuneOptions, console: Console | None = None, callbacks: Sequence[TrainerCallback] = ()
+) -> Run:
     """Fine-tune, evaluate and leave a complete run directory; a finished run is not repeated by `resume`.
 
-    Notes and progress go to `console`. Raises OptionError, DataError or CheckpointError, before any
-    training and before the output folder changes, for what cannot work.
+    Notes and progress go to `console`; the Trainer gets `callbacks` too. Raises OptionError, DataError or
+    CheckpointError, before any training and before the output folder changes, for what cannot work.
     """
     console = console or Console(quiet=True)
     _check_one_process()
@@ -83,7 +85,7 @@ def finetune(options: FinetuneOptions, console: Console | None = None) -> Run:
         "notes": notes,
     }
     progress = RunProgress(console)
-    trainer, times = build(source, task, arguments, schedule, [progress])
+    trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
     directory.claim(options, resolved)
     _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
     if options.resume:

@@ -18,32 +18,15 @@ class OptionError(ValueError):
     """Options that contradict each other, or the run that is already there."""
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """Fine-tune a classifier with sparse attention, evaluate it, and keep everything in one folder.
-
-    For example:
-      crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2 --output runs/first
-    """
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What a run learns, from which data and how: the part that the runs of a study share."""
 
     model: str
     """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
 
     dataset: str
     """A hub id, a folder of train/validation/test parquet, csv or jsonl files, or `builtin:digits`."""
-
-    output: Path
-    """Folder for the run: config.json, metrics.json, predictions, figures, model."""
-
-    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
-    """A method and its options, such as `topk`, `nofm:n=2:m=4` or `window:width=9+topk`; `crisp methods` lists them.
-    Default: `topk`."""
-
-    sparsity: Real = None
-    """For methods with a sparsity: the share of keys, or blocks, to drop, in [0, 1). Default: 0.8."""
-
-    budgets: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """A method for every layer and head, as `crisp profile --save` wrote them, in place of `--method`."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
@@ -84,11 +67,36 @@ class FinetuneOptions:
     max_length: Count = None
     """For text: longer ones are cut to this many tokens. Default: 128."""
 
-    seed: int = 0
-    """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""
-
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
+
+    report_to: Annotated[Literal["tensorboard", "mlflow", "wandb"] | None, arg(help_behavior_hint="")] = None
+    """Log the run there too; for TensorBoard into its own folder. Default: nowhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RecipeOptions):
+    """Fine-tune a classifier with sparse attention, evaluate it, and keep everything in one folder.
+
+    For example:
+      crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2 --output runs/first
+    """
+
+    output: Path
+    """Folder for the run: config.json, metrics.json, predictions, figures, model."""
+
+    method: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
+    """A method and its options, such as `topk`, `nofm:n=2:m=4` or `window:width=9+topk`; `crisp methods` lists them.
+    Default: `topk`."""
+
+    sparsity: Real = None
+    """For methods with a sparsity: the share of keys, or blocks, to drop, in [0, 1). Default: 0.8."""
+
+    budgets: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """A method for every layer and head, as `crisp profile --save` wrote them, in place of `--method`."""
+
+    seed: int = 0
+    """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""
 
     discard_model: Flag = False
     """Keep no model, only what was measured: configuration, metrics, predictions, figures."""

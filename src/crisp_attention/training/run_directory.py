@@ -13,7 +13,7 @@ from crisp_attention.training.options import FinetuneOptions, OptionError
 
 PACKAGES = ("crisp-attention", "torch", "transformers", "datasets", "accelerate", "numpy")
 # what may differ between a run and its continuation
-FREE = {"output", "overwrite", "resume"}
+FREE = {"output", "overwrite", "resume", "discard_model", "report_to"}
 OWN = re.compile(
     r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints"
     r"|predictions-(validation|test)\.parquet"

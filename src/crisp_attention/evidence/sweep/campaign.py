@@ -1,0 +1,108 @@
+"""Working on a queue until nothing is left: claim, run, record."""
+
+import shutil
+import time
+from collections.abc import Callable
+
+import optuna
+from optuna.trial import TrialState
+
+from crisp_attention.evidence.study import failure_file
+from crisp_attention.evidence.sweep.pool import Job, Message, Pool
+from crisp_attention.evidence.sweep.queue import Planned, Queue
+from crisp_attention.evidence.sweep.storage import HEARTBEAT_SECONDS
+from crisp_attention.evidence.sweep.view import View
+from crisp_attention.training.options import FinetuneOptions, OptionError
+from crisp_attention.training.records import write_json
+
+LOOK_SECONDS = 2.0
+FREE_BYTES = 2**24  # with less, a failure is laid to the full disk and not to the run
+Starter = Callable[[optuna.Trial], FinetuneOptions]
+
+
+class Campaign:
+    """One worker process at work on the planned runs of a study, together with others or alone."""
+
+    def __init__(self, queue: Queue, pool: Pool, view: View, start: Starter, *, pruned: bool = False) -> None:
+        """`start` gives a claimed run its options; `pruned` ends hopeless runs, as the study's pruner says."""
+        self.queue, self.pool, self.view, self.start, self.pruned = queue, pool, view, start, pruned
+        self._trials: dict[str, optuna.Trial] = {}
+        self._options: dict[str, FinetuneOptions] = {}
+
+    def work(self, planned: list[Planned]) -> None:
+        """Return when every planned run has ended, here or elsewhere. Raises OptionError if the disk is full.
+
+        Whatever ends this early, the runs at work here are given back.
+        """
+        looked = beaten = float("-inf")
+        try:
+            while True:
+                if self.pool.has_room and time.monotonic() - looked > LOOK_SECONDS:
+                    looked = time.monotonic() if not self._claim(planned) else looked
+                    self.view.states = self.queue.states()
+                    if not self.pool.jobs and not any(map(self._is_live, planned)):
+                        return
+                for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
+                    looked = float("-inf")
+                    self._hear(job, message)
+                if time.monotonic() - beaten > HEARTBEAT_SECONDS:
+                    beaten = time.monotonic()
+                    for trial in self._trials.values():
+                        self.queue.beat(trial)
+        finally:
+            self._give_back()
+
+    def _is_live(self, run: Planned) -> bool:
+        return self.view.states.get(run.name, TrialState.WAITING) in (TrialState.WAITING, TrialState.RUNNING)
+
+    def _claim(self, planned: list[Planned]) -> bool:
+        trial = self.queue.claim(planned)
+        if trial is None:
+            return False
+        options = self.start(trial)
+        name = options.output.name
+        self._trials[name], self._options[name] = trial, options
+        self.view.step(self.pool.start(name, options), 0, 1)
+        return True
+
+    def _hear(self, job: Job, message: Message) -> None:
+        kind, *what = message
+        if kind == "step":
+            self.view.step(job, *what)
+        elif kind == "accuracy":
+            self._judge(job, *what)
+        elif kind == "done":
+            accuracy = what[0]["validation"]["accuracy"]
+            failure_file(self._options[job.name].output).unlink(missing_ok=True)
+            self.queue.finish(self._trials.pop(job.name), accuracy)
+            self.view.states = self.queue.states()
+            self.view.ended(job, accuracy)
+        else:
+            self._failed(job, kind, *what)
+
+    def _judge(self, job: Job, epoch: float, accuracy: float) -> None:
+        trial = self._trials[job.name]
+        trial.report(accuracy, round(epoch))
+        if self.pruned and trial.should_prune():
+            self.pool.stop(job)
+            self.queue.prune(self._trials.pop(job.name))
+            self.view.gone(job, f"stopped as hopeless after {epoch:g} epochs ({accuracy:.1%} on validation)")
+
+    def _failed(self, job: Job, kind: str, reason: str) -> None:
+        output = self._options[job.name].output
+        if kind == "full" or shutil.disk_usage(output.parent).free < FREE_BYTES:
+            raise OptionError(
+                f"no space is left in {output.parent} ({reason}); the study is intact: make room and run the same "
+                f"command again"
+            )
+        failure = {"reason": reason, "log": str(self.pool.logs / f"{job.name}.log")}
+        write_json(failure_file(output), failure)
+        self.queue.fail(self._trials.pop(job.name), reason)
+        self.view.gone(job, f"failed: {reason}; its log is {failure['log']}")
+
+    def _give_back(self) -> None:
+        for job in list(self.pool.jobs):
+            self.pool.stop(job)
+        for trial in self._trials.values():
+            self.queue.give_back(trial)
+        self._trials.clear()

@@ -1,0 +1,96 @@
+"""What happens inside the process of one run."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import replace
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+
+from crisp_attention.evidence.sweep.reporting import Reporter
+from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.training.checkpoints import check_resuming, newest_checkpoint
+from crisp_attention.training.data.error import first_line
+from crisp_attention.training.finetune import finetune
+from crisp_attention.training.options import FinetuneOptions, OptionError
+from crisp_attention.training.quiet import be_quiet
+from crisp_attention.training.run_directory import RunDirectory
+from crisp_attention.training.words import words
+
+LOCK_SECONDS = 60
+
+
+class Place(NamedTuple):
+    """Where a run works: its number of threads, the GPU it may use (None: any), its log and lock files."""
+
+    threads: int
+    device: str | None
+    log: Path
+    lock: Path
+
+
+def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
+    """Do the run, or what is left of it; what it prints goes to its log.
+
+    Sends what `Reporter` sends, and at last ("done", metrics), ("full", reason) if no space is left on
+    the device, or ("failed", reason).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _write_to(place.log)
+    if place.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.device
+    torch.set_num_threads(place.threads)
+    be_quiet()
+    sys.argv = ["crisp", "finetune", *words(options)]
+    try:
+        with FileLock(place.lock, timeout=LOCK_SECONDS):
+            pipe.send(("done", _run(options, pipe)))
+    except BaseException as error:  # whatever it is, the study goes on and says it
+        traceback.print_exc()
+        pipe.send(("full" if _is_full(error) else "failed", first_line(error)))
+
+
+def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
+    directory = RunDirectory(options.output)
+    if directory.config.is_file():
+        options = replace(options, resume=True)
+        try:
+            check_resuming()
+            newest_checkpoint(directory.checkpoints)
+        except (CheckpointError, OptionError):
+            if not directory.complete:
+                options = replace(options, resume=False, overwrite=True)
+    return finetune(options, callbacks=[Reporter(pipe)]).metrics
+
+
+def _end_with_parent() -> None:
+    """A worker that is killed takes its runs with it: whoever takes them over must be alone with them."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

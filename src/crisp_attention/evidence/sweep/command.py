@@ -1,0 +1,115 @@
+"""From the options of `crisp sweep` to a finished study."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+import sqlalchemy
+from rich.console import Console
+
+from crisp_attention.evidence.options import StudyOptions, SweepOptions
+from crisp_attention.evidence.study import RUNS, STUDY, Configuration, Study, pairs, run_name
+from crisp_attention.evidence.sweep.campaign import Campaign
+from crisp_attention.evidence.sweep.check import check
+from crisp_attention.evidence.sweep.plan import grid, run_options
+from crisp_attention.evidence.sweep.pool import Pool
+from crisp_attention.evidence.sweep.queue import Planned, Queue
+from crisp_attention.evidence.sweep.storage import Storage
+from crisp_attention.evidence.sweep.view import View
+from crisp_attention.training.options import FinetuneOptions, OptionError
+from crisp_attention.training.records import changes, plain, versions, write_json
+from crisp_attention.training.words import words
+
+OPTIONS = "options"
+FREE = {each.name for each in fields(StudyOptions)} | {"report_to"}
+
+
+def sweep(options: SweepOptions, console: Console) -> Study:
+    """Run what the study still lacks; return it when all its runs have ended.
+
+    Progress goes to `console`. Raises OptionError, DataError or CheckpointError for what cannot work,
+    before anything runs, and OptionError when the disk is full. Interrupted, it can be called again.
+    """
+    configurations = grid(options)
+    check(options, configurations, console)
+    options.output.mkdir(parents=True, exist_ok=True)
+    queue = open_queue(options, optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner())
+    study = recorded(options, configurations, tuple(range(options.seeds)))
+    run_grid(study, options, queue, console)
+    return study
+
+
+def open_queue(
+    options: SweepOptions, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
+) -> Queue:
+    """The study's queue in its storage. Raises OptionError if the study there has other options."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = Storage(options.storage, options.output)
+    name = options.study or options.output.resolve().name
+    fixed = {key: value for key, value in plain(options).items() if key not in FREE}
+    with storage.locked():
+        study = storage.study(name, sampler, pruner)
+        before = study.user_attrs.get(OPTIONS)
+        if before is None:
+            study.set_user_attr(OPTIONS, fixed)
+        elif changed := changes(before, fixed):
+            raise OptionError(
+                f"the study {name} in {storage} was started with other options: {changed}; choose another --output"
+            )
+    queue = Queue(storage, study)
+    if options.retry_failed:
+        queue.retry()
+    return queue
+
+
+def recorded(
+    options: SweepOptions, configurations: Sequence[Configuration], seeds: tuple[int, ...], **more: Any
+) -> Study:
+    """The study, its record written to the folder; when it is continued, the first record stays."""
+    if not (options.output / STUDY).is_file():
+        study = Study(
+            path=options.output,
+            name=options.study or options.output.resolve().name,
+            command=_command(options),
+            options=plain(options) | {"storage": None},
+            configurations=tuple(configurations),
+            seeds=seeds,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+            **more,
+        )
+        write_json(options.output / STUDY, study.record())
+    return Study.read(options.output)
+
+
+def _command(options: SweepOptions) -> list[str]:
+    """The command, without the password that its storage may have."""
+    if options.storage:
+        shown = sqlalchemy.make_url(options.storage).render_as_string(hide_password=True)
+        options = replace(options, storage=shown)
+    return ["crisp", "sweep", *words(options)]
+
+
+def run_grid(study: Study, options: SweepOptions, queue: Queue, console: Console) -> None:
+    """Every configuration with every seed."""
+    runs = {run_name(each, seed): (each, seed) for each, seed in pairs(study.configurations, study.seeds)}
+    ids = [each.id for each in study.configurations]
+
+    def start(trial: optuna.Trial) -> FinetuneOptions:
+        configuration, seed = runs[trial.user_attrs["run"]]
+        trial.suggest_categorical("configuration", ids)
+        trial.suggest_categorical("seed", study.seeds)
+        return run_options(options, configuration, seed, study.directory(configuration, seed).path)
+
+    planned = [Planned(name, {"configuration": each.id, "seed": seed}) for name, (each, seed) in runs.items()]
+    (study.path / RUNS).mkdir(exist_ok=True)
+    rows = {each.label: [run_name(each, seed) for seed in study.seeds] for each in study.configurations}
+    view = View(console, rows, options.workers)
+    for each in study.configurations:
+        view.accuracy |= {
+            run_name(each, run.seed): run.metrics["validation"]["accuracy"] for run in study.finished(each)
+        }
+    with view:
+        Campaign(queue, Pool(options.workers, study.path / "logs"), view, start).work(planned)

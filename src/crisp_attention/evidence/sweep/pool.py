@@ -1,0 +1,110 @@
+"""The processes of a worker: each run has one of its own, so that a crash costs that run alone."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crisp_attention.evidence.sweep.child import Place, work
+from crisp_attention.training.options import FinetuneOptions
+
+# glibc gives every large temporary back to the system at once; keeping them makes steps shorter
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+PRELOADED = ["crisp_attention.evidence.sweep.child"]
+ENDS = ("done", "failed", "full")
+Message = tuple[Any, ...]
+
+
+@dataclass
+class Job:
+    """A run in its process."""
+
+    name: str
+    slot: int
+    process: BaseProcess
+    pipe: Connection
+    began: float = field(default_factory=time.monotonic)
+    ended: bool = False
+
+
+class Pool:
+    """Runs jobs side by side, cores and GPUs shared out among them."""
+
+    def __init__(self, workers: int, logs: Path) -> None:
+        self.workers, self.logs = workers, logs
+        self.jobs: list[Job] = []
+        self._threads = max(1, _cores() // workers)
+        self._devices = _devices()
+        for name, value in {**KEEP_MEMORY, "OMP_NUM_THREADS": str(self._threads)}.items():
+            os.environ.setdefault(name, value)
+        methods = multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        self._context.set_forkserver_preload(PRELOADED)  # so that not every run imports everything again
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job may start."""
+        return len(self.jobs) < self.workers
+
+    def start(self, name: str, options: FinetuneOptions) -> Job:
+        """Start a run in a process of its own."""
+        slot = min(set(range(self.workers)) - {job.slot for job in self.jobs})
+        device = self._devices[slot % len(self._devices)] if self._devices else None
+        place = Place(self._threads, device, self.logs / f"{name}.log", self.logs / f".{name}.lock")
+        mine, its = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=work, args=(options, place, its), name=name, daemon=True)
+        process.start()
+        its.close()
+        job = Job(name, slot, process, mine)
+        self.jobs.append(job)
+        return job
+
+    def messages(self, seconds: float) -> list[tuple[Job, Message]]:
+        """What the jobs said, waiting at most so long; a job that has said its end is no longer in the pool."""
+        ready = {job.pipe for job in self.jobs} & set(wait([job.pipe for job in self.jobs], seconds))
+        found = []
+        for job in [each for each in self.jobs if each.pipe in ready]:
+            try:
+                message = job.pipe.recv()
+            except EOFError:
+                job.process.join()
+                message = ("failed", _ending(job.process.exitcode))
+            found.append((job, message))
+            if message[0] in ENDS:
+                self._remove(job)
+        return found
+
+    def stop(self, job: Job) -> None:
+        """End a job at once."""
+        job.process.kill()
+        self._remove(job)
+
+    def _remove(self, job: Job) -> None:
+        job.process.join()
+        job.pipe.close()
+        self.jobs.remove(job)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES gives them."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        why = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{why}"
+    return f"the process ended with exit code {code}"
