@@ -8,12 +8,8 @@ there. Finished runs are kept: run it again to continue.
 """
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,15 +17,16 @@ from time import perf_counter
 import pandas as pd
 import torch
 import tyro
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 import crisp_attention as crisp
-from crisp_attention.evidence.digits import start_worker
+from crisp_attention.evidence.options import SweepOptions
 from crisp_attention.evidence.statistics import mean_interval, paired_difference
+from crisp_attention.evidence.study import Configuration, Study
+from crisp_attention.evidence.sweep.command import sweep
 from crisp_attention.methods import AnyMethod, as_method
 from crisp_attention.training.data import load_task
-from crisp_attention.training.finetune import finetune
-from crisp_attention.training.options import FinetuneOptions
 from crisp_attention.training.sources import load_source
 
 LEVELS = (0.5, 0.8)
@@ -81,27 +78,27 @@ class Options:
 def main(options: Options) -> None:
     """Calibrate, train, print the table."""
     options.output.mkdir(parents=True, exist_ok=True)
-    recipe = {name: getattr(options, name) for name in ("train_examples", "epochs", "learning_rate")}
-    kept = options.output / "recipe.json"
-    if kept.exists() and json.loads(kept.read_text()) != recipe:
-        sys.exit(f"{options.output} holds runs of another recipe: {kept.read_text()}; choose another folder")
-    kept.write_text(json.dumps(recipe))
     specs = calibrated(options)
-    jobs = [(spec, seed) for seed in range(options.seeds) for spec in specs]
-    jobs_left = [job for job in jobs if not (folder_of(options, *job) / "metrics.json").exists()]
-    pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"), initializer=start_worker)
-    with pool:
-        futures = {pool.submit(run, options, *job): job for job in jobs_left}
-        for done, future in enumerate(as_completed(futures), 1 + len(jobs) - len(jobs_left)):
-            found = future.result()
-            print(
-                f"{done}/{len(jobs)} {found['method']} seed {found['seed']}: {found['test']:.1%}", flush=True
-            )
-    table(pd.DataFrame([run(options, *job) for job in jobs]), steps(options, specs))
+    study = sweep(
+        SweepOptions(
+            model=MODEL,
+            dataset=options.dataset,
+            output=options.output / "study",
+            method=tuple(specs),
+            seeds=options.seeds,
+            workers=options.workers,
+            train_examples=options.train_examples,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            training=("save_strategy=no", "eval_strategy=no", "bf16=true", "use_cpu=true"),
+        ),
+        Console(),
+    )
+    table(study, steps(options, ["dense", *specs]))
 
 
 def calibrated(options: Options) -> list[str]:
-    """The specs of all methods, those with a knob set to drop as much as the level says."""
+    """The specs of all methods but dense, those with a knob set to drop as much as the level says."""
     file = options.output / "methods.json"
     if file.exists():
         return json.loads(file.read_text())
@@ -118,7 +115,7 @@ def calibrated(options: Options) -> list[str]:
                 source.model(**batch)
         return measured.summary()["sparsity"]
 
-    methods: list[AnyMethod] = [crisp.Dense(), crisp.Entmax("learned")]
+    methods: list[AnyMethod] = [crisp.Entmax("learned")]
     for level in LEVELS:
         methods += FIXED[level]
         for name, knob in KNOBS.items():
@@ -133,41 +130,6 @@ def calibrated(options: Options) -> list[str]:
     specs = [as_method(method).spec for method in methods]
     file.write_text(json.dumps(specs, indent=1))
     return specs
-
-
-def folder_of(options: Options, spec: str, seed: int) -> Path:
-    """Where a run is kept."""
-    return options.output / f"{spec.replace(':', '_').replace('=', '')}-{seed}"
-
-
-def run(options: Options, spec: str, seed: int) -> dict:
-    """One fine-tuning run, or what is left of it."""
-    folder = folder_of(options, spec, seed)
-    wanted = FinetuneOptions(
-        model=MODEL,
-        dataset=options.dataset,
-        output=folder,
-        method=spec,
-        train_examples=options.train_examples,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        seed=seed,
-        training=("save_strategy=no", "eval_strategy=no", "bf16=true", "use_cpu=true"),
-        overwrite=True,
-    )
-    if not (folder / "metrics.json").exists():
-        finetune(wanted)
-        shutil.rmtree(folder / "model")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return {
-        "method": spec,
-        "seed": seed,
-        "validation": metrics["validation"]["accuracy"],
-        "test": metrics["test"]["accuracy"],
-        "achieved sparsity": metrics["achieved_sparsity"],
-        "kept mass": metrics["kept_mass"],
-        "seconds per step": metrics["seconds_per_step"],
-    }
 
 
 def steps(options: Options, specs: list[str]) -> dict[str, float]:
@@ -199,26 +161,32 @@ def steps(options: Options, specs: list[str]) -> dict[str, float]:
     return ratios
 
 
-def table(runs: pd.DataFrame, ratios: dict[str, float]) -> None:
+def table(study: Study, ratios: dict[str, float]) -> None:
     """Print one line per method, in Markdown: means over seeds, accuracies with 95 % t-intervals."""
-    dense = runs[runs["method"] == "dense"].sort_values("seed")["test"].mul(100).tolist()
+    dense = accuracies(study, study.dense, "test")
     print("|".join(["", "method", *COLUMNS, ""]))
     print("|---" * (len(COLUMNS) + 1) + "|")
-    for method, group in runs.groupby("method", sort=False):
-        test = group.sort_values("seed")["test"].mul(100).tolist()
-        validation = mean_interval(group["validation"].mul(100).tolist())
+    for configuration in study.configurations:
+        runs = pd.DataFrame([run.metrics for run in study.finished(configuration)])
+        test = accuracies(study, configuration, "test")
+        validation = mean_interval(accuracies(study, configuration, "validation"))
         gap, at = paired_difference(test, dense), mean_interval(test)
         cells = [
-            f"`{method}`",
-            f"{group['achieved sparsity'].mean():.1%}",
-            f"{group['kept mass'].mean():.1%}",
+            f"`{configuration.method}`",
+            f"{runs['achieved_sparsity'].mean():.1%}",
+            f"{runs['kept_mass'].mean():.1%}",
             f"{validation.mean:.1f} ± {validation.half_width:.1f}",
             f"{at.mean:.1f} ± {at.half_width:.1f}",
-            "" if method == "dense" else f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
-            f"{group['seconds per step'].mean():.2f}",
-            f"{ratios[str(method)]:.2f}",
+            "" if configuration.is_dense else f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
+            f"{runs['seconds_per_step'].mean():.2f}",
+            f"{ratios[configuration.method]:.2f}",
         ]
         print("|".join(["", *cells, ""]))
+
+
+def accuracies(study: Study, configuration: Configuration, split: str) -> list[float]:
+    """In percent, by seed."""
+    return [100 * run.metrics[split]["accuracy"] for run in study.finished(configuration)]
 
 
 if __name__ == "__main__":

@@ -7,16 +7,30 @@ own seed). Prints the mean validation accuracy of every recipe, and of each meth
 shortest training whose accuracy is within one point, one validation image, of the method's best.
 """
 
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+import transformers
+from datasets import concatenate_datasets
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from crisp_attention.evidence.digits import Configuration, accuracy, digits, start_worker
-from crisp_attention.rules import Dense, TopK
+from crisp_attention.evidence.demo import demo_study
+from crisp_attention.evidence.options import DemoOptions
+from crisp_attention.evidence.study import Configuration
+from crisp_attention.evidence.sweep.plan import run_options
+from crisp_attention.training.arguments import training_arguments
+from crisp_attention.training.data import load_task
+from crisp_attention.training.finetune import train
+from crisp_attention.training.predictions import evaluate
+from crisp_attention.training.quiet import be_quiet
+from crisp_attention.training.sources import load_source
+from crisp_attention.training.sparsity import make_sparse, method_of
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = (40, 80, 120)
@@ -24,21 +38,33 @@ SPLITS = 3
 
 
 def validation_accuracy(configuration: Configuration, seed: int) -> float:
-    task = digits()
-    images = task.splits["train"]
+    """Accuracy on 100 of the 300 training images after training on the other 200."""
+    task = load_task("builtin:digits")
+    images = concatenate_datasets([task.splits["train"], task.splits["validation"]])
+    images = images.select(np.argsort(images["index"]))
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=100, random_state=seed)
-    train, held_out = next(splitter.split(np.zeros(len(images)), images["labels"]))
-    return accuracy(
-        configuration,
-        seed,
-        replace(task, splits={"train": images.select(train), "test": images.select(held_out)}),
-    )
+    train_rows, held_out = next(splitter.split(np.zeros(len(images)), images["labels"]))
+    task = replace(task, splits={"train": images.select(train_rows)})
+    transformers.set_seed(seed)
+    source = load_source("builtin:vit", task, max_length=None)
+    with tempfile.TemporaryDirectory() as scratch:
+        options = run_options(demo_study(DemoOptions()), configuration, seed, Path(scratch))
+        options = replace(options, training=(*options.training, "eval_strategy=no", "logging_strategy=no"))
+        make_sparse(source.model, method_of(options), options)
+        trainer = train(source, task, training_arguments(options, Path(scratch)))
+        return evaluate(trainer, source.encode(images.select(held_out)))["accuracy"]
+
+
+def start_worker() -> None:
+    """One thread for each of several processes."""
+    torch.set_num_threads(1)
+    be_quiet()
 
 
 def main() -> None:
     recipes = [
         Configuration(method, rate, epochs)
-        for method in (Dense(), TopK(0.8))
+        for method in ("dense", "topk:sparsity=0.8")
         for rate in LEARNING_RATES
         for epochs in EPOCHS
     ]
@@ -47,7 +73,7 @@ def main() -> None:
         scores = list(pool.map(validation_accuracy, *zip(*jobs, strict=True)))
     table = pd.DataFrame(
         {
-            "attention": [recipe.name for recipe, _ in jobs],
+            "attention": [recipe.label for recipe, _ in jobs],
             "learning rate": [recipe.learning_rate for recipe, _ in jobs],
             "epochs": [recipe.epochs for recipe, _ in jobs],
             "validation accuracy (%)": [100 * score for score in scores],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from crisp_attention.evidence.options import DemoOptions, SweepOptions, ViewOptions
+from crisp_attention.evidence.options import DemoOptions, ReproduceOptions, SweepOptions, ViewOptions
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
 
@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130
-Options = FinetuneOptions | SweepOptions | ProfileOptions | ViewOptions | DemoOptions | MethodsOptions
+Options = (
+    FinetuneOptions
+    | SweepOptions
+    | ReproduceOptions
+    | ProfileOptions
+    | ViewOptions
+    | DemoOptions
+    | MethodsOptions
+)
 Command = (
     Annotated[FinetuneOptions, tyro.conf.subcommand("finetune")]
     | Annotated[SweepOptions, tyro.conf.subcommand("sweep")]
+    | Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
     | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
     | Annotated[ViewOptions, tyro.conf.subcommand("view")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
@@ -53,9 +62,13 @@ def main() -> None:
         if isinstance(options, FinetuneOptions):
             _finetune(options, console)
         elif isinstance(options, SweepOptions):
-            from crisp_attention.evidence.sweep.command import sweep
+            from crisp_attention.evidence.sweep.command import run_sweep
 
-            sweep(options, console)
+            run_sweep(options, console)
+        elif isinstance(options, ReproduceOptions):
+            from crisp_attention.evidence.reproduce import run_reproduce
+
+            run_reproduce(options, console)
         elif isinstance(options, ProfileOptions):
             from crisp_attention.training.profile import run_profile
 
@@ -67,7 +80,7 @@ def main() -> None:
         elif isinstance(options, DemoOptions):
             from crisp_attention.evidence.demo import run_demo
 
-            run_demo(options)
+            run_demo(options, console)
         else:
             _methods()
     except KeyboardInterrupt:

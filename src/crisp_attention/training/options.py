@@ -70,8 +70,8 @@ class RecipeOptions:
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
 
-    report_to: Annotated[Literal["tensorboard", "mlflow", "wandb"] | None, arg(help_behavior_hint="")] = None
-    """Log the run there too; for TensorBoard into its own folder. Default: nowhere."""
+    report_to: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
+    """Log the run there too; TensorBoard's files go into the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """From the options of `crisp sweep` to a finished study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from crisp_attention.evidence.sweep.check import check
 from crisp_attention.evidence.sweep.plan import grid, run_options
 from crisp_attention.evidence.sweep.pool import Pool
 from crisp_attention.evidence.sweep.queue import Planned, Queue
+from crisp_attention.evidence.sweep.search import SEED, Search
 from crisp_attention.evidence.sweep.storage import Storage
 from crisp_attention.evidence.sweep.view import View
 from crisp_attention.training.options import FinetuneOptions, OptionError
@@ -26,31 +27,40 @@ OPTIONS = "options"
 FREE = {each.name for each in fields(StudyOptions)} | {"report_to"}
 
 
-def sweep(options: SweepOptions, console: Console) -> Study:
+def run_sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> None:
+    """Run the study, write its report and print the verdicts. Raises as `sweep` does."""
+    study = sweep(options, console, published)
+    report = study.path / "report"
+    write_report(study.path, report)
+
+
+def sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> Study:
     """Run what the study still lacks; return it when all its runs have ended.
 
-    Progress goes to `console`. Raises OptionError, DataError or CheckpointError for what cannot work,
-    before anything runs, and OptionError when the disk is full. Interrupted, it can be called again.
+    published: numbers that the report shows beside. Progress goes to `console`. Raises OptionError,
+    DataError or CheckpointError for what cannot work, before anything runs, and OptionError when the
+    disk is full. Interrupted, it can be called again.
     """
     configurations = grid(options)
-    check(options, configurations, console)
+    layers = check(options, configurations, console)
     options.output.mkdir(parents=True, exist_ok=True)
-    queue = open_queue(options, optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner())
-    study = recorded(options, configurations, tuple(range(options.seeds)))
-    run_grid(study, options, queue, console)
+    seeds = tuple(range(options.seeds))
+    if options.search:
+        search = Search(options, layers)
+        configurations = search.run(_open(options, f"{_name(options)}-search"), console)
+        seeds = tuple(seed + SEED + 1 for seed in seeds)  # not the seed on which they were chosen
+    study = _recorded(options, configurations, seeds, published)
+    run_grid(study, options, _open(options, _name(options)), console)
     return study
 
 
-def open_queue(
-    options: SweepOptions, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
-) -> Queue:
-    """The study's queue in its storage. Raises OptionError if the study there has other options."""
+def _open(options: SweepOptions, name: str) -> Queue:
+    """A queue in the storage. Raises OptionError if the study there has other options."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(options.storage, options.output)
-    name = options.study or options.output.resolve().name
     fixed = {key: value for key, value in plain(options).items() if key not in FREE}
     with storage.locked():
-        study = storage.study(name, sampler, pruner)
+        study = storage.study(name)
         before = study.user_attrs.get(OPTIONS)
         if before is None:
             study.set_user_attr(OPTIONS, fixed)
@@ -64,21 +74,28 @@ def open_queue(
     return queue
 
 
-def recorded(
-    options: SweepOptions, configurations: Sequence[Configuration], seeds: tuple[int, ...], **more: Any
+def _name(options: SweepOptions) -> str:
+    return options.study or options.output.resolve().name
+
+
+def _recorded(
+    options: SweepOptions,
+    configurations: Sequence[Configuration],
+    seeds: tuple[int, ...],
+    published: Mapping[str, Any] | None,
 ) -> Study:
     """The study, its record written to the folder; when it is continued, the first record stays."""
     if not (options.output / STUDY).is_file():
         study = Study(
             path=options.output,
-            name=options.study or options.output.resolve().name,
+            name=_name(options),
             command=_command(options),
             options=plain(options) | {"storage": None},
             configurations=tuple(configurations),
             seeds=seeds,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=versions(),
-            **more,
+            published=dict(published) if published else None,
         )
         write_json(options.output / STUDY, study.record())
     return Study.read(options.output)

@@ -1,6 +1,6 @@
 """Which runs a study has, and the options of each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def grid(options: SweepOptions) -> tuple[Configuration, ...]:
     levels = sparsities(options)
     specs = ["dense"]
     for word in words(options.method):
-        for spec in _specs(word, levels):
+        for spec in specs_of(word, levels):
             if spec not in specs:
                 specs.append(spec)
     if len(specs) == 1:
@@ -80,11 +80,15 @@ def run_options(
     )
 
 
-def _specs(word: str, levels: list[float]) -> list[str]:
+def specs_of(word: str, levels: Sequence[float]) -> list[str]:
+    """The method's specs at these sparsities; its own alone if it says its sparsity, or has none.
+
+    Raises OptionError if it is no method.
+    """
     try:
         return ["dense" if level == 0 else parse(word, sparsity=level).spec for level in levels]
     except (TypeError, ValueError):
-        pass  # it says its sparsity itself, or has none
+        pass  # tried without them below
     try:
         return [parse(word).spec]
     except (TypeError, ValueError) as error:

@@ -57,15 +57,12 @@ class Storage:
         """The URL without its password."""
         return self.url.render_as_string(hide_password=True)
 
-    def study(
-        self, name: str, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
-    ) -> optuna.Study:
-        """The study of that name, made if there is none."""
+    def study(self, name: str) -> optuna.Study:
+        """The study of that name, made if there is none; more is better."""
         return optuna.create_study(
             storage=self.optuna,
             study_name=name,
-            sampler=sampler,
-            pruner=pruner,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
             direction="maximize",
             load_if_exists=True,
         )
