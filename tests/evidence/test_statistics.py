@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from crisp_attention.evidence.statistics import mean_interval, paired_difference
+from crisp_attention.evidence.statistics import mean_interval, paired_difference, paired_p
 
 
 def test_the_interval_of_a_worked_example():
@@ -28,3 +28,25 @@ def test_too_few_or_unpaired_values_are_refused():
         mean_interval([1.0])
     with pytest.raises(ValueError, match="got 2 and 3"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+def test_the_paired_test_of_a_worked_example():
+    # mean 3, standard error 0.7071: t = 4.2426 with 4 degrees of freedom
+    assert paired_p([1, 2, 3, 4, 5]) == pytest.approx(0.01324, abs=1e-5)
+
+
+def test_the_paired_test_agrees_with_its_interval():
+    # p at the level of an interval that ends at 0
+    values = np.random.default_rng(0).normal(1, 1, 5).tolist()
+    p = paired_p(values)
+    assert mean_interval(values, confidence=1 - p).low == pytest.approx(0, abs=1e-12)
+
+
+def test_seeds_that_do_not_vary_have_a_p_as_well():
+    assert paired_p([0, 0, 0]) == 1
+    assert paired_p([2, 2, 2]) == 0
+
+
+def test_a_paired_test_needs_two_seeds():
+    with pytest.raises(ValueError, match="at least 2 differences, got 1"):
+        paired_p([1.0])

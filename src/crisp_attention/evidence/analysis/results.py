@@ -46,8 +46,15 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence, in points of accuracy."""
-        raise NotImplementedError
+        """The verdict in a sentence, in points of accuracy, with the wider of the two intervals."""
+        if self.detectable == 0 and self.verdict is Verdict.NOT_SHOWN:
+            return f"{self.verdict.value}: right and wrong on the same examples as {self.baseline.label}"
+        wider = max(self.difference, self.bootstrap, key=lambda interval: interval.half_width)
+        low, high = _points(wider.low), _points(wider.high)
+        sentence = f"{self.verdict.value}: {_points(self.difference.mean)} points ({low} to {high})"
+        if self.verdict is Verdict.NOT_SHOWN:
+            sentence += f"; this study could have shown ±{100 * self.detectable:.1f}"
+        return sentence
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,9 @@ class Analysis:
     """Everything that the report shows.
 
     split: the split of every number: test where it is labelled, else validation.
-    flips: examples whose prediction differs most often from dense's of the same seed, most first: index,
-        label, flips, pairs, gained, lost, and one column per configuration id with its share of flips.
+    flips: the examples whose prediction differs most often from dense's of the same seed, most first, 50 at
+        most: index, label, flips, pairs, gained, lost, and one column per configuration id with its share of
+        flips. The random controls, which flip a lot and anything, are not counted and have no column.
     notes: what a reader must know: failed and missing runs, too few seeds, other versions.
     """
 
@@ -86,3 +94,7 @@ class Analysis:
     lines: tuple[Line, ...]
     flips: pd.DataFrame
     notes: tuple[str, ...]
+
+
+def _points(fraction: float) -> str:
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no negative zero

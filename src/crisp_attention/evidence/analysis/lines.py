@@ -1,0 +1,63 @@
+"""The runs of a configuration as a table, and its means."""
+
+import pandas as pd
+
+from crisp_attention.evidence.analysis.answers import Answers, metrics_of, readable
+from crisp_attention.evidence.analysis.results import Comparison, Line
+from crisp_attention.evidence.statistics import mean_interval
+from crisp_attention.evidence.study import Configuration
+
+COLUMNS = [
+    "seed",
+    "accuracy",
+    "loss",
+    "ece",
+    "train_accuracy",
+    "train_loss",
+    "gap",
+    "achieved_sparsity",
+    "kept_mass",
+    "seconds_per_step",
+    "peak_memory_bytes",
+]
+
+
+def runs_table(configuration: Configuration, answers: Answers) -> pd.DataFrame:
+    """`Line.runs`. Raises OptionError for metrics that lack something."""
+    rows = []
+    for seed, of_run in answers.runs[configuration.id].items():
+        metrics = metrics_of(of_run.run)
+        with readable(of_run.run.directory.metrics):
+            accuracy, train_accuracy = metrics[answers.split]["accuracy"], metrics["train"]["accuracy"]
+            row = {
+                "seed": seed,
+                "accuracy": accuracy,
+                "loss": metrics[answers.split]["loss"],
+                "ece": of_run.ece,
+                "train_accuracy": train_accuracy,
+                "train_loss": metrics["train"]["loss"],
+                "gap": train_accuracy - accuracy,
+            }
+            rows.append(row | {column: metrics[column] for column in COLUMNS[len(row) :]})
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def line(
+    configuration: Configuration,
+    runs: pd.DataFrame,
+    dense_runs: pd.DataFrame,
+    to_dense: Comparison | None,
+    to_random: Comparison | None,
+) -> Line:
+    """The means of a configuration's runs, next to those of dense."""
+    relative = runs.mean() / dense_runs.mean()
+    return Line(
+        configuration=configuration,
+        runs=runs,
+        accuracy=mean_interval(runs["accuracy"].tolist()) if len(runs) > 1 else None,
+        sd=float(runs["accuracy"].std()),
+        relative_time=float(relative["seconds_per_step"]),
+        relative_memory=float(relative["peak_memory_bytes"]),
+        to_dense=to_dense,
+        to_random=to_random,
+    )

@@ -1,0 +1,84 @@
+"""What a reader of a study must know besides its numbers."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from crisp_attention.evidence.analysis.answers import Answers, metrics_of, readable
+from crisp_attention.evidence.analysis.comparisons import SEEDS_NEEDED
+from crisp_attention.evidence.study import RUNS, FinishedRun, Study
+from crisp_attention.training.data.error import listed
+
+SEEDS_WANTED = 5
+
+
+def notes_on(study: Study, answers: Answers) -> tuple[str, ...]:
+    """Sentences on runs, seeds, the split, versions and devices. Raises OptionError for damaged files."""
+    runs = [each.run for of_seed in answers.runs.values() for each in of_seed.values()]
+    return (
+        *_absent(study),
+        *_seeds(study, answers),
+        *_split(answers, runs),
+        *_versions(runs),
+        *_devices(runs),
+    )
+
+
+def _absent(study: Study) -> Iterator[str]:
+    labels = {each.id: each.label for each in study.configurations}
+    with readable(study.path / RUNS):
+        failed, missing = study.failed(), study.missing()
+    for (name, seed), reason in failed.items():
+        yield f"failed: {labels[name]}, seed {seed}: {reason}"
+    if missing:
+        names = listed(f"{each.label} seed {seed}" for each, seed in missing)
+        yield (
+            f"{len(missing)} of {len(study.configurations) * len(study.seeds)} runs are still to do, "
+            f"or finished on another machine: copy its folder here ({names})"
+        )
+
+
+def _seeds(study: Study, answers: Answers) -> Iterator[str]:
+    counts = [len(answers.runs[each.id]) for each in study.configurations]
+    fewest = min((count for count in counts if count >= SEEDS_NEEDED), default=SEEDS_WANTED)
+    if fewest < SEEDS_WANTED:
+        yield f"intervals over {fewest} seeds are wide: {SEEDS_WANTED} or more are better"
+    for each in study.configurations:
+        for baseline in () if each.is_dense else (study.dense, study.control(each)):
+            if baseline and len(answers.shared_seeds(each, baseline)) < SEEDS_NEEDED:
+                yield (
+                    f"{each.label} is not compared with {baseline.label}: "
+                    f"fewer than {SEEDS_NEEDED} seeds have both"
+                )
+
+
+def _split(answers: Answers, runs: list[FinishedRun]) -> Iterator[str]:
+    if answers.split == "validation" and runs:
+        yield (
+            "not every run has a labelled test split: all numbers are of validation, which must not have "
+            "been used for choosing anything, such as learning rate, epochs or sparsity"
+        )
+
+
+def _versions(runs: list[FinishedRun]) -> Iterator[str]:
+    found: dict[str, Counter[str]] = {}
+    for run in runs:
+        with readable(run.directory.config):
+            for package, version in run.config["versions"].items():
+                found.setdefault(package, Counter())[version] += 1
+    for package, versions in found.items():
+        if len(versions) > 1:
+            yield f"the runs were made with different versions of {package}: {_counted(versions)}"
+
+
+def _devices(runs: list[FinishedRun]) -> Iterator[str]:
+    devices: Counter[str] = Counter()
+    for run in runs:
+        metrics = metrics_of(run)
+        with readable(run.directory.metrics):
+            devices[metrics["device"].partition(":")[0]] += 1
+    if len(devices) > 1:
+        yield f"the runs were made on different devices, so times and memory do not compare: {_counted(devices)}"
+
+
+def _counted(values: Counter[str]) -> str:
+    return ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))

@@ -1,0 +1,28 @@
+"""Statistics over seeds and examples: intervals, tests, corrections, power, calibration."""
+
+from crisp_attention.evidence.statistics.bootstrap import Bootstrap, hierarchical_bootstrap
+from crisp_attention.evidence.statistics.calibration import expected_calibration_error
+from crisp_attention.evidence.statistics.intervals import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    paired_p,
+)
+from crisp_attention.evidence.statistics.mcnemar import clustered_mcnemar, exact_mcnemar
+from crisp_attention.evidence.statistics.multiplicity import holm
+from crisp_attention.evidence.statistics.power import detectable_by_bootstrap, detectable_by_t_test
+
+__all__ = [
+    "Bootstrap",
+    "Interval",
+    "clustered_mcnemar",
+    "detectable_by_bootstrap",
+    "detectable_by_t_test",
+    "exact_mcnemar",
+    "expected_calibration_error",
+    "hierarchical_bootstrap",
+    "holm",
+    "mean_interval",
+    "paired_difference",
+    "paired_p",
+]

@@ -1,0 +1,24 @@
+"""What a study could have shown: the smallest true differences that a test finds with a power of 80 %.
+
+comparisons: how many are tested together; the level is 5 % over their number, Holm's first step.
+standard_error: that of the mean difference; the results have its unit.
+"""
+
+from scipy import special, stats
+
+ALPHA = 0.05
+POWER = 0.8
+
+
+def detectable_by_t_test(standard_error: float, seeds: int, comparisons: int) -> float:
+    """For a two-sided paired t-test over so many seeds, from the noncentral t distribution.
+
+    The same as statsmodels' TTestPower.solve_power, which at few seeds and low levels stops early without a word.
+    """
+    critical = stats.t.isf(ALPHA / comparisons / 2, seeds - 1)
+    return float(special.nctdtrinc(seeds - 1, 1 - POWER, critical)) * standard_error
+
+
+def detectable_by_bootstrap(standard_error: float, comparisons: int) -> float:
+    """For the two-sided test of a bootstrap whose draws are as good as normal."""
+    return float(stats.norm.isf(ALPHA / comparisons / 2) + stats.norm.ppf(POWER)) * standard_error
