@@ -1,5 +1,6 @@
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +41,21 @@ def observed(batch: int, seed: int, sparsity: float = 0.6, length: int = 7) -> O
     q = q + normal(*q.shape, seed=seed)
     attention(q, k, v, method, scale=1.0, valid=torch.arange(length) < lengths, observe=draws.append)
     return draws[0]
+
+
+def test_measurements_of_parts_add_up_and_stay_as_they_are() -> None:
+    parts = [Measurement(), Measurement(), Measurement()]
+    whole, together = Measurement(), Measurement()
+    for seed, part in enumerate(parts[:2]):  # the third process had no example
+        for layer in (0, 1):
+            part.observe(layer, f"layers.{layer}", "topk", observed(3, seed))
+            whole.observe(layer, f"layers.{layer}", "topk", observed(3, seed))
+    before = [part.table() for part in parts[:2]]
+    for part in parts:
+        together.add(part)
+    pd.testing.assert_frame_equal(together.table(), whole.table(), check_exact=True)
+    for part, then in zip(parts, before, strict=False):
+        pd.testing.assert_frame_equal(part.table(), then, check_exact=True)
 
 
 def test_by_hand_with_a_padded_query() -> None:

@@ -1,5 +1,6 @@
 """The `crisp` command. Thin: it parses, calls and prints; heavy imports happen inside the commands."""
 
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ import tyro
 from crisp_attention.evidence.options import DemoOptions, ReproduceOptions, SweepOptions, ViewOptions
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
+from crisp_attention.training.ranks import after_main, is_main
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,12 +45,23 @@ def parse(arguments: list[str] | None = None) -> Options:
         prog="crisp",
         description="Sparse attention for Transformers models, and the proof of what it did.",
         config=(tyro.conf.FlagCreatePairsOff,),
+        console_outputs=is_main(),
     )
 
 
 def main() -> None:
     """Entry point of the console script."""
-    options = parse()
+    try:
+        _run(parse())
+    except SystemExit:
+        after_main()
+        raise
+
+
+def _run(options: Options) -> None:
+    if "RANK" in os.environ:
+        # each process would warn that no parameter is unused
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from rich.console import Console
 
     from crisp_attention.models.persistence import CheckpointError
@@ -56,7 +69,7 @@ def main() -> None:
     from crisp_attention.training.options import OptionError
     from crisp_attention.training.quiet import be_quiet
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_main())
     be_quiet()
     try:
         if isinstance(options, FinetuneOptions):
@@ -93,12 +106,14 @@ def main() -> None:
 
 
 def _finetune(options: FinetuneOptions, console: "Console") -> None:
+    from accelerate import PartialState
     from rich.console import Console
 
     from crisp_attention.training.finetune import finetune
 
     run = finetune(options, console)
-    output = Console()
+    PartialState().destroy_process_group()
+    output = Console(quiet=not is_main())
     output.print(_table(run.metrics))
     for line in (
         f"achieved sparsity {run.metrics['achieved_sparsity']:.1%}, kept mass {run.metrics['kept_mass']:.1%} "
@@ -117,7 +132,9 @@ def _way_on(options: Options) -> str:
     if not isinstance(options, FinetuneOptions) or not (options.output / "config.json").is_file():
         return ""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
-    return f"; to continue: crisp {shlex.join(words)} --resume"
+    processes = os.environ.get("WORLD_SIZE", "1")
+    start = "crisp" if processes == "1" else f"torchrun --nproc-per-node {processes} -m crisp_attention"
+    return f"; to continue: {start} {shlex.join(words)} --resume"
 
 
 def _methods() -> None:

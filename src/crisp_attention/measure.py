@@ -1,5 +1,6 @@
 """What a sparse model really did, over valid pairs only: achieved sparsity, kept mass, entropy."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -63,11 +64,19 @@ class Measurement:
         """Take in one call of one layer; `method` is that of the layer, or one for each head."""
         now = LayerTotals.of(seen)
         with self._lock:  # torch's DataParallel calls from a thread per device
-            self.names[layer] = (name, method)
-            if layer in self.totals:
-                self.totals[layer].add(now)
-            else:
-                self.totals[layer] = now
+            self._add(layer, (name, method), now)
+
+    def add(self, other: "Measurement") -> None:
+        """Add what was measured elsewhere of the same model, in another process for example."""
+        for layer, totals in other.totals.items():
+            self._add(layer, other.names[layer], deepcopy(totals))
+
+    def _add(self, layer: int, names: tuple[str, str | list[str]], now: LayerTotals) -> None:
+        self.names[layer] = names
+        if layer in self.totals:
+            self.totals[layer].add(now)
+        else:
+            self.totals[layer] = now
 
     def table(self) -> pd.DataFrame:
         """One row per layer and head.

@@ -12,7 +12,8 @@ from scipy.special import log_softmax, ndtri
 from crisp_attention.evidence.study import STUDY, Configuration, Study, pairs
 from crisp_attention.specs import parse
 from crisp_attention.training.options import FinetuneOptions
-from crisp_attention.training.run_directory import PACKAGES, RunDirectory, plain
+from crisp_attention.training.records import PACKAGES, plain, write_json
+from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sparsity import recorded
 
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
@@ -144,7 +145,7 @@ def _write_run(
         "notes": ["text column: text; label column: label"],
         "versions": VERSIONS,
     }
-    directory.write_json(directory.config, config)
+    write_json(directory.config, config)
     seconds = (0.10 if configuration.is_dense else 0.12) + 0.001 * seed
     metrics = splits | {
         "achieved_sparsity": float(measured["sparsity"].mean()),
@@ -156,7 +157,7 @@ def _write_run(
         "peak_memory_bytes": 10**9 if configuration.is_dense else 15 * 10**8,
         "device": device,
     }
-    directory.write_json(directory.metrics, metrics)
+    write_json(directory.metrics, metrics)
 
 
 def _scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

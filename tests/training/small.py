@@ -21,8 +21,8 @@ FILLER = ("the", "film", "is", "a", "plot", "very", "and", "it", "was")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "<end>", *GOOD, *BAD, *FILLER)
 
 
-def bert(folder: Path) -> str:
-    """A random BERT of three layers with its tokenizer, saved in `folder`."""
+def bert(folder: Path, **changes) -> str:
+    """A random BERT of three layers with its tokenizer, saved in `folder`; `changes` to its configuration."""
     set_seed(0)
     tokenizer = _tokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -45,6 +45,7 @@ def bert(folder: Path) -> str:
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=64,
+        **changes,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return str(folder)

@@ -98,6 +98,15 @@ def test_liger_kernels_need_their_package(tmp_path, monkeypatch):
         made(tmp_path, "use_liger_kernel=true")
 
 
+def test_several_processes_need_even_batches(tmp_path, monkeypatch):
+    uneven = 'accelerator_config={"even_batches": false}'
+    assert not made(tmp_path, uneven).accelerator_config.even_batches
+    monkeypatch.setattr(arguments_module.TrainingArguments, "world_size", 2)
+    made(tmp_path)
+    with pytest.raises(OptionError, match="with several processes, even_batches must be true"):
+        made(tmp_path, uneven)
+
+
 def test_memory_is_pinned_for_cuda_alone(tmp_path, monkeypatch):
     assert not made(tmp_path).dataloader_pin_memory
     cuda = property(lambda self: torch.device("cuda:0"))

@@ -242,3 +242,16 @@ def test_training_and_validation_rows_measured_are_drawn_from_all_classes():
     assert len(some) == 20
     assert 5 < sum(some) < 15
     assert some == sorted(some)
+
+
+def test_tensorboard_finds_the_run_in_its_folder(bert, reviews, tmp_path):
+    finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, report_to="tensorboard"))
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_without_its_model(bert, reviews, tmp_path):
+    run = finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, discard_model=True))
+    assert not run.directory.model.exists()
+    assert run.directory.complete

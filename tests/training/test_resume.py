@@ -19,6 +19,7 @@ from crisp_attention.training import timing
 from crisp_attention.training.finetune import finetune
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.records import write_json
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.trainer import RunTrainer
 from tests.training import small
@@ -211,7 +212,7 @@ def finished(tmp_path, bert, reviews):
     options = small.options(bert, reviews, tmp_path / "run", epochs=1)
     directory = RunDirectory(options.output)
     directory.claim(options, {})
-    directory.write_json(directory.metrics, {})
+    write_json(directory.metrics, {})
     return options
 
 
@@ -258,9 +259,3 @@ def test_a_transformers_that_resumes_wrongly_is_refused(tmp_path, bert, reviews,
         resume(options)
     assert str(refused.value).endswith("installed is 5.6.2")
     assert contents(options.output) == before
-
-
-def test_several_processes_are_refused(finished, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(OptionError, match="crisp finetune runs in one process; found WORLD_SIZE=2"):
-        finetune(finished)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.records import write_json
 from crisp_attention.training.run_directory import RunDirectory
 from tests.training import small
 
@@ -66,7 +67,7 @@ def test_a_file_beside_a_run_is_not_deleted_with_it(options):
 
 def test_replacing_a_run_removes_all_of_it(options, tmp_path):
     directory = claimed(options)
-    directory.write_json(directory.metrics, {})
+    write_json(directory.metrics, {})
     directory.predictions("test").touch()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -106,7 +107,7 @@ def test_a_damaged_config_is_said(options):
 def test_a_json_file_is_there_complete_or_not_at_all(options):
     directory = claimed(options)
     with pytest.raises(TypeError):
-        directory.write_json(directory.metrics, {"a": object()})
+        write_json(directory.metrics, {"a": object()})
     assert not directory.metrics.exists()
 
 
@@ -116,3 +117,13 @@ def test_other_budgets_in_the_same_file_do_not_continue_a_run(options):
         directory.claim(replace(options, resume=True), {"method": "y"})
     directory.claim(replace(options, resume=True), {"method": "x"})
     assert json.loads(directory.config.read_text())["method"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [({"processes": 2}, 1, "with 2 processes, now there is 1"), ({}, 2, "with 1 process, now there are 2")],
+)
+def test_other_numbers_of_processes_do_not_continue_a_run(options, then, now, message):
+    RunDirectory(options.output).claim(options, {"method": "x", **then})
+    with pytest.raises(OptionError, match=message):
+        RunDirectory(options.output).check(replace(options, resume=True), now)

@@ -18,6 +18,8 @@ RESERVED = {
     "per_device_train_batch_size": "set by --batch-size",
     "learning_rate": "set by --learning-rate",
     "seed": "set by --seed",
+    "report_to": "set by --report-to",
+    "run_name": "the name of the output folder",
     "resume_from_checkpoint": "set by --resume",
     "remove_unused_columns": "set by the run itself",
     "prediction_loss_only": "the run keeps the prediction of every example",
@@ -49,7 +51,6 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 0.02,
-        "report_to": "none",
         "train_sampling_strategy": "group_by_length",
         "disable_tqdm": True,
     }
@@ -61,6 +62,8 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
             per_device_train_batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            report_to=options.report_to,
+            run_name=options.output.name,
             remove_unused_columns=False,
             **{**defaults, **given},
         )
@@ -84,6 +87,9 @@ def _check(arguments: TrainingArguments) -> None:
         raise OptionError(f"--training metric_for_best_model must be {' or '.join(METRICS)}, got {metric}")
     if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
         raise OptionError("--training dataloader_persistent_workers needs dataloader_num_workers")
+    accelerator: Any = arguments.accelerator_config
+    if not accelerator.even_batches and arguments.world_size > 1:
+        raise OptionError("--training accelerator_config: with several processes, even_batches must be true")
     if arguments.use_liger_kernel and not is_liger_kernel_available():
         raise OptionError("--training use_liger_kernel needs the package liger-kernel")
 

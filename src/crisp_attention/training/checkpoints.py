@@ -15,7 +15,7 @@ from crisp_attention.training.options import OptionError
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 STATE = "trainer_state.json"
-ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+ARCHIVES = ("optimizer.pt", "scheduler.pt")
 RESUMES_FROM = "5.7"  # before, the Trainer leaves out LayerNorm weights that were renamed since BERT
 
 
@@ -29,16 +29,18 @@ def check_resuming() -> None:
         )
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tuple[str, ...]]:
     """The newest complete checkpoint in `folder`, and a note for each damaged one passed over.
 
     None if there is no checkpoint at all: the run starts anew. Raises CheckpointError if there are
     checkpoints and all are damaged.
     """
     named = [(int(match[1]), path) for path in folder.glob("*") if (match := NAME.fullmatch(path.name))]
+    states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    archives = (*ARCHIVES, *states)
     notes: list[str] = []
     for _, checkpoint in sorted(named, reverse=True):
-        if (damage := _damage(checkpoint)) is None:
+        if (damage := _damage(checkpoint, archives)) is None:
             return checkpoint, tuple(notes)
         notes.append(f"{checkpoint.name} is damaged and was passed over: {damage}")
     if named:
@@ -48,16 +50,16 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     return None, ()
 
 
-def _damage(checkpoint: Path) -> str | None:
+def _damage(checkpoint: Path, archives: tuple[str, ...]) -> str | None:
     weights = sorted(path.name for path in checkpoint.glob("*.safetensors"))
-    for name in (STATE, *ARCHIVES, *(weights or ["model.safetensors"])):
+    for name in (STATE, *archives, *(weights or ["model.safetensors"])):
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
         try:
             if name == STATE:
                 json.loads(file.read_text(encoding="utf-8"))
-            elif name in ARCHIVES:
+            elif name in archives:
                 ZipFile(file).close()
             else:
                 with safe_open(file, framework="pt"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -22,7 +23,10 @@ from crisp_attention.training.data import Task, load_task
 from crisp_attention.training.data.error import first_line
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.predictions import accuracy_of
+from crisp_attention.training.processes import OwnPart, agreed
 from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.ranks import is_main
+from crisp_attention.training.records import write_json
 from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
@@ -44,49 +48,57 @@ def finetune(
 ) -> Run:
     """Fine-tune, evaluate and leave a complete run directory; a finished run is not repeated by `resume`.
 
-    Notes and progress go to `console`; the Trainer gets `callbacks` too. Raises OptionError, DataError or
-    CheckpointError, before any training and before the output folder changes, for what cannot work.
+    Notes and progress go to `console`; the Trainer gets `callbacks` too. Of several processes, started by
+    torchrun or accelerate launch, the main one alone writes and prints; the folder must be one that all
+    see. Raises OptionError, DataError or CheckpointError, in all processes, before any training and
+    before the output folder changes, for what cannot work.
     """
-    console = console or Console(quiet=True)
-    _check_one_process()
+    console = console if console and is_main() else Console(quiet=True)
     directory = RunDirectory(options.output)
-    method = method_of(options)
-    schedule = schedule_of(options, method)
     arguments = training_arguments(options, directory.checkpoints)
-    directory.check(options)
-    if options.resume and directory.complete:
-        _say(console, f"the run in {directory.path} is finished; nothing is left to do")
-        return Run(json.loads(directory.metrics.read_text(encoding="utf-8")), directory)
-    if options.resume:
-        check_resuming()
-    task = load_task(
-        options.dataset,
-        text_columns=options.text_columns,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        train_examples=options.train_examples,
-    )
-    set_seed(options.seed)
-    source = load_source(options.model, task, options.max_length)
-    make_sparse(source.model, method, options)
-    checkpoint, passed_over = newest_checkpoint(directory.checkpoints) if options.resume else (None, ())
-    notes = [*source.notes, described(source.model, method, schedule, options.phase), *task.notes]
-    sizes = {name: len(split) for name, split in task.splits.items()}
-    resolved = {
-        "command": sys.argv,
-        "method": recorded(method),
-        "schedule": asdict(schedule) if schedule else None,
-        "task": {
-            "text_columns": task.text_columns,
-            "image_column": task.image_column,
-            "label_names": task.label_names,
-            "examples": sizes,
-        },
-        "notes": notes,
-    }
-    progress = RunProgress(console)
-    trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
-    directory.claim(options, resolved)
+    with agreed():
+        method = method_of(options)
+        schedule = schedule_of(options, method)
+        directory.check(options, arguments.world_size)
+        if options.resume and directory.complete:
+            _say(console, f"the run in {directory.path} is finished; nothing is left to do")
+            return Run(json.loads(directory.metrics.read_text(encoding="utf-8")), directory)
+        if options.resume:
+            check_resuming()
+        task = load_task(
+            options.dataset,
+            text_columns=options.text_columns,
+            image_column=options.image_column,
+            label_column=options.label_column,
+            train_examples=options.train_examples,
+        )
+        set_seed(options.seed)
+        source = load_source(options.model, task, options.max_length)
+        make_sparse(source.model, method, options)
+        checkpoint, passed_over = (
+            newest_checkpoint(directory.checkpoints, arguments.world_size) if options.resume else (None, ())
+        )
+        notes = [*source.notes, described(source.model, method, schedule, options.phase), *task.notes]
+        sizes = {name: len(split) for name, split in task.splits.items()}
+        resolved = {
+            "command": sys.argv,
+            "method": recorded(method),
+            "schedule": asdict(schedule) if schedule else None,
+            "task": {
+                "text_columns": task.text_columns,
+                "image_column": task.image_column,
+                "label_names": task.label_names,
+                "examples": sizes,
+            },
+            "processes": arguments.world_size,
+            "notes": notes,
+        }
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read when --report-to asks for it
+        progress = RunProgress(console)
+        trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
+    with agreed():
+        if is_main():
+            directory.claim(options, resolved)
     _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
     if options.resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
@@ -98,17 +110,26 @@ def finetune(
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),
         "train_seconds": times.total(),
-        "peak_memory_bytes": peak_memory(arguments.device),
+        # of the process that took most
+        "peak_memory_bytes": max(gather_object([peak_memory(arguments.device)])),
         "device": str(arguments.device),
     }
-    if not options.discard_model:
-        trainer.save_model(str(directory.model))
+    metrics = gather_object([metrics])[0]  # the main process's times
+    with agreed():
+        if not options.discard_model:
+            trainer.save_model(str(directory.model))
+        if is_main():
+            _finish(directory, metrics, source)
+    return Run(metrics, directory)
+
+
+def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) -> None:
+    if directory.model.is_dir():
         (directory.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.json says the same
         if source.processor is not None:
             source.processor.save_pretrained(directory.model)
-    directory.write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
+    write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
-    return Run(metrics, directory)
 
 
 def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
@@ -144,7 +165,7 @@ def build(
                 preprocess_logits_for_metrics=lambda logits, labels: (
                     logits[0] if isinstance(logits, tuple) else logits
                 ),
-                callbacks=[times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
+                callbacks=[OwnPart(), times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
             )
             trainer.create_optimizer()
             scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
@@ -165,15 +186,6 @@ def _no_new_folders(path: Path) -> Iterator[None]:
         for folder in new:
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _check_one_process() -> None:
-    processes = os.environ.get("WORLD_SIZE", "")
-    if processes.isdigit() and int(processes) > 1:
-        raise OptionError(
-            f"crisp finetune runs in one process; found WORLD_SIZE={processes}: start it without torchrun or "
-            f"accelerate launch"
-        )
 
 
 def _say(console: Console, *notes: str) -> None:

@@ -4,14 +4,17 @@ from typing import Any
 
 import pandas as pd
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer
 
+from crisp_attention.measure import Measurement
 from crisp_attention.models.measuring import measuring
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.splits import sample
 from crisp_attention.training.figures import draw_heads, draw_learning
 from crisp_attention.training.predictions import evaluate
 from crisp_attention.training.progress import RunProgress
+from crisp_attention.training.ranks import is_main
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source
 from crisp_attention.training.trainer import longest_first
@@ -23,31 +26,39 @@ TRAIN_EXAMPLES_EVALUATED = 2000
 def results(
     trainer: Trainer, source: Source, task: Task, directory: RunDirectory, progress: RunProgress
 ) -> dict[str, Any]:
-    """Evaluate every split, measure the attention; writes predictions, measurements, the log and figures."""
+    """Evaluate every split, measure the attention; writes predictions, measurements, the log and figures.
+
+    All processes of a run compute, and the main one writes.
+    """
     splits = {"validation": trainer.eval_dataset}
     if "test" in task.splits:
         splits["test"] = longest_first(source.encode(task.splits["test"]))
     metrics: dict[str, Any] = {}
     for name, split in splits.items():
         progress.phase = name
-        metrics[name] = evaluate(trainer, split, directory.predictions(name))
+        metrics[name] = evaluate(trainer, split, directory.predictions(name) if is_main() else None)
     progress.phase = "training examples"
     metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
     progress.phase = "measuring attention"
     metrics |= _measure(trainer, source, directory)
-    history = pd.DataFrame(trainer.state.log_history)
-    history.to_csv(directory.history, index=False)
-    draw_learning(history, directory.figures / "learning.png")
+    if is_main():
+        history = pd.DataFrame(trainer.state.log_history)
+        history.to_csv(directory.history, index=False)
+        draw_learning(history, directory.figures / "learning.png")
     return metrics
 
 
 def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[str, float]:
     with measuring(source.model) as measured, torch.no_grad():
         trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
-    table = measured.table()
-    table.to_csv(directory.measurements, index=False)
-    draw_heads(table, directory.figures / "heads.png")
-    summary = measured.summary()
+    whole = Measurement()
+    for names, totals in gather_object([(measured.names, measured.totals)]):
+        whole.add(Measurement(names, totals))
+    if is_main():
+        table = whole.table()
+        table.to_csv(directory.measurements, index=False)
+        draw_heads(table, directory.figures / "heads.png")
+    summary = whole.summary()
     return {
         "achieved_sparsity": float(summary["sparsity"]),
         "kept_mass": float(summary["kept_mass"]),

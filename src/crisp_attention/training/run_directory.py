@@ -1,21 +1,18 @@
 """The folder of one run: never two runs in one, never a half-written file under its final name."""
 
 import json
-import os
 import re
 import shutil
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from crisp_attention.training.options import FinetuneOptions, OptionError
+from crisp_attention.training.records import changes, plain, versions, write_json
 
-PACKAGES = ("crisp-attention", "torch", "transformers", "datasets", "accelerate", "numpy")
 # what may differ between a run and its continuation
 FREE = {"output", "overwrite", "resume", "discard_model", "report_to"}
 OWN = re.compile(
-    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints"
+    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard"
     r"|predictions-(validation|test)\.parquet"
 )
 
@@ -32,6 +29,7 @@ class RunDirectory:
         self.figures = path / "figures"
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
 
     @property
     def complete(self) -> bool:
@@ -42,14 +40,14 @@ class RunDirectory:
         """The parquet file with one row per example of the split."""
         return self.path / f"predictions-{split}.parquet"
 
-    def check(self, options: FinetuneOptions) -> None:
-        """Raises OptionError if the run cannot have this folder. Changes nothing."""
+    def check(self, options: FinetuneOptions, processes: int = 1) -> None:
+        """Raises OptionError if a run of so many processes cannot have this folder. Changes nothing."""
         if options.overwrite and options.resume:
             raise OptionError("--overwrite and --resume contradict each other; give one")
         if self.path.exists() and not self.path.is_dir():
             raise OptionError(f"--output {self.path} is a file; expected a folder")
         if options.resume:
-            self._check_same(options)
+            self._check_same(options, processes)
         elif entries := self._entries():
             foreign = [name for name in entries if not OWN.fullmatch(name)]
             if foreign or "options" not in self._read_config():
@@ -68,7 +66,7 @@ class RunDirectory:
 
         Raises OptionError as `check` does.
         """
-        self.check(options)
+        self.check(options, resolved.get("processes", 1))
         if options.resume and self._read_config().get("method") != json.loads(json.dumps(resolved["method"])):
             raise OptionError(
                 f"--resume: the methods in --budgets {options.budgets} are not those with which "
@@ -81,15 +79,8 @@ class RunDirectory:
             else:
                 entry.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
-        versions = {package: version(package) for package in PACKAGES}
-        self.write_json(self.config, {"options": plain(options), **resolved, "versions": versions})
+        write_json(self.config, {"options": plain(options), **resolved, "versions": versions()})
         self.figures.mkdir(exist_ok=True)
-
-    def write_json(self, path: Path, data: Any) -> None:
-        """Write a JSON file in one step: it is there complete, or not at all."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
 
     def _entries(self) -> list[str]:
         return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
@@ -105,26 +96,16 @@ class RunDirectory:
             ) from error
         return found if isinstance(found, dict) else {}
 
-    def _check_same(self, options: FinetuneOptions) -> None:
-        before = self._read_config().get("options")
+    def _check_same(self, options: FinetuneOptions, processes: int) -> None:
+        config = self._read_config()
+        before = config.get("options")
         if before is None:
             raise OptionError(f"--resume: there is no run in {self.path}")
-        now = json.loads(json.dumps(plain(options)))
-        changed = [name for name in now if name not in FREE and now[name] != before.get(name)]
-        if changed:
-            listing = "; ".join(
-                f"--{name.replace('_', '-')} was {_shown(before.get(name))}, is {_shown(now[name])}"
-                for name in changed
+        now = {name: value for name, value in plain(options).items() if name not in FREE}
+        if changed := changes(before, now):
+            raise OptionError(f"--resume: the run in {self.path} was started with other options: {changed}")
+        if (then := config.get("processes", 1)) != processes:
+            raise OptionError(
+                f"--resume: the run in {self.path} was started with {then} "
+                f"process{'' if then == 1 else 'es'}, now there {'is' if processes == 1 else 'are'} {processes}"
             )
-            raise OptionError(f"--resume: the run in {self.path} was started with other options: {listing}")
-
-
-def plain(options: FinetuneOptions) -> dict[str, Any]:
-    """The options as values that JSON can hold."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "not given"
-    return "not given" if value is None else str(value)

@@ -1,14 +1,21 @@
 """transformers' Trainer with batches by length that keep their order: when resumed, and in evaluation."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import find_batch_size, recursively_apply, slice_tensors
 from datasets import Dataset
+from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from crisp_attention.models.settings import settings_of
+
+SHARE = "share_of_loss"  # beside the inputs of a batch
 
 
 class LengthSampler(Sampler[int]):
@@ -34,18 +41,82 @@ class LengthSampler(Sampler[int]):
 
 
 class RunTrainer(Trainer):
-    """The Trainer's own samplers by length draw anew when resumed, shuffle predictions and refuse images."""
+    """The Trainer's own samplers by length draw anew when resumed, shuffle predictions and refuse images.
+
+    In several processes, batch i of all together is batch i of one process whose batches are as large as
+    theirs together. Where an epoch or a split ends in fewer examples, accelerate repeats the first ones:
+    here they count for nothing, in the loss, the predictions and what `crisp.measuring` sees.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        # else a loss that is a mean, as many classifiers' are, is multiplied by the number of processes
+        self.model_accepts_loss_kwargs = False
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and (uneven := self._own_rows(batches[-1], self.train_dataset)) is not None:
+            own, share = uneven
+            batches[-1] = {**slice_tensors(batches[-1], slice(0, max(own, 1))), SHARE: share}
+        return batches, items
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
+        share = inputs.pop(SHARE, None)
+        loss = super().compute_loss(model, inputs, *given, **named)
+        return loss if share is None else loss * share
+
+    def prediction_step(self, model: Any, inputs: Any, *given: Any, **named: Any) -> tuple[Any, Any, Any]:
+        dataloader: Any = self.callback_handler.eval_dataloader
+        uneven = self._own_rows(inputs, dataloader.dataset)
+        if uneven is None:
+            return super().prediction_step(model, inputs, *given, **named)
+        own, size = uneven[0], find_batch_size(inputs)
+        inputs = slice_tensors(inputs, slice(0, max(own, 1)))
+        with nullcontext() if own else _unobserved(model):
+            loss, *rows = super().prediction_step(model, inputs, *given, **named)
+
+        def whole(part: Tensor) -> Tensor:
+            return torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])])
+
+        logits, labels = recursively_apply(whole, rows)
+        return loss, logits, labels
+
+    def _own_rows(self, batch: Any, rows: Any) -> tuple[int, float] | None:
+        """Of the last batch, how many examples are not repeated, and their share of the mean over processes.
+
+        None for all other batches, and where nothing is repeated.
+        """
+        processes = self.accelerator.num_processes
+        if processes == 1 or not self.accelerator.gradient_state.end_of_dataloader:
+            return None
+        size = find_batch_size(batch)
+        left = len(rows) % (size * processes)
+        own = min(max(left - self.accelerator.process_index * size, 0), size)
+        return (own, own * processes / left) if left else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         rows = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthSampler(_lengths(rows), batch_size, seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset)  # predictions must come in the order of the examples
+
+
+@contextmanager
+def _unobserved(model: nn.Module) -> Iterator[None]:
+    settings = [each for _, each in settings_of(model)]
+    observers = [each.observers[:] for each in settings]
+    for each in settings:
+        each.observers.clear()
+    try:
+        yield
+    finally:
+        for each, kept in zip(settings, observers, strict=True):
+            each.observers.extend(kept)
 
 
 def longest_first(split: Dataset) -> Dataset:
