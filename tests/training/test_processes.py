@@ -170,6 +170,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_in_two_processes(words, alone
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(
     ("flags", "changes", "training"),
     [

@@ -178,8 +178,8 @@ def build(
 
 @contextmanager
 def _no_new_folders(path: Path) -> Iterator[None]:
-    """Undo that the Trainer makes its output folder, and those above it, when it is built."""
-    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    """Undo that the main process's Trainer makes its output folder, and those above it, when it is built."""
+    new = [folder for folder in (path, *path.parents) if is_main() and not folder.exists()]
     try:
         yield
     finally:
