@@ -37,7 +37,7 @@ def test_options_and_defaults_arrive(tmp_path):
         ("lr_scheduler_type=cosine", "cosine"),
         ('lr_scheduler_kwargs={"num_cycles": 2}', {"num_cycles": 2}),
         ("save_total_limit=None", None),
-        ("run_name=a=b", "a=b"),
+        ("project=a=b", "a=b"),
         ("per_device_eval_batch_size=3", 3),
     ],
 )
