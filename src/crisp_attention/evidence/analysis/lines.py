@@ -50,7 +50,7 @@ def line(
     to_random: Comparison | None,
 ) -> Line:
     """The means of a configuration's runs, next to those of dense."""
-    relative = runs.mean() / dense_runs.mean()
+    relative = runs.mean().astype(float) / dense_runs.mean().astype(float)  # objects where there are no runs
     return Line(
         configuration=configuration,
         runs=runs,
