@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from crisp_attention.evidence.options import DemoOptions, ReproduceOptions, SweepOptions, ViewOptions
+from crisp_attention.evidence.options import (
+    DemoOptions,
+    ReportOptions,
+    ReproduceOptions,
+    SweepOptions,
+    ViewOptions,
+)
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
 from crisp_attention.training.ranks import after_main, is_main
@@ -23,6 +29,7 @@ Options = (
     | ReproduceOptions
     | ProfileOptions
     | ViewOptions
+    | ReportOptions
     | DemoOptions
     | MethodsOptions
 )
@@ -32,6 +39,7 @@ Command = (
     | Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
     | Annotated[ProfileOptions, tyro.conf.subcommand("profile")]
     | Annotated[ViewOptions, tyro.conf.subcommand("view")]
+    | Annotated[ReportOptions, tyro.conf.subcommand("report")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
     | Annotated[MethodsOptions, tyro.conf.subcommand("methods")]
 )
@@ -90,6 +98,10 @@ def _run(options: Options) -> None:
             from crisp_attention.evidence.view import run_view
 
             run_view(options, console)
+        elif isinstance(options, ReportOptions):
+            from crisp_attention.evidence.report import run_report
+
+            run_report(options, console)
         elif isinstance(options, DemoOptions):
             from crisp_attention.evidence.demo import run_demo
 

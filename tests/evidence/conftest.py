@@ -1,9 +1,12 @@
 import sys
 
+import datasets
 import pytest
 
 from crisp_attention import RandomK, TopK, Window, cli
+from crisp_attention.evidence.report import write_report
 from crisp_attention.evidence.view import methods
+from tests.evidence.reports import hostile_study
 from tests.evidence.viewing import TEXT, save_bert
 
 
@@ -32,3 +35,12 @@ def view(bert, tmp_path, monkeypatch, capsys):
         return status, *capsys.readouterr(), output
 
     return run
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The analysis of the study with traps, and the folder of its report."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        return write_report(hostile_study(folder / "study"), folder / "report"), folder / "report"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from crisp_attention.training.options import Count, Flag, RecipeOptions, Text, Texts
 
@@ -145,3 +145,20 @@ class ReproduceOptions(StudyOptions):
 
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example bf16=true."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Say what a study found, with how much certainty: one HTML page, tables, figures, a summary in Markdown.
+
+    With two studies, the configurations that both have are compared.
+
+    For example:
+      crisp report --output reports/sst2 runs/sst2
+    """
+
+    studies: Positional[Annotated[tuple[Path, ...], arg(metavar="STUDY", help_behavior_hint="")]]
+    """The folder of a study of `crisp sweep`, or two."""
+
+    output: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder for the report; an earlier report there is replaced. Default: `report` in the study's folder."""

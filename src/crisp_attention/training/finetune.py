@@ -93,7 +93,9 @@ def finetune(
             "processes": arguments.world_size,
             "notes": notes,
         }
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read when --report-to asks for it
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(
+            directory.tensorboard
+        )  # read when --report-to asks for it
         progress = RunProgress(console)
         trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
     with agreed():

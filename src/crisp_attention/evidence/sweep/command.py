@@ -9,7 +9,8 @@ import optuna
 import sqlalchemy
 from rich.console import Console
 
-from crisp_attention.evidence.options import StudyOptions, SweepOptions
+from crisp_attention.evidence.options import ReportOptions, StudyOptions, SweepOptions
+from crisp_attention.evidence.report import run_report
 from crisp_attention.evidence.study import RUNS, STUDY, Configuration, Study, pairs, run_name
 from crisp_attention.evidence.sweep.campaign import Campaign
 from crisp_attention.evidence.sweep.check import check
@@ -30,8 +31,7 @@ FREE = {each.name for each in fields(StudyOptions)} | {"report_to"}
 def run_sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> None:
     """Run the study, write its report and print the verdicts. Raises as `sweep` does."""
     study = sweep(options, console, published)
-    report = study.path / "report"
-    write_report(study.path, report)
+    run_report(ReportOptions(studies=(study.path,)), console)
 
 
 def sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> Study:
