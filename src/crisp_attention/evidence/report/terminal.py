@@ -32,9 +32,9 @@ def say(console: Console, text: str) -> None:
 
 
 def _table(analysis: Analysis) -> Table:
-    title = f"accuracy on the {analysis.split} examples in %, differences in points; ± and brackets: 95 %"
+    title = f"accuracy on the {analysis.split} examples in %, ±: 95 %; differences in points"
     table = Table("attention", box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for heading in ("runs", "accuracy", "to dense", "p", "to random", "gap", "sparsity"):
+    for heading in ("accuracy", "to dense", "p", "to random", "sparsity"):
         table.add_column(heading, justify="right")
     for line in analysis.lines:
         table.add_row(escape(line.configuration.label), *_cells(line))
@@ -43,15 +43,10 @@ def _table(analysis: Analysis) -> Table:
 
 def _cells(line: Line) -> list[str]:
     dense, random = line.to_dense, line.to_random
-    difference = (
-        f"{numbers.points(dense.difference.mean)} \\[{numbers.span(dense.difference)}]" if dense else ""
-    )
     return [
-        str(len(line.runs)),
         f"{numbers.percent(mean_of(line, 'accuracy'))} {numbers.plus_minus(line.accuracy)}",
-        difference,
+        numbers.points(dense.difference.mean) if dense else "",
         numbers.probability(dense.p) if dense else "",
         numbers.points(random.difference.mean) if random else "",
-        numbers.points(mean_of(line, "gap")),
         numbers.percent(mean_of(line, "achieved_sparsity"), 1),
     ]
