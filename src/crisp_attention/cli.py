@@ -140,7 +140,7 @@ def _finetune(options: FinetuneOptions, console: "Console") -> None:
 
 def _way_on(options: Options) -> str:
     if isinstance(options, SweepOptions | ReproduceOptions | DemoOptions):
-        return "; the same command continues"
+        return "; the same command continues the study"
     if not isinstance(options, FinetuneOptions) or not (options.output / "config.json").is_file():
         return ""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]

@@ -8,12 +8,19 @@ from crisp_attention.evidence.report import write_report
 from crisp_attention.evidence.view import methods
 from tests.evidence.reports import hostile_study
 from tests.evidence.viewing import TEXT, save_bert
+from tests.training import small
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
     """A random BERT whose tokenizer splits at spaces, saved in a folder."""
     return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def small_bert(tmp_path_factory) -> str:
+    """A folder with a small classifier that can be fine-tuned on `reviews`."""
+    return small.bert(tmp_path_factory.mktemp("small-bert"))
 
 
 @pytest.fixture

@@ -1,22 +1,28 @@
 """Working on a queue until nothing is left: claim, run, record."""
 
 import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from crisp_attention.evidence.study import failure_file
 from crisp_attention.evidence.sweep.pool import Job, Message, Pool
-from crisp_attention.evidence.sweep.queue import Planned, Queue
+from crisp_attention.evidence.sweep.queue import LIVE, Planned, Queue
 from crisp_attention.evidence.sweep.storage import HEARTBEAT_SECONDS
 from crisp_attention.evidence.sweep.view import View
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.records import write_json
 
 LOOK_SECONDS = 2.0
-FREE_BYTES = 2**24  # with less, a failure is laid to the full disk and not to the run
+FREE_BYTES = 2**22  # with less, a failure is laid to the full disk and not to the run
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 Starter = Callable[[optuna.Trial], FinetuneOptions]
 
 
@@ -30,30 +36,46 @@ class Campaign:
         self._options: dict[str, FinetuneOptions] = {}
 
     def work(self, planned: list[Planned]) -> None:
-        """Return when every planned run has ended, here or elsewhere. Raises OptionError if the disk is full.
+        """Return when every planned run has ended, here or elsewhere.
 
-        Whatever ends this early, the runs at work here are given back.
+        Whatever ends this early, the runs at work here are given back. Raises OptionError if the disk is
+        full or the storage does not answer, SystemExit when the process is told to end.
         """
+        with _told_to_end(), self.queue.storage.answering():
+            try:
+                self._work(planned)
+            except OSError as error:
+                raise OptionError(f"{error}; the study is intact: run the same command again") from error
+            except SystemExit:
+                self.view.say("told to end; the same command continues the study")
+                raise
+            finally:
+                self._give_back()
+
+    def _work(self, planned: list[Planned]) -> None:
         looked = beaten = float("-inf")
-        try:
-            while True:
-                if self.pool.has_room and time.monotonic() - looked > LOOK_SECONDS:
-                    looked = time.monotonic() if not self._claim(planned) else looked
-                    self.view.states = self.queue.states()
-                    if not self.pool.jobs and not any(map(self._is_live, planned)):
-                        return
-                for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
-                    looked = float("-inf")
+        while True:
+            if time.monotonic() - beaten > HEARTBEAT_SECONDS:
+                beaten = time.monotonic()
+                self._beat()
+            if self.pool.has_room and time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                self._beat()  # the clock does not count the time a computer sleeps
+                while self.pool.has_room and self._claim(planned):
+                    pass
+                self.view.states = self.queue.states()
+                if not self.pool.jobs and not any(map(self._is_live, planned)):
+                    return
+            for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
+                try:
                     self._hear(job, message)
-                if time.monotonic() - beaten > HEARTBEAT_SECONDS:
-                    beaten = time.monotonic()
-                    for trial in self._trials.values():
-                        self.queue.beat(trial)
-        finally:
-            self._give_back()
+                except UpdateFinishedTrialError:
+                    self._lose(job)
+                if job not in self.pool.jobs:
+                    looked = float("-inf")
 
     def _is_live(self, run: Planned) -> bool:
-        return self.view.states.get(run.name, TrialState.WAITING) in (TrialState.WAITING, TrialState.RUNNING)
+        return self.view.states.get(run.name, TrialState.WAITING) in LIVE
 
     def _claim(self, planned: list[Planned]) -> bool:
         trial = self.queue.claim(planned)
@@ -64,6 +86,18 @@ class Campaign:
         self._trials[name], self._options[name] = trial, options
         self.view.step(self.pool.start(name, options), 0, 1)
         return True
+
+    def _beat(self) -> None:
+        for job in list(self.pool.jobs):
+            if not self.queue.beat(self._trials[job.name]):
+                self._lose(job)
+
+    def _lose(self, job: Job) -> None:
+        """This worker seemed dead, for example while its computer slept, and the run was given to another."""
+        self._trials.pop(job.name)
+        if job in self.pool.jobs:
+            self.pool.stop(job)
+        self.view.gone(job, "another worker has taken it over")
 
     def _hear(self, job: Job, message: Message) -> None:
         kind, *what = message
@@ -86,13 +120,14 @@ class Campaign:
         if self.pruned and trial.should_prune():
             self.pool.stop(job)
             self.queue.prune(self._trials.pop(job.name))
+            shutil.rmtree(self._options[job.name].output, ignore_errors=True)
             self.view.gone(job, f"stopped as hopeless after {epoch:g} epochs ({accuracy:.1%} on validation)")
 
     def _failed(self, job: Job, kind: str, reason: str) -> None:
         output = self._options[job.name].output
         if kind == "full" or shutil.disk_usage(output.parent).free < FREE_BYTES:
             raise OptionError(
-                f"no space is left in {output.parent} ({reason}); the study is intact: make room and run the same "
+                f"no space is left for {output} ({reason}); the study is intact: make room and run the same "
                 f"command again"
             )
         failure = {"reason": reason, "log": str(self.pool.logs / f"{job.name}.log")}
@@ -103,6 +138,22 @@ class Campaign:
     def _give_back(self) -> None:
         for job in list(self.pool.jobs):
             self.pool.stop(job)
-        for trial in self._trials.values():
-            self.queue.give_back(trial)
+        with suppress(OptionError), self.queue.storage.answering():  # else the next worker sees that we ended
+            for trial in self._trials.values():
+                self.queue.give_back(trial)
         self._trials.clear()
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """End as after Ctrl-C when the system, or a lost terminal, tells the process to."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in ENDING}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,5 +1,6 @@
 """What can be known to be impossible before a study begins."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from crisp_attention.training.sparsity import make_sparse, method_of
 
 KNOWN = {
     "study.json",
+    "study.partial",
     "study.db",
     "study.db.lock",
     "study.db-journal",
@@ -74,3 +76,6 @@ def _check_folder(path: Path) -> None:
         raise OptionError(
             f"--output {path} holds files that are not of a study ({', '.join(foreign[:5])}); choose another folder"
         )
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(f"--output {path}: nothing can be written in {there}; choose another folder")

@@ -1,13 +1,15 @@
 """What happens inside the process of one run."""
 
 import errno
+import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +24,11 @@ from crisp_attention.training.data.error import first_line
 from crisp_attention.training.finetune import finetune
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.quiet import be_quiet
-from crisp_attention.training.run_directory import RunDirectory
+from crisp_attention.training.run_directory import OWN, RunDirectory
 from crisp_attention.training.words import words
 
-LOCK_SECONDS = 60
+# how safetensors and PyTorch say it, whose errors have no number
+FULL = ("No space left on device", "PytorchStreamWriter failed writing")
 
 
 class Place(NamedTuple):
@@ -38,25 +41,28 @@ class Place(NamedTuple):
 
 
 def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
-    """Do the run, or what is left of it; what it prints goes to its log.
+    """Do the run, or what is left of it, as soon as no other process is at it; what it prints goes to its log.
 
     Sends what `Reporter` sends, and at last ("done", metrics), ("full", reason) if no space is left on
     the device, or ("failed", reason).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _write_to(place.log)
+    multiprocessing.current_process().daemon = False  # a run may have processes that load its data
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     torch.set_num_threads(place.threads)
     be_quiet()
     sys.argv = ["crisp", "finetune", *words(options)]
     try:
-        with FileLock(place.lock, timeout=LOCK_SECONDS):
+        _write_to(place.log)
+        with FileLock(place.lock):
             pipe.send(("done", _run(options, pipe)))
     except BaseException as error:  # whatever it is, the study goes on and says it
-        traceback.print_exc()
         pipe.send(("full" if _is_full(error) else "failed", first_line(error)))
+        with suppress(OSError):  # the disk of the log may be full
+            traceback.print_exc()
+            sys.stderr.flush()
 
 
 def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
@@ -69,12 +75,18 @@ def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
         except (CheckpointError, OptionError):
             if not directory.complete:
                 options = replace(options, resume=False, overwrite=True)
+    elif not directory.complete and _is_own(directory.path):
+        shutil.rmtree(directory.path)  # it was ended before it had said what it is
     return finetune(options, callbacks=[Reporter(pipe)]).metrics
+
+
+def _is_own(folder: Path) -> bool:
+    return folder.is_dir() and all(OWN.fullmatch(each.name) for each in folder.iterdir())
 
 
 def _end_with_parent() -> None:
     """A worker that is killed takes its runs with it: whoever takes them over must be alone with them."""
-    parent = parent_process()
+    parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
@@ -91,6 +103,8 @@ def _write_to(log: Path) -> None:
 def _is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

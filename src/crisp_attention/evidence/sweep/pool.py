@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +20,7 @@ from crisp_attention.training.options import FinetuneOptions
 # glibc gives every large temporary back to the system at once; keeping them makes steps shorter
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 PRELOADED = ["crisp_attention.evidence.sweep.child"]
+END_SECONDS = 10.0
 ENDS = ("done", "failed", "full")
 Message = tuple[Any, ...]
 
@@ -40,7 +43,7 @@ class Pool:
     def __init__(self, workers: int, logs: Path) -> None:
         self.workers, self.logs = workers, logs
         self.jobs: list[Job] = []
-        self._threads = max(1, _cores() // workers)
+        self._threads = _threads(workers)
         self._devices = _devices()
         for name, value in {**KEEP_MEMORY, "OMP_NUM_THREADS": str(self._threads)}.items():
             os.environ.setdefault(name, value)
@@ -60,7 +63,8 @@ class Pool:
         place = Place(self._threads, device, self.logs / f"{name}.log", self.logs / f".{name}.lock")
         mine, its = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(options, place, its), name=name, daemon=True)
-        process.start()
+        with _ctrl_c_is_ours():
+            process.start()
         its.close()
         job = Job(name, slot, process, mine)
         self.jobs.append(job)
@@ -73,9 +77,8 @@ class Pool:
         for job in [each for each in self.jobs if each.pipe in ready]:
             try:
                 message = job.pipe.recv()
-            except EOFError:
-                job.process.join()
-                message = ("failed", _ending(job.process.exitcode))
+            except (EOFError, OSError):  # OSError: it was ended in the middle of a message
+                message = ("failed", _ending(_joined(job.process)))
             found.append((job, message))
             if message[0] in ENDS:
                 self._remove(job)
@@ -87,9 +90,37 @@ class Pool:
         self._remove(job)
 
     def _remove(self, job: Job) -> None:
-        job.process.join()
+        _joined(job.process)
         job.pipe.close()
         self.jobs.remove(job)
+
+
+@contextmanager
+def _ctrl_c_is_ours() -> Iterator[None]:
+    """Processes started here never hear of Ctrl-C, not even while they import; the sweep ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _joined(process: BaseProcess) -> int | None:
+    """The exit code of a process that has nothing left to do."""
+    process.join(END_SECONDS)
+    if process.is_alive():  # threads of other libraries may keep it from ending
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
+def _threads(workers: int) -> int:
+    """Each worker's share of the cores; no more than the user allows."""
+    share, limit = max(1, _cores() // workers), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(limit)) if limit.isdigit() and int(limit) else share
 
 
 def _cores() -> int:

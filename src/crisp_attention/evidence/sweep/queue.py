@@ -5,12 +5,14 @@ import platform
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psutil
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from crisp_attention.evidence.sweep.storage import Storage
@@ -40,14 +42,12 @@ class Queue:
         Runs of dead workers, and planned runs that are in no queue yet, are queued first.
         """
         with self.storage.locked(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Optuna's: that heartbeats are experimental, and meant for optimize()
+            warnings.simplefilter("ignore")  # Optuna's: that heartbeats are meant for optimize()
             self._give_back_what_died()
-            known = self.states()
+            known, begun = self.states(), self._begun()
             for each in planned:
                 if each.name not in known:
-                    fixed = {**each.fixed, **self._begun(each.name)}
+                    fixed = {**each.fixed, **begun.get(each.name, {})}
                     self.study.enqueue_trial(fixed, user_attrs={RUN: each.name})
             if TrialState.WAITING not in self.states().values():
                 return None
@@ -58,9 +58,10 @@ class Queue:
 
     def states(self) -> dict[str, TrialState]:
         """The state of every run that waits, runs or has ended; one that was given back is not in it."""
+        last = {trial.user_attrs[RUN]: trial for trial in self.study.get_trials(deepcopy=False)}
         return {
-            trial.user_attrs[RUN]: trial.state
-            for trial in self.study.get_trials(deepcopy=False)
+            name: trial.state
+            for name, trial in last.items()
             if trial.state != TrialState.FAIL or REASON in trial.user_attrs
         }
 
@@ -68,26 +69,30 @@ class Queue:
         """How many runs wait, and how many run, on all machines."""
         return Counter(state for state in self.states().values() if state in LIVE)
 
-    def beat(self, trial: optuna.Trial) -> None:
-        """Say that the run's worker is alive."""
+    def beat(self, trial: optuna.Trial) -> bool:
+        """Say that the run's worker is alive; False if it was taken for dead and has lost the run."""
+        if self.storage.optuna.get_trial(trial._trial_id).state != TrialState.RUNNING:
+            return False
         self.storage.optuna.record_heartbeat(trial._trial_id)
+        return True
 
     def finish(self, trial: optuna.Trial, value: float) -> None:
         """The run is done."""
-        self.study.tell(trial, value)
+        self.study.tell(trial, value, skip_if_finished=True)
 
     def prune(self, trial: optuna.Trial) -> None:
         """The run was stopped as hopeless."""
-        self.study.tell(trial, state=TrialState.PRUNED)
+        self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """The run cannot be done; it is not tried again unless `retry` is called."""
-        trial.set_user_attr(REASON, reason)
-        self.study.tell(trial, state=TrialState.FAIL)
+        with suppress(UpdateFinishedTrialError):  # another worker has taken it over
+            trial.set_user_attr(REASON, reason)
+        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def give_back(self, trial: optuna.Trial) -> None:
         """Somebody else, or this worker later, shall do the run."""
-        self.study.tell(trial, state=TrialState.FAIL)
+        self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def retry(self) -> None:
         """Queue all failed runs again."""
@@ -96,10 +101,10 @@ class Queue:
                 if REASON in trial.user_attrs and self.states()[trial.user_attrs[RUN]] == TrialState.FAIL:
                     self.study.enqueue_trial(trial.params, user_attrs={RUN: trial.user_attrs[RUN]})
 
-    def _begun(self, name: str) -> dict[str, Any]:
-        """What Optuna chose for the run when it was begun before: it shall continue, not be another."""
+    def _begun(self) -> dict[str, dict[str, Any]]:
+        """What Optuna chose for runs that were begun before: they shall continue, not be others."""
         trials = self.study.get_trials(deepcopy=False)
-        return next((t.params for t in reversed(trials) if t.user_attrs[RUN] == name and t.params), {})
+        return {trial.user_attrs[RUN]: trial.params for trial in trials if trial.params}
 
     def _give_back_what_died(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -77,11 +77,11 @@ class View:
         return Group(table, Text(self._summary()))
 
     def _cell(self, name: str) -> Text:
-        if name in self.progress:
-            return Text(f"{self.progress[name]:.0%}", style="cyan")
-        if name in self.accuracy:
+        progress, state = self.progress.get(name), self.states.get(name)
+        if progress is not None:
+            return Text(f"{progress:.0%}", style="cyan")
+        if name in self.accuracy or state == TrialState.COMPLETE:
             return Text(DONE, style="green")
-        state = self.states.get(name)
         if state == TrialState.FAIL:
             return Text(FAILED, style="red")
         if state == TrialState.PRUNED:
