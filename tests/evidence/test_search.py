@@ -74,11 +74,9 @@ def test_the_control_alone_cannot_be_searched():
 
 
 @pytest.mark.slow
-def test_the_best_of_each_is_confirmed_with_fresh_seeds(bert, reviews, tmp_path):
+def test_the_best_of_each_is_confirmed_with_fresh_seeds(small_bert, reviews, tmp_path):
     output = tmp_path / "search"
-    words = (
-        f"--model {bert} --dataset {reviews} --output {output} --method topk --search --trials 6 --seeds 2"
-    )
+    words = f"--model {small_bert} --dataset {reviews} --output {output} --method topk --search --trials 6 --seeds 2"
     rest = "--workers 2 --learning-rate 1e-2 --batch-size 8 --epochs 2 --training use_cpu=true"
     command = [sys.executable, "-m", "crisp_attention", "sweep", *words.split(), *rest.split()]
     subprocess.run(command, check=True, capture_output=True)

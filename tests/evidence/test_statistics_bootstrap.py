@@ -44,8 +44,8 @@ def test_the_p_is_never_zero_and_nothing_has_a_p_of_one():
 @settings(max_examples=25, deadline=None)
 def test_swapping_the_sides_mirrors_the_result(differences):
     there, back = (
-        hierarchical_bootstrap(differences, draws=2000),
-        hierarchical_bootstrap(-differences, draws=2000),
+        hierarchical_bootstrap(differences, draws=5000),
+        hierarchical_bootstrap(-differences, draws=5000),
     )
     assert back.interval.mean == -there.interval.mean
     # the draws of a mirrored table are others, so the tails agree up to chance

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from crisp_attention.evidence.analysis.results import Verdict
 from crisp_attention.evidence.statistics import (
@@ -16,6 +15,7 @@ from crisp_attention.evidence.statistics import (
     holm,
     mean_interval,
     paired_p,
+    standard_error,
 )
 from crisp_attention.evidence.statistics.bootstrap import DRAWS
 from crisp_attention.evidence.statistics.power import ALPHA
@@ -42,7 +42,6 @@ def compare(
     differences = correct.astype(np.int8) - baseline_correct.astype(np.int8)
     seeds, examples = differences.shape
     by_seed = differences.sum(axis=1)  # whole numbers: equal ones are equal
-    standard_error = float(stats.sem(by_seed)) / examples
     bootstrap = hierarchical_bootstrap(differences, draws=draws)
     return Evidence(
         difference=mean_interval((by_seed / examples).tolist()),
@@ -50,7 +49,7 @@ def compare(
         p_seeds=paired_p(by_seed.tolist()),
         p_bootstrap=bootstrap.p,
         detectable=max(
-            detectable_by_t_test(standard_error, seeds, comparisons),
+            detectable_by_t_test(standard_error(by_seed / examples), seeds, comparisons),
             detectable_by_bootstrap(bootstrap.standard_error, comparisons),
         ),
     )

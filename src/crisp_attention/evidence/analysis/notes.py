@@ -81,4 +81,4 @@ def _devices(runs: list[FinishedRun]) -> Iterator[str]:
 
 
 def _counted(values: Counter[str]) -> str:
-    return ", ".join(f"{value} ({count} runs)" for value, count in sorted(values.items()))
+    return ", ".join(f"{value} ({count} run{'s' * (count > 1)})" for value, count in sorted(values.items()))

@@ -7,6 +7,7 @@ from crisp_attention.evidence.statistics.intervals import (
     mean_interval,
     paired_difference,
     paired_p,
+    standard_error,
 )
 from crisp_attention.evidence.statistics.mcnemar import clustered_mcnemar, exact_mcnemar
 from crisp_attention.evidence.statistics.multiplicity import holm
@@ -25,4 +26,5 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "paired_p",
+    "standard_error",
 ]

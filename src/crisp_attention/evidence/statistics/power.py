@@ -4,7 +4,7 @@ comparisons: how many are tested together; the level is 5 % over their number, H
 standard_error: that of the mean difference; the results have its unit.
 """
 
-from scipy import special, stats
+from scipy import special
 
 ALPHA = 0.05
 POWER = 0.8
@@ -15,10 +15,10 @@ def detectable_by_t_test(standard_error: float, seeds: int, comparisons: int) ->
 
     The same as statsmodels' TTestPower.solve_power, which at few seeds and low levels stops early without a word.
     """
-    critical = stats.t.isf(ALPHA / comparisons / 2, seeds - 1)
+    critical = -special.stdtrit(seeds - 1, ALPHA / comparisons / 2)
     return float(special.nctdtrinc(seeds - 1, 1 - POWER, critical)) * standard_error
 
 
 def detectable_by_bootstrap(standard_error: float, comparisons: int) -> float:
     """For the two-sided test of a bootstrap whose draws are as good as normal."""
-    return float(stats.norm.isf(ALPHA / comparisons / 2) + stats.norm.ppf(POWER)) * standard_error
+    return float(special.ndtri(POWER) - special.ndtri(ALPHA / comparisons / 2)) * standard_error
