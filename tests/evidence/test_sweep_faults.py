@@ -12,7 +12,7 @@ from psutil import wait_procs
 from tests.evidence.sweeping import Worker, database, each_once, metrics_files, same_results, states, until
 
 pytestmark = pytest.mark.slow
-SEEDS, EPOCHS = 4, 12
+SEEDS, EPOCHS = 3, 8
 KILLS = 10
 
 
