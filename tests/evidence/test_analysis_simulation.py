@@ -54,11 +54,11 @@ def verdicts(correct):
     ("world", "seeds", "studies"),
     [
         (CROSSED, 5, 1000),
-        (CROSSED, 3, 400),
-        (SEEDS_ONLY, 5, 400),
-        (SEEDS_ONLY, 3, 400),
-        (EXAMPLES_ONLY, 5, 400),
-        (EXAMPLES_ONLY, 3, 400),
+        (CROSSED, 3, 250),
+        (SEEDS_ONLY, 5, 250),
+        (SEEDS_ONLY, 3, 250),
+        (EXAMPLES_ONLY, 5, 250),
+        (EXAMPLES_ONLY, 3, 250),
     ],
 )
 def test_where_nothing_is_better_at_most_5_percent_of_studies_say_so(world, seeds, studies):
@@ -83,15 +83,15 @@ def test_the_t_interval_covers_at_its_level_where_seeds_vary():
     ],
 )
 def test_what_the_bootstrap_s_interval_covers(world, seeds, least, most):
-    found = [compare(*world.correct([0.8, 0.8], seeds, 200), 1, DRAWS).bootstrap for _ in range(300)]
+    found = [compare(*world.correct([0.8, 0.8], seeds, 200), 1, DRAWS).bootstrap for _ in range(250)]
     assert least <= np.mean([each.low <= 0 <= each.high for each in found]) <= most
 
 
 @pytest.mark.parametrize("world", [World(0.05, 0.5, 0.3), World(0.06, 0, 0), EXAMPLES_ONLY])
 def test_the_detectable_difference_is_found_in_about_80_percent(world):
     # near 50 % accuracy, where a shift does not change the variance; 1000 examples keep the shift small
-    nothing = [compare(*world.correct([0.5, 0.5], 5, 1000), 1, DRAWS).detectable for _ in range(100)]
+    nothing = [compare(*world.correct([0.5, 0.5], 5, 1000), 1, DRAWS).detectable for _ in range(60)]
     true = np.sqrt(np.mean(np.square(nothing)))
     accuracies = [0.5 - true / 2, 0.5 + true / 2]
-    found = [verdicts(world.correct(accuracies, 5, 1000)) == [Verdict.BETTER] for _ in range(200)]
+    found = [verdicts(world.correct(accuracies, 5, 1000)) == [Verdict.BETTER] for _ in range(160)]
     assert 0.7 <= np.mean(found) <= 0.9

@@ -43,39 +43,54 @@ def sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] 
     """
     configurations = grid(options)
     layers = check(options, configurations, console)
-    options.output.mkdir(parents=True, exist_ok=True)
     seeds = tuple(range(options.seeds))
-    if options.search:
-        search = Search(options, layers)
-        configurations = search.run(_open(options, f"{_name(options)}-search"), console)
-        seeds = tuple(seed + SEED + 1 for seed in seeds)  # not the seed on which they were chosen
-    study = _recorded(options, configurations, seeds, published)
-    run_grid(study, options, _open(options, _name(options)), console)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        if options.search:
+            search = Search(options, layers)
+            configurations = search.run(_open(options, f"{_name(options)}-search"), console)
+            seeds = tuple(seed + SEED + 1 for seed in seeds)  # not the seed on which they were chosen
+        queue = _open(options, _name(options))
+        with queue.storage.locked():
+            study = _recorded(options, configurations, seeds, published)
+        run_grid(study, options, queue, console)
+    except OSError as error:
+        raise OptionError(
+            f"{error}; what is in {options.output} is intact: run the same command again"
+        ) from error
     return study
 
 
 def _open(options: SweepOptions, name: str) -> Queue:
-    """A queue in the storage. Raises OptionError if the study there has other options."""
+    """A queue in the storage. Raises OptionError if the study there, or in the folder, has other options."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(options.storage, options.output)
-    fixed = {key: value for key, value in plain(options).items() if key not in FREE}
+    fixed = _fixed(plain(options))
     with storage.locked():
         study = storage.study(name)
-        before = study.user_attrs.get(OPTIONS)
-        if before is None:
-            study.set_user_attr(OPTIONS, fixed)
-        elif changed := changes(before, fixed):
+        before = study.user_attrs.get(OPTIONS) or _fixed(_in_folder(options).get(OPTIONS, fixed))
+        if changed := changes(before, fixed):
             raise OptionError(
-                f"the study {name} in {storage} was started with other options: {changed}; choose another --output"
+                f"the study {name} in {storage} was started with other options: {changed}; "
+                f"choose another --output or --study"
             )
+        study.set_user_attr(OPTIONS, fixed)
     queue = Queue(storage, study)
     if options.retry_failed:
         queue.retry()
     return queue
 
 
+def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in FREE}
+
+
+def _in_folder(options: SweepOptions) -> dict[str, Any]:
+    return Study.read(options.output).record() if (options.output / STUDY).is_file() else {}
+
+
 def _name(options: SweepOptions) -> str:
-    return options.study or options.output.resolve().name
+    return options.study or _in_folder(options).get("name") or options.output.resolve().name
 
 
 def _recorded(

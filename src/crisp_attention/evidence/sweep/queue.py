@@ -3,7 +3,6 @@
 import os
 import platform
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,10 +63,6 @@ class Queue:
             for name, trial in last.items()
             if trial.state != TrialState.FAIL or REASON in trial.user_attrs
         }
-
-    def live(self) -> Counter[TrialState]:
-        """How many runs wait, and how many run, on all machines."""
-        return Counter(state for state in self.states().values() if state in LIVE)
 
     def beat(self, trial: optuna.Trial) -> bool:
         """Say that the run's worker is alive; False if it was taken for dead and has lost the run."""
