@@ -20,7 +20,7 @@ def open_queue(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(url, folder, grace=grace)
     with storage.locked():
-        found = storage.study(study, optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner())
+        found = storage.study(study)
     return Queue(storage, found)
 
 
