@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, ndtri
 
-from crisp_attention.evidence.study import STUDY, Configuration, Study, pairs
+from crisp_attention.evidence.study import STUDY, Configuration, Study, failure_file, pairs
 from crisp_attention.specs import parse
 from crisp_attention.training.options import FinetuneOptions
 from crisp_attention.training.records import PACKAGES, plain, write_json
@@ -93,7 +93,7 @@ def make_study(
         key, directory = (configuration.method, seed), study.directory(configuration, seed)
         deviation = world.seed_sd * world.random.normal()
         if key in (failed or {}):
-            file = study.failure_file(configuration, seed)
+            file = failure_file(directory.path)
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps({"reason": (failed or {})[key]}), encoding="utf-8")
         elif key not in missing:

@@ -27,7 +27,7 @@ def hierarchical_bootstrap(
     A drawn example is drawn for all seeds: the design is crossed, and both its sides are samples (the
     pigeonhole bootstrap, Owen 2007, "The pigeonhole bootstrap", section 3). It is fair to the variation
     of examples, cautious with that of example by seed, and not with that of few seeds: with 5 seeds that
-    alone vary, a nominal 95 % interval covers about 83 %. The p is twice the smaller tail,
+    alone vary, a nominal 95 % interval covers about 84 %. The p is twice the smaller tail,
     (count + 1) / (draws + 1). The draws are the same at every call.
     """
     random = np.random.default_rng(0)
