@@ -158,7 +158,7 @@ class Study:
     def failed(self) -> dict[tuple[str, int], str]:
         """The reasons of failed runs, by the configuration's id and seed."""
         return {
-            (each.id, seed): json.loads(file.read_text(encoding="utf-8"))["reason"]
+            (each.id, seed): _reason(file)
             for each in self.configurations
             for seed in self.seeds
             if (file := failure_file(self.directory(each, seed).path)).is_file()
@@ -181,14 +181,22 @@ class Study:
 
     def control(self, configuration: Configuration) -> Configuration | None:
         """The random control that keeps as many keys as the configuration, if the study has one."""
-        return next(
-            (
-                each
-                for each in self.configurations
-                if each.is_random and not configuration.is_random and each.sparsity == configuration.sparsity
-            ),
-            None,
-        )
+        if configuration.is_random or configuration.sparsity is None:
+            return None
+        layout = configuration.name.rpartition("+")[0]
+        name = f"{layout}+{RandomK.name}" if layout else RandomK.name
+        for each in self.configurations:
+            if each.name == name and each.sparsity == configuration.sparsity:
+                if not layout or parse(each.method).layout == parse(configuration.method).layout:
+                    return each
+        return None
+
+
+def _reason(file: Path) -> str:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["reason"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OptionError(f"{file} is damaged: {error}") from error
 
 
 def pairs(configurations: Sequence[Configuration], seeds: Sequence[int]) -> list[tuple[Configuration, int]]:
