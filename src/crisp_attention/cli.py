@@ -21,7 +21,10 @@ from crisp_attention.training.ranks import after_main, is_main
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from crisp_attention.evidence.study import Study
+
 USER_ERROR = 2
+FAILED_RUNS = 3
 INTERRUPTED = 130
 Options = (
     FinetuneOptions
@@ -85,11 +88,11 @@ def _run(options: Options) -> None:
         elif isinstance(options, SweepOptions):
             from crisp_attention.evidence.sweep.command import run_sweep
 
-            run_sweep(options, console)
+            _end(run_sweep(options, console), console)
         elif isinstance(options, ReproduceOptions):
             from crisp_attention.evidence.reproduce import run_reproduce
 
-            run_reproduce(options, console)
+            _end(run_reproduce(options, console), console)
         elif isinstance(options, ProfileOptions):
             from crisp_attention.training.profile import run_profile
 
@@ -105,7 +108,7 @@ def _run(options: Options) -> None:
         elif isinstance(options, DemoOptions):
             from crisp_attention.evidence.demo import run_demo
 
-            run_demo(options, console)
+            _end(run_demo(options, console), console)
         else:
             _methods()
     except KeyboardInterrupt:
@@ -115,6 +118,12 @@ def _run(options: Options) -> None:
         console.print("[red]error:[/red]", end=" ")
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_ERROR)
+
+
+def _end(study: "Study", console: "Console") -> None:
+    if failed := study.failed():
+        console.print(f"{len(failed)} runs failed; --retry-failed runs them again", highlight=False)
+        sys.exit(FAILED_RUNS)
 
 
 def _finetune(options: FinetuneOptions, console: "Console") -> None:

@@ -28,7 +28,7 @@ def test_the_command_ends_with_the_report(tmp_path):
     command = [sys.executable, "-m", "crisp_attention", "demo", "--seeds", "2", "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert str(output / "report" / "report.html") in done.stdout.replace("\n", "")
-    table = pd.read_csv(output / "report" / "table.csv").set_index("configuration")
+    table = pd.read_csv(output / "report" / "table.csv").set_index("method")
     assert len(table) == 5
-    assert table.loc["topk-sparsity-0.8", "accuracy"] > 0.85
-    assert table.loc["topk-sparsity-0.8", "accuracy"] > table.loc["random-sparsity-0.8", "accuracy"] + 0.1
+    assert table.loc["topk:sparsity=0.8", "accuracy"] > 0.85
+    assert table.loc["topk:sparsity=0.8", "accuracy"] > table.loc["random:sparsity=0.8", "accuracy"] + 0.1

@@ -14,7 +14,9 @@ def asked(monkeypatch):
     """The study that the preset asks for, without running it."""
     calls = []
     monkeypatch.setattr(
-        reproduce, "run_sweep", lambda options, console, published: calls.append((options, published))
+        reproduce,
+        "run_sweep",
+        lambda options, console, command, published: calls.append((options, published)),
     )
 
     def ask(**changes):

@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_is_recorded_and_the_study_goes_on(start, tmp_path)
     run = worker.wait_for_runs()[0]
     run.kill()
     code, said = worker.ends()
-    assert code == 0, said
+    assert code == 3, said
     assert (
         "dense-seed-0: failed: the process was ended by SIGKILL, as the system does when memory runs out"
         in said

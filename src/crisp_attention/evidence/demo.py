@@ -3,12 +3,14 @@
 from rich.console import Console
 
 from crisp_attention.evidence.options import DemoOptions, SweepOptions
+from crisp_attention.evidence.study import Study
 from crisp_attention.evidence.sweep.command import run_sweep
+from crisp_attention.training.words import words
 
 
-def run_demo(options: DemoOptions, console: Console) -> None:
+def run_demo(options: DemoOptions, console: Console) -> Study:
     """Run the study and report; raises as `run_sweep` does."""
-    run_sweep(demo_study(options), console)
+    return run_sweep(demo_study(options), console, command=["crisp", "demo", *words(options)])
 
 
 def demo_study(options: DemoOptions) -> SweepOptions:

@@ -72,7 +72,7 @@ class StudyOptions:
     workers: int = 1
     """Runs at a time on this machine; the cores, and the GPUs, are shared out among them."""
 
-    storage: Text = None
+    storage: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
     """URL of the Optuna storage, for example postgresql://user@host/database, from which several machines
     pull runs. Default: a SQLite file in the output folder."""
 
@@ -80,7 +80,7 @@ class StudyOptions:
     """Name of the study in the storage. Default: that of the output folder."""
 
     keep_models: Flag = False
-    """Keep the model of every run; else only what was measured."""
+    """Keep the models of the runs made from now on; else only what was measured."""
 
     retry_failed: Flag = False
     """Run again what failed before."""
@@ -102,8 +102,9 @@ class SweepOptions(RecipeOptions, StudyOptions):
     """Methods, by commas: such as topk,random or topk,window:width=9; `crisp methods` lists them.
     Default: topk,random."""
 
-    sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="")] = ("0.8",)
-    """Sparsities, by commas, for every method that has one and does not say it itself; 0 is dense. Default: 0.8."""
+    sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="")] = ()
+    """Sparsities, by commas, for every method that has one and does not say it itself; 0 is dense.
+    Default: 0.8. With --search: the bounds, by default 0.3 and 0.95."""
 
     seeds: int = 5
     """Runs per configuration; at least 2 for an interval. With --search: of the confirmation."""
@@ -115,10 +116,11 @@ class SweepOptions(RecipeOptions, StudyOptions):
 
     search: Flag = False
     """Let Optuna choose method, sparsity, schedule, layers and learning rate on the validation split, for dense
-    and sparse alike; then run the best of each, and the random control, with fresh seeds."""
+    and sparse alike; then run the best of each, and the random control, with fresh seeds. Needs a labelled
+    test split to judge them on."""
 
-    trials: int = 30
-    """With --search: runs to choose from; a third of them are dense."""
+    trials: Count = None
+    """With --search: runs to choose from; a third of them are dense. Default: 30."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,7 @@ class ReportOptions:
 
     For example:
       crisp report --output reports/sst2 runs/sst2
+      crisp report runs/sst2 runs/sst2-more-epochs
     """
 
     studies: Positional[Annotated[tuple[Path, ...], arg(metavar="STUDY", help_behavior_hint="")]]

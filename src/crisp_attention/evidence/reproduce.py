@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 
 from crisp_attention.evidence.options import ReproduceOptions, StudyOptions, SweepOptions
-from crisp_attention.evidence.sweep.command import run_sweep
+from crisp_attention.evidence.study import Study
+from crisp_attention.evidence.sweep.command import run_sweep, without_secrets
+from crisp_attention.training.words import words
 
 PAPER: dict[str, Any] = {
     "source": "Crisp Attention: Regularizing Transformers via Structured Sparsity, arXiv 2508.06016, "
@@ -27,10 +29,10 @@ PAPER: dict[str, Any] = {
 }
 
 
-def run_reproduce(options: ReproduceOptions, console: Console) -> None:
+def run_reproduce(options: ReproduceOptions, console: Console) -> Study:
     """Run the study and report; raises as `run_sweep` does."""
     shared = {each.name: getattr(options, each.name) for each in fields(StudyOptions)}
-    run_sweep(
+    return run_sweep(
         SweepOptions(
             **shared,
             model=options.model,
@@ -42,5 +44,6 @@ def run_reproduce(options: ReproduceOptions, console: Console) -> None:
             sparsity=("0.4", "0.6", "0.8"),
         ),
         console,
+        command=["crisp", "reproduce", *words(without_secrets(options))],
         published=PAPER,
     )

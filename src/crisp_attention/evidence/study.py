@@ -6,13 +6,14 @@ The folder is the truth for all evidence; Optuna's storage only says who works o
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from crisp_attention.methods import Method
 from crisp_attention.rules import Dense, RandomK
 from crisp_attention.specs import parse
 from crisp_attention.training.options import OptionError
@@ -138,7 +139,7 @@ class Study:
                 for each in data.pop("configurations")
             )
             return Study(path, configurations=configurations, seeds=tuple(data.pop("seeds")), **data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise OptionError(f"{file} is damaged: {error}") from error
 
     def record(self) -> dict[str, Any]:
@@ -161,7 +162,8 @@ class Study:
             (each.id, seed): _reason(file)
             for each in self.configurations
             for seed in self.seeds
-            if (file := failure_file(self.directory(each, seed).path)).is_file()
+            if not self.directory(each, seed).complete
+            and (file := failure_file(self.directory(each, seed).path)).is_file()
         }
 
     def missing(self) -> list[tuple[Configuration, int]]:
@@ -181,15 +183,16 @@ class Study:
 
     def control(self, configuration: Configuration) -> Configuration | None:
         """The random control that keeps as many keys as the configuration, if the study has one."""
-        if configuration.is_random or configuration.sparsity is None:
-            return None
-        layout = configuration.name.rpartition("+")[0]
-        name = f"{layout}+{RandomK.name}" if layout else RandomK.name
-        for each in self.configurations:
-            if each.name == name and each.sparsity == configuration.sparsity:
-                if not layout or parse(each.method).layout == parse(configuration.method).layout:
-                    return each
+        wanted = None if configuration.is_random else control_of(parse(configuration.method))
+        return next((each for each in self.configurations if wanted and each.method == wanted.spec), None)
+
+
+def control_of(method: Method) -> Method | None:
+    """Random keys, as many as the method keeps of what its layout shows; None if it has no one sparsity."""
+    if not method.sparsity:
         return None
+    rule = RandomK(sparsity=method.sparsity)
+    return replace(method, rule=rule) if hasattr(method.rule, "sparsity") else Method(rule=rule)
 
 
 def _reason(file: Path) -> str:

@@ -19,6 +19,7 @@ RESERVED = {
     "learning_rate": "set by --learning-rate",
     "seed": "set by --seed",
     "report_to": "set by --report-to",
+    "hub_token": "it would be written into the run's folder; log in with `hf auth login`",
     "run_name": "the name of the output folder",
     "resume_from_checkpoint": "set by --resume",
     "remove_unused_columns": "set by the run itself",

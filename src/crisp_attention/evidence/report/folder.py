@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from crisp_attention.training.options import OptionError
 
 OWN = {"report.html", "summary.md", "table.csv", "runs.csv", "figures"}
@@ -23,9 +25,10 @@ def replacing(output: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
+        with FileLock(output.with_name(f".{output.name}.lock")):  # the workers of a study end together
+            if output.exists():
+                output.rename(old)
+            new.rename(output)
     except OSError as error:
         raise OptionError(f"--output {output}: {error.strerror or error}") from error
     finally:

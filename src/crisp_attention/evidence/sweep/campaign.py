@@ -63,7 +63,7 @@ class Campaign:
                 self._beat()  # the clock does not count the time a computer sleeps
                 while self.pool.has_room and self._claim(planned):
                     pass
-                self.view.states = self.queue.states()
+                self.view.states, self.view.accuracy = self.queue.states(), self.queue.values()
                 if not self.pool.jobs and not any(map(self._is_live, planned)):
                     return
             for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
@@ -82,6 +82,7 @@ class Campaign:
         if trial is None:
             return False
         options = self.start(trial)
+        self.queue.begin(trial, options.output)
         name = options.output.name
         self._trials[name], self._options[name] = trial, options
         self.view.step(self.pool.start(name, options), 0, 1)
@@ -114,14 +115,18 @@ class Campaign:
         else:
             self._failed(job, kind, *what)
 
-    def _judge(self, job: Job, epoch: float, accuracy: float) -> None:
+    def _judge(self, job: Job, step: int, steps: int, accuracy: float) -> None:
+        if not self.pruned:
+            return
         trial = self._trials[job.name]
-        trial.report(accuracy, round(epoch))
-        if self.pruned and trial.should_prune():
+        trial.report(accuracy, step)
+        if 2 * step >= steps and trial.should_prune():  # earlier, what starts slowly would look hopeless
             self.pool.stop(job)
             self.queue.prune(self._trials.pop(job.name))
             shutil.rmtree(self._options[job.name].output, ignore_errors=True)
-            self.view.gone(job, f"stopped as hopeless after {epoch:g} epochs ({accuracy:.1%} on validation)")
+            self.view.gone(
+                job, f"stopped as hopeless at step {step} of {steps} ({accuracy:.1%} on validation)"
+            )
 
     def _failed(self, job: Job, kind: str, reason: str) -> None:
         output = self._options[job.name].output
@@ -151,7 +156,8 @@ def _told_to_end() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {each: signal.signal(each, end) for each in ENDING}
+    heard = [each for each in ENDING if signal.getsignal(each) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {each: signal.signal(each, end) for each in heard}
     try:
         yield
     finally:

@@ -8,45 +8,41 @@ from rich.console import Console
 from transformers import set_seed
 
 from crisp_attention.evidence.options import SweepOptions
-from crisp_attention.evidence.study import Configuration
+from crisp_attention.evidence.study import STUDY, Configuration
 from crisp_attention.evidence.sweep.plan import run_options
+from crisp_attention.evidence.sweep.storage import DATABASE
 from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
+from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources import load_source
 from crisp_attention.training.sparsity import make_sparse, method_of
 
-KNOWN = {
-    "study.json",
-    "study.partial",
-    "study.db",
-    "study.db.lock",
-    "study.db-journal",
+NEW = {
     "runs",
     "logs",
-    "report",
     "search",
-    "search.csv",
-}
+    "search-dense.csv",
+    "study.db.lock",
+}  # what may be there before a study is recorded
 
 
 def check(options: SweepOptions, configurations: Sequence[Configuration], console: Console) -> int:
-    """Read the data and the model, and make it sparse in every way that is planned; the model's attention layers.
+    """Read the data and the model, make it sparse in every way that is planned, try how it would be trained.
 
-    Raises OptionError, DataError or CheckpointError for what could not run. Notes go to `console`.
+    Returns the number of the model's attention layers. Raises OptionError, DataError or CheckpointError
+    for what could not run. Notes go to `console`.
     """
-    least = 2 if options.search else 1
-    for flag, value in (
-        ("--seeds", options.seeds),
-        ("--workers", options.workers),
-        ("--trials", options.trials),
-    ):
-        if value < (least if flag == "--seeds" else 1):
-            raise OptionError(f"{flag} must be at least {least if flag == '--seeds' else 1}, got {value}")
+    for flag, value in (("--seeds", options.seeds), ("--workers", options.workers)):
+        if value < 1:
+            raise OptionError(f"{flag} must be at least 1, got {value}")
+    if options.trials is not None and not options.search:
+        raise OptionError("--trials has no meaning without --search")
     _check_folder(options.output)
-    training_arguments(run_options(options, configurations[0], 0, options.output), options.output / "unused")
+    runs = [run_options(options, each, 0, options.output) for each in configurations]
+    arguments = [training_arguments(each, options.output / "checkpoints") for each in runs]
     task = load_task(
         options.dataset,
         text_columns=options.text_columns,
@@ -54,15 +50,20 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         label_column=options.label_column,
         train_examples=options.train_examples,
     )
+    if options.search and "test" not in task.splits:
+        raise OptionError(
+            f"--search chooses on validation, and needs a labelled test split to judge what it chose; "
+            f"{options.dataset} has none: give a folder with train, validation and test files"
+        )
     set_seed(0)
     source = load_source(options.model, task, options.max_length)
     layers = 0
-    for each in configurations:
-        run = run_options(options, each, 0, options.output)
-        make_sparse(source.model, method_of(run), run)
+    for each in runs:
+        make_sparse(source.model, method_of(each), each)
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
+    build(source, task, arguments[0])
     for note in (*source.notes, *task.notes):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     return layers
@@ -71,8 +72,9 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
 def _check_folder(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise OptionError(f"--output {path} is a file; expected a folder")
-    foreign = sorted(each.name for each in path.iterdir() if each.name not in KNOWN) if path.is_dir() else []
-    if foreign:
+    found = {each.name for each in path.iterdir()} if path.is_dir() else set()
+    foreign = sorted(found - NEW)
+    if foreign and not found & {STUDY, DATABASE}:
         raise OptionError(
             f"--output {path} holds files that are not of a study ({', '.join(foreign[:5])}); choose another folder"
         )

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
-import sqlalchemy
 from rich.console import Console
 
 from crisp_attention.evidence.options import ReportOptions, StudyOptions, SweepOptions
@@ -14,32 +13,45 @@ from crisp_attention.evidence.report import run_report
 from crisp_attention.evidence.study import RUNS, STUDY, Configuration, Study, pairs, run_name
 from crisp_attention.evidence.sweep.campaign import Campaign
 from crisp_attention.evidence.sweep.check import check
-from crisp_attention.evidence.sweep.plan import grid, run_options
+from crisp_attention.evidence.sweep.plan import grid, run_options, words
 from crisp_attention.evidence.sweep.pool import Pool
 from crisp_attention.evidence.sweep.queue import Planned, Queue
 from crisp_attention.evidence.sweep.search import SEED, Search
-from crisp_attention.evidence.sweep.storage import Storage
+from crisp_attention.evidence.sweep.storage import Storage, without_password
 from crisp_attention.evidence.sweep.view import View
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.records import changes, plain, versions, write_json
-from crisp_attention.training.words import words
+from crisp_attention.training.words import words as typed
 
 OPTIONS = "options"
+AnyStudyOptions = TypeVar("AnyStudyOptions", bound=StudyOptions)
 FREE = {each.name for each in fields(StudyOptions)} | {"report_to"}
 
 
-def run_sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> None:
-    """Run the study, write its report and print the verdicts. Raises as `sweep` does."""
-    study = sweep(options, console, published)
+def run_sweep(
+    options: SweepOptions,
+    console: Console,
+    command: Sequence[str] | None = None,
+    published: Mapping[str, Any] | None = None,
+) -> Study:
+    """Run the study, write its report and print the verdicts. Takes and raises what `sweep` does."""
+    study = sweep(options, console, command, published)
     run_report(ReportOptions(studies=(study.path,)), console)
+    return study
 
 
-def sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] | None = None) -> Study:
+def sweep(
+    options: SweepOptions,
+    console: Console,
+    command: Sequence[str] | None = None,
+    published: Mapping[str, Any] | None = None,
+) -> Study:
     """Run what the study still lacks; return it when all its runs have ended.
 
-    published: numbers that the report shows beside. Progress goes to `console`. Raises OptionError,
-    DataError or CheckpointError for what cannot work, before anything runs, and OptionError when the
-    disk is full. Interrupted, it can be called again.
+    command: what was typed, if it was not `crisp sweep`.
+    published: numbers that the report shows beside. Progress goes to `console`.
+    Raises OptionError, DataError or CheckpointError for what cannot work, before anything runs, and
+    OptionError when the disk is full. Interrupted, it can be called again.
     """
     configurations = grid(options)
     layers = check(options, configurations, console)
@@ -48,11 +60,14 @@ def sweep(options: SweepOptions, console: Console, published: Mapping[str, Any] 
         options.output.mkdir(parents=True, exist_ok=True)
         if options.search:
             search = Search(options, layers)
-            configurations = search.run(_open(options, f"{_name(options)}-search"), console)
+            configurations = search.run(
+                lambda kind: _open(options, f"{_name(options)}-search-{kind}"), console
+            )
             seeds = tuple(seed + SEED + 1 for seed in seeds)  # not the seed on which they were chosen
         queue = _open(options, _name(options))
         with queue.storage.locked():
-            study = _recorded(options, configurations, seeds, published)
+            study = _recorded(options, configurations, seeds, command or _command(options), published)
+        queue.redo_lost()
         run_grid(study, options, queue, console)
     except OSError as error:
         raise OptionError(
@@ -68,12 +83,15 @@ def _open(options: SweepOptions, name: str) -> Queue:
     fixed = _fixed(plain(options))
     with storage.locked():
         study = storage.study(name)
-        before = study.user_attrs.get(OPTIONS) or _fixed(_in_folder(options).get(OPTIONS, fixed))
-        if changed := changes(before, fixed):
-            raise OptionError(
-                f"the study {name} in {storage} was started with other options: {changed}; "
-                f"choose another --output or --study"
-            )
+        for where, before in (
+            (str(storage), study.user_attrs.get(OPTIONS)),
+            (str(options.output), _in_folder(options).get(OPTIONS)),
+        ):
+            if before is not None and (changed := changes(_fixed(before), fixed)):
+                raise OptionError(
+                    f"the study {name} in {where} was started with other options: {changed}; "
+                    f"choose another --output, and another --study in a storage that is shared"
+                )
         study.set_user_attr(OPTIONS, fixed)
     queue = Queue(storage, study)
     if options.retry_failed:
@@ -82,7 +100,10 @@ def _open(options: SweepOptions, name: str) -> Queue:
 
 
 def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key not in FREE}
+    """What must not change, however it was typed."""
+    fixed = {key: value for key, value in options.items() if key not in FREE}
+    numbers = [float(word) for word in words(fixed["sparsity"])]
+    return fixed | {"method": words(fixed["method"]), "sparsity": numbers}
 
 
 def _in_folder(options: SweepOptions) -> dict[str, Any]:
@@ -97,6 +118,7 @@ def _recorded(
     options: SweepOptions,
     configurations: Sequence[Configuration],
     seeds: tuple[int, ...],
+    command: Sequence[str],
     published: Mapping[str, Any] | None,
 ) -> Study:
     """The study, its record written to the folder; when it is continued, the first record stays."""
@@ -104,7 +126,7 @@ def _recorded(
         study = Study(
             path=options.output,
             name=_name(options),
-            command=_command(options),
+            command=list(command),
             options=plain(options) | {"storage": None},
             configurations=tuple(configurations),
             seeds=seeds,
@@ -118,10 +140,12 @@ def _recorded(
 
 def _command(options: SweepOptions) -> list[str]:
     """The command, without the password that its storage may have."""
-    if options.storage:
-        shown = sqlalchemy.make_url(options.storage).render_as_string(hide_password=True)
-        options = replace(options, storage=shown)
-    return ["crisp", "sweep", *words(options)]
+    return ["crisp", "sweep", *typed(without_secrets(options))]
+
+
+def without_secrets(options: AnyStudyOptions) -> AnyStudyOptions:
+    """The options as they may be written down."""
+    return replace(options, storage=without_password(options.storage)) if options.storage else options
 
 
 def run_grid(study: Study, options: SweepOptions, queue: Queue, console: Console) -> None:
@@ -138,10 +162,6 @@ def run_grid(study: Study, options: SweepOptions, queue: Queue, console: Console
     planned = [Planned(name, {"configuration": each.id, "seed": seed}) for name, (each, seed) in runs.items()]
     (study.path / RUNS).mkdir(exist_ok=True)
     rows = {each.label: [run_name(each, seed) for seed in study.seeds] for each in study.configurations}
-    view = View(console, rows, options.workers)
-    for each in study.configurations:
-        view.accuracy |= {
-            run_name(each, run.seed): run.metrics["validation"]["accuracy"] for run in study.finished(each)
-        }
+    view = View(console, rows)
     with view:
         Campaign(queue, Pool(options.workers, study.path / "logs"), view, start).work(planned)

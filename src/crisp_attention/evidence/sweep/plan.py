@@ -11,6 +11,7 @@ from crisp_attention.specs import parse
 from crisp_attention.training.options import FinetuneOptions, OptionError, RecipeOptions
 from crisp_attention.training.sparsity import method_of, schedule_of
 
+DEFAULT_SPARSITY = ("0.8",)
 OWN_RECIPE = {"learning_rate": float, "epochs": float}
 
 
@@ -45,7 +46,7 @@ def words(given: Iterable[str]) -> list[str]:
 def sparsities(options: SweepOptions) -> list[float]:
     """The sparsities that were asked for. Raises OptionError for what is not in [0, 1)."""
     levels = []
-    for word in words(options.sparsity):
+    for word in words(options.sparsity or DEFAULT_SPARSITY):
         try:
             level = float(word)
         except ValueError:
@@ -63,7 +64,7 @@ def run_options(
     shared: dict[str, Any] = {each.name: getattr(options, each.name) for each in fields(RecipeOptions)}
     if configuration.is_dense:
         shared |= {"attention": "self", "phase": "always", "ramp": None}
-    elif configuration.schedule == "constant":
+    elif options.search and configuration.schedule == "constant":
         shared |= {"ramp": None}
     return FinetuneOptions(
         **shared
@@ -109,7 +110,10 @@ def _recipe(text: str) -> tuple[str, dict[str, float]]:
             raise OptionError(f"--recipe {text}: {key} expects a number, got {value!r}") from error
     if not own:
         raise OptionError(f"--recipe {text}: expected METHOD:learning_rate=VALUE or METHOD:epochs=VALUE")
-    return ":".join(target), own
+    try:
+        return (parse(":".join(target)).spec if len(target) > 1 else name), own
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"--recipe {text}: {error}") from error
 
 
 def _applies(target: str, spec: str) -> bool:

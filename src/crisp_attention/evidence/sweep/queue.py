@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from crisp_attention.evidence.sweep.storage import Storage
 
-RUN, WORKER, REASON = "run", "worker", "reason"
+RUN, WORKER, FOLDER, REASON = "run", "worker", "folder", "reason"
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 CLOCK_SECONDS = 120  # the start of a process is known by a clock that may be set meanwhile
 
@@ -63,6 +63,29 @@ class Queue:
             for name, trial in last.items()
             if trial.state != TrialState.FAIL or REASON in trial.user_attrs
         }
+
+    def values(self) -> dict[str, float]:
+        """The validation accuracy of every finished run."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {trial.user_attrs[RUN]: trial.value for trial in trials if trial.value is not None}
+
+    def begin(self, trial: optuna.Trial, folder: Path) -> None:
+        """Say where the run's folder is."""
+        trial.set_user_attr(FOLDER, str(folder.resolve()))
+
+    def redo_lost(self) -> None:
+        """Queue again what this machine has finished and whose folder is gone."""
+        with self.storage.locked():
+            states = self.states()
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                name, folder = trial.user_attrs[RUN], trial.user_attrs.get(FOLDER)
+                if (
+                    folder
+                    and _is_here(trial)
+                    and states[name] == TrialState.COMPLETE
+                    and not Path(folder).is_dir()
+                ):
+                    self.study.enqueue_trial(trial.params, user_attrs={RUN: name})
 
     def beat(self, trial: optuna.Trial) -> bool:
         """Say that the run's worker is alive; False if it was taken for dead and has lost the run."""
@@ -113,11 +136,15 @@ def _is_dead(trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get(WORKER)
     if worker is None:  # it died inside the lock that we now have
         return True
-    here = _here()
-    if {key: worker[key] for key in here} != here:
+    if not _is_here(trial):
         return False
     started = _started(worker["pid"])
     return started is None or abs(started - worker["started"]) > CLOCK_SECONDS
+
+
+def _is_here(trial: FrozenTrial) -> bool:
+    here, worker = _here(), trial.user_attrs[WORKER]
+    return {key: worker[key] for key in here} == here
 
 
 def _here() -> dict[str, str]:

@@ -10,7 +10,7 @@ SECONDS = 0.5
 
 
 class Reporter(TrainerCallback):
-    """Sends ("step", done, all) now and then, and ("accuracy", epoch, validation accuracy) after each evaluation."""
+    """Sends ("step", done, all) now and then, and ("accuracy", step, all, validation accuracy) when evaluated."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe, self._sent = pipe, 0.0
@@ -25,4 +25,4 @@ class Reporter(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.pipe.send(("accuracy", state.epoch or 0.0, kwargs["metrics"]["eval_accuracy"]))
+        self.pipe.send(("accuracy", state.global_step, state.max_steps, kwargs["metrics"]["eval_accuracy"]))

@@ -56,7 +56,7 @@ class Storage:
 
     def __str__(self) -> str:
         """The URL without its password."""
-        return self.url.render_as_string(hide_password=True)
+        return without_password(self.url)
 
     def study(self, name: str) -> optuna.Study:
         """The study of that name, made if there is none; more is better."""
@@ -107,6 +107,11 @@ class Storage:
                 yield
             finally:
                 connection.execute(sqlalchemy.text(leave))
+
+
+def without_password(url: str | URL) -> str:
+    """The URL as it may be shown: no password, and no query, which may hold one too."""
+    return sqlalchemy.make_url(url).set(query={}).render_as_string(hide_password=True)
 
 
 def _url(text: str) -> URL:

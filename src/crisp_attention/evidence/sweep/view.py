@@ -1,6 +1,7 @@
 """What a sweep shows while it works: every run of every configuration, and the time left."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 from statistics import mean
@@ -21,10 +22,11 @@ class View:
     """A live table on a terminal, elsewhere a line per finished run. A context manager.
 
     rows: for every label the names of its runs.
+    states, accuracy: of the runs of all workers, by name; accuracy is that on validation.
     """
 
-    def __init__(self, console: Console, rows: Mapping[str, list[str]], workers: int) -> None:
-        self.console, self.rows, self.workers = console, dict(rows), workers
+    def __init__(self, console: Console, rows: Mapping[str, list[str]]) -> None:
+        self.console, self.rows = console, dict(rows)
         self.states: Mapping[str, TrialState] = {}
         self.accuracy: dict[str, float] = {}
         self.progress: dict[str, float] = {}
@@ -52,8 +54,7 @@ class View:
         self.progress.pop(job.name, None)
         self.accuracy[job.name] = accuracy
         if not self.console.is_terminal:
-            parts = [f"{self._done()} of {self._all()} done", *self._left()]
-            self.say(f"{job.name}: validation accuracy {accuracy:.1%} ({', '.join(parts)})")
+            self.say(f"{job.name}: validation accuracy {accuracy:.1%} ({self._summary()})")
 
     def gone(self, job: Job, why: str) -> None:
         """A run is no more, and why."""
@@ -89,29 +90,29 @@ class View:
         return Text(ELSEWHERE if state == TrialState.RUNNING else WAITS, style="dim")
 
     def _summary(self) -> str:
-        states = list(self.states.values())
-        failed, running = states.count(TrialState.FAIL), states.count(TrialState.RUNNING)
-        parts = [f"{self._done()} of {self._all()} runs done", f"{running} running"]
+        counts = Counter(self.states.values())
+        done, failed = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED], counts[TrialState.FAIL]
+        running = counts[TrialState.RUNNING]
+        parts = [f"{done} of {sum(map(len, self.rows.values()))} runs done", f"{running} running"]
         parts += [f"{failed} failed"] if failed else []
-        means = {
-            label: mean(found)
+        best = max(self._candidates(), key=lambda each: each[1], default=None)
+        parts += [f"best so far {best[0]} ({best[1]:.1%} on validation)"] if best else []
+        return ", ".join([*parts, *self._left(max(running, 1))])
+
+    def _candidates(self) -> list[tuple[str, float]]:
+        """Each row's mean; of a search, which is one row, each run."""
+        if len(self.rows) == 1:
+            return list(self.accuracy.items())
+        found = {
+            label: [self.accuracy[n] for n in names if n in self.accuracy]
             for label, names in self.rows.items()
-            if (found := [self.accuracy[name] for name in names if name in self.accuracy])
         }
-        if means:
-            best = max(means, key=means.__getitem__)
-            parts.append(f"best so far {best} ({means[best]:.1%} on validation)")
-        return ", ".join([*parts, *self._left()])
+        return [(label, mean(values)) for label, values in found.items() if values]
 
-    def _all(self) -> int:
-        return sum(map(len, self.rows.values()))
-
-    def _done(self) -> int:
-        return sum(state.is_finished() for state in self.states.values())
-
-    def _left(self) -> list[str]:
+    def _left(self, running: int) -> list[str]:
         if not self._seconds:
             return []
-        to_do = self._all() - self._done() - sum(self.progress.values())
-        left = max(0.0, mean(self._seconds) * to_do / self.workers)
+        ended = sum(state.is_finished() for state in self.states.values())
+        to_do = sum(map(len, self.rows.values())) - ended - sum(self.progress.values())
+        left = max(0.0, mean(self._seconds) * to_do / running)
         return [f"about {timedelta(seconds=round(left))} left"]
