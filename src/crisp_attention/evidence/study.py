@@ -5,7 +5,8 @@ The folder is the truth for all evidence; Optuna's storage only says who works o
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from crisp_attention.methods import Method
 from crisp_attention.rules import Dense, RandomK
 from crisp_attention.specs import parse
+from crisp_attention.training.data.error import first_line
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.run_directory import RunDirectory
 
@@ -81,6 +83,15 @@ def failure_file(run: Path) -> Path:
     return run.with_name(f"{run.name}.failed.json")
 
 
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into an OptionError that names it."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise OptionError(f"{file} is damaged or missing: {first_line(error)}") from error
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """What a finished run left in its folder."""
@@ -105,11 +116,13 @@ class FinishedRun:
 
     def history(self) -> pd.DataFrame:
         """The Trainer's log: epoch, loss, eval_loss, eval_accuracy …"""
-        return pd.read_csv(self.directory.history)
+        with readable(self.directory.history):
+            return pd.read_csv(self.directory.history)
 
     def measurements(self) -> pd.DataFrame:
         """Achieved sparsity and kept mass of every layer and head."""
-        return pd.read_csv(self.directory.measurements)
+        with readable(self.directory.measurements):
+            return pd.read_csv(self.directory.measurements)
 
 
 @dataclass(frozen=True)
@@ -132,15 +145,13 @@ class Study:
         file = path / STUDY
         if not file.is_file():
             raise OptionError(f"{path} holds no study: expected {STUDY}, as `crisp sweep` writes it")
-        try:
+        with readable(file):
             data = json.loads(file.read_text(encoding="utf-8"))
             configurations = tuple(
                 Configuration(**each | {"layers": tuple(each["layers"])})
                 for each in data.pop("configurations")
             )
             return Study(path, configurations=configurations, seeds=tuple(data.pop("seeds")), **data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise OptionError(f"{file} is damaged: {error}") from error
 
     def record(self) -> dict[str, Any]:
         """What study.json holds."""
@@ -196,10 +207,8 @@ def control_of(method: Method) -> Method | None:
 
 
 def _reason(file: Path) -> str:
-    try:
+    with readable(file):
         return json.loads(file.read_text(encoding="utf-8"))["reason"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise OptionError(f"{file} is damaged: {error}") from error
 
 
 def pairs(configurations: Sequence[Configuration], seeds: Sequence[int]) -> list[tuple[Configuration, int]]:

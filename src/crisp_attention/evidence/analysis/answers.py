@@ -1,17 +1,13 @@
 """What the finished runs of a study answered, example by example."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crisp_attention.evidence.statistics import expected_calibration_error
-from crisp_attention.evidence.study import Configuration, FinishedRun, Study
-from crisp_attention.training.data.error import first_line
+from crisp_attention.evidence.study import Configuration, FinishedRun, Study, readable
 from crisp_attention.training.options import OptionError
 
 
@@ -80,15 +76,6 @@ def read_answers(study: Study) -> Answers:
             )
         runs[run.configuration.id][run.seed] = answers
     return Answers(split, index, labels, runs)
-
-
-@contextmanager
-def readable(file: Path) -> Iterator[None]:
-    """Turns what goes wrong while a file is read into an OptionError that names it."""
-    try:
-        yield
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        raise OptionError(f"{file} is damaged or missing: {first_line(error)}") from error
 
 
 def metrics_of(run: FinishedRun) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from crisp_attention.evidence.analysis.answers import Answers, metrics_of, readable
+from crisp_attention.evidence.analysis.answers import Answers, metrics_of
 from crisp_attention.evidence.analysis.results import Comparison, Line
 from crisp_attention.evidence.statistics import mean_interval
-from crisp_attention.evidence.study import Configuration
+from crisp_attention.evidence.study import Configuration, readable
 
 COLUMNS = [
     "seed",
@@ -36,7 +36,7 @@ def runs_table(configuration: Configuration, answers: Answers) -> pd.DataFrame:
                 "ece": of_run.ece,
                 "train_accuracy": train_accuracy,
                 "train_loss": metrics["train"]["loss"],
-                "gap": train_accuracy - accuracy,
+                "gap": train_accuracy - metrics["validation"]["accuracy"],
             }
             rows.append(row | {column: metrics[column] for column in COLUMNS[len(row) :]})
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from crisp_attention.evidence.analysis.answers import Answers, metrics_of, readable
+from crisp_attention.evidence.analysis.answers import Answers, metrics_of
 from crisp_attention.evidence.analysis.comparisons import SEEDS_NEEDED
-from crisp_attention.evidence.study import RUNS, FinishedRun, Study
+from crisp_attention.evidence.study import FinishedRun, Study, readable
 from crisp_attention.training.data.error import listed
 
 SEEDS_WANTED = 5
@@ -17,6 +17,7 @@ def notes_on(study: Study, answers: Answers) -> tuple[str, ...]:
     return (
         *_absent(study),
         *_seeds(study, answers),
+        *_learned(study, answers),
         *_split(answers, runs),
         *_versions(runs),
         *_devices(runs),
@@ -25,8 +26,7 @@ def notes_on(study: Study, answers: Answers) -> tuple[str, ...]:
 
 def _absent(study: Study) -> Iterator[str]:
     labels = {each.id: each.label for each in study.configurations}
-    with readable(study.path / RUNS):
-        failed, missing = study.failed(), study.missing()
+    failed, missing = study.failed(), study.missing()
     for (name, seed), reason in failed.items():
         yield f"failed: {labels[name]}, seed {seed}: {reason}"
     if missing:
@@ -49,6 +49,12 @@ def _seeds(study: Study, answers: Answers) -> Iterator[str]:
                     f"{each.label} is not compared with {baseline.label}: "
                     f"fewer than {SEEDS_NEEDED} seeds have both"
                 )
+
+
+def _learned(study: Study, answers: Answers) -> Iterator[str]:
+    runs = answers.runs[study.dense.id].values()
+    if runs and all(len(set(run.predictions.tolist())) == 1 for run in runs):
+        yield "no dense run has learned anything: each predicts one class for all examples"
 
 
 def _split(answers: Answers, runs: list[FinishedRun]) -> Iterator[str]:

@@ -62,7 +62,8 @@ class Line:
     """One configuration: means over its finished runs. Accuracies, sparsity and mass are fractions of 1.
 
     runs: one row per seed: seed, accuracy, loss, ece, train_accuracy, train_loss, gap, achieved_sparsity,
-        kept_mass, seconds_per_step, peak_memory_bytes; accuracy, loss and ece are those of the split analysed.
+        kept_mass, seconds_per_step, peak_memory_bytes; accuracy, loss and ece are those of the split analysed,
+        gap is the training less the validation accuracy; training accuracy is that of at most 2,000 examples.
     accuracy: mean with its t-interval over seeds; None with fewer than two seeds.
     sd: standard deviation over seeds.
     relative_time, relative_memory: seconds per step and peak memory, over those of dense (ratio of means).

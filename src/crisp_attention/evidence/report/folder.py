@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from crisp_attention.training.options import OptionError
 
 OWN = {"report.html", "summary.md", "table.csv", "runs.csv", "figures"}
@@ -25,10 +23,9 @@ def replacing(output: Path) -> Iterator[Path]:
     try:
         new.mkdir(parents=True)
         yield new
-        with FileLock(output.with_name(f".{output.name}.lock")):  # the workers of a study end together
-            if output.exists():
-                output.rename(old)
-            new.rename(output)
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
     except OSError as error:
         raise OptionError(f"--output {output}: {error.strerror or error}") from error
     finally:

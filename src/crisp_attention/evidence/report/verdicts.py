@@ -22,7 +22,7 @@ def answer(analysis: Analysis) -> str:
     worse_too = f" Less accurate than dense: {_names(worse)}." if worse else ""
     detectable = max(line.to_dense.detectable for line in open_ if line.to_dense)
     limit = (
-        f"; a true one of {percent(detectable, 1)} points would have been, in four of five such studies"
+        f"; a true one of {percent(detectable, 1)} points would have been, in about four of five such studies"
         if detectable
         else ""
     )

@@ -36,7 +36,8 @@ def run_sweep(
 ) -> Study:
     """Run the study, write its report and print the verdicts. Takes and raises what `sweep` does."""
     study = sweep(options, console, command, published)
-    run_report(ReportOptions(studies=(study.path,)), console)
+    with Storage(options.storage, options.output).locked():  # the workers of a study end together
+        run_report(ReportOptions(studies=(study.path,)), console)
     return study
 
 

@@ -28,14 +28,14 @@ def draw_differences(analysis: Analysis) -> Figure:
 
 
 def draw_gaps(analysis: Analysis) -> Figure:
-    """Accuracy on the training examples minus that of the split: each seed a dot, the mean with its interval."""
+    """Training minus validation accuracy: each seed a dot, the mean with its interval."""
     lines = [line for line in analysis.lines if len(line.runs)]
     figure, axes, look = _start(analysis, lines)
     for row, line in enumerate(lines):
         gaps = line.runs["gap"].dropna()
         mean = mean_interval(gaps.tolist()) if len(gaps) > 1 else None
         _row(axes, row, 100 * gaps, mean, look[line.configuration.name])
-    axes.set_xlabel(f"training accuracy minus {analysis.split} accuracy (points)")
+    axes.set_xlabel("training minus validation accuracy (points)")
     _name_marks(figure, axes, "")
     return figure
 
