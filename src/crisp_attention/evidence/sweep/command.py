@@ -103,7 +103,7 @@ def _open(options: SweepOptions, name: str) -> Queue:
 def _fixed(options: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change, however it was typed."""
     fixed = {key: value for key, value in options.items() if key not in FREE}
-    numbers = [float(word) for word in words(fixed["sparsity"])]
+    numbers = [float(word) for word in words(map(str, fixed["sparsity"]))]
     return fixed | {"method": words(fixed["method"]), "sparsity": numbers}
 
 
