@@ -244,3 +244,12 @@ def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypat
     assert status == 0
     assert "is finished; nothing is left to do" in err
     assert "achieved sparsity" in out
+
+
+def test_only_finetune_is_started_by_torchrun(crisp, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    status, _, error = crisp("demo", "--output", str(tmp_path / "demo"))
+    assert status == 2
+    assert "only crisp finetune runs in several processes" in error
+    assert not (tmp_path / "demo").exists()

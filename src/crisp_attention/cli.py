@@ -85,6 +85,8 @@ def _run(options: Options) -> None:
     try:
         if isinstance(options, FinetuneOptions):
             _finetune(options, console)
+        elif os.environ.get("WORLD_SIZE", "1") != "1":
+            raise OptionError("only crisp finetune runs in several processes; start this without torchrun")
         elif isinstance(options, SweepOptions):
             from crisp_attention.evidence.sweep.command import run_sweep
 
