@@ -24,7 +24,8 @@ def main() -> None:
         ("examples only", EXAMPLES_ONLY),
     ):
         for seeds in (3, 5):
-            found = [verdicts(world.correct([0.85] * 4, seeds, 150)) for _ in range(STUDIES)]
+            random = np.random.default_rng(0)
+            found = [verdicts(world.correct(random, [0.85] * 4, seeds, 150)) for _ in range(STUDIES)]
             better = np.mean([Verdict.BETTER in each for each in found])
             wrong = np.mean([set(each) != {Verdict.NOT_SHOWN} for each in found])
             print(f"{name}, {seeds} seeds: better {better:.1%}, better or worse {wrong:.1%}", flush=True)
