@@ -76,7 +76,7 @@ def test_a_file_that_holds_no_budgets_is_named(tmp_path, content) -> None:
     if content is not None:
         file.write_text(content)
     with pytest.raises(OptionError, match=r"--budgets: .*other\.json"):
-        method_of(FinetuneOptions("some/model", "some/set", tmp_path, budgets=file))
+        method_of(FinetuneOptions(model="some/model", dataset="some/set", output=tmp_path, budgets=file))
 
 
 def test_a_schedule_rises_to_the_sparsity_of_the_method(options) -> None:
