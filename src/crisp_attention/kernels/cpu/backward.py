@@ -1,0 +1,92 @@
+"""The backward pass of the row rules: scores computed again, and for what was kept all three gradients.
+
+An item of work is all queries of one chunk over one group of keys, so that no two threads add to one row.
+"""
+
+from numba import carray, cfunc, njit
+
+from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.forward import NAN
+from crisp_attention.kernels.cpu.job import JOB
+from crisp_attention.kernels.cpu.native import entry, floats_after, floats_at, indices_at, next_item, next_thread
+from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
+from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
+
+
+@njit
+def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):  # type: ignore[no-untyped-def]
+    # NaN in a row of scores is NaN in its gradients, and in those of the keys it sees
+    for d in range(width):
+        query_grad[d] = NAN
+    for j in range(n):
+        if row[j] != -INFINITY:
+            for d in range(width):
+                key_grad[j * width + d] = NAN
+            for d in range(value_width):
+                value_grad[j * value_width + d] = NAN
+
+
+@cfunc(entry(JOB), cache=True)
+def backward(jobs):  # type: ignore[no-untyped-def]
+    """Take groups of keys until none is left."""
+    job = carray(jobs, 1)[0]
+    room = padded(job.keys) + LANES
+    scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
+    index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
+    factor, scores = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
+    shared = job.heads // job.groups
+    tiles = (job.queries + job.tile - 1) // job.tile
+    share = (tiles + job.chunks - 1) // job.chunks
+    item = next_item(jobs)
+    while item < job.chunks * job.batch * job.groups:
+        group, batch = item % job.groups, item // job.groups % job.batch
+        begin = item // (job.groups * job.batch) * share
+        key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
+        key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
+        value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
+        for tile in range(begin, min(begin + share, tiles)):
+            first = tile * job.tile
+            rows = min(job.tile, job.queries - first)
+            for head in range(group * shared, (group + 1) * shared):
+                score_tile(job, batch, head, first, rows, scores)
+                for r in range(rows):
+                    i = first + r
+                    at = (batch * job.heads + head) * job.queries + i
+                    norm = floats_at(job.norm + 8 * at)
+                    query = floats_at(
+                        job.query + 4 * (batch * job.query_batch + head * job.query_head + i * job.query_row)
+                    )
+                    grad = floats_at(
+                        job.grad + 4 * (batch * job.grad_batch + head * job.grad_head + i * job.grad_row)
+                    )
+                    query_grad = floats_at(
+                        job.query_grad
+                        + 4 * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
+                    )
+                    row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
+                    if job.rule == selection.NOFM:
+                        count = selection.n_of_m(row, n, job.n, job.m, index, kept)
+                    else:
+                        threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
+                        count = selection.compact(row, n, threshold, tie, index, kept)
+                    weigh(job.rule, kept, count, norm)
+                    gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
+                    if job.dropout > 0:
+                        drop(factor, index, count, job.dropout, job.seed, at)
+                        for t in range(count):
+                            work[t] *= factor[t]
+                            factor[t] *= kept[t]
+                        scatter_add(value_grad, job.value_width, index, factor, count, grad, job.value_width)
+                    else:
+                        scatter_add(value_grad, job.value_width, index, kept, count, grad, job.value_width)
+                    score_gradient(job.rule, kept, work, count)
+                    for t in range(count):
+                        work[t] *= job.scale
+                    gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
+                    scatter_add(key_grad, job.width, index, work, count, query, job.width)
+                    if norm[1] != norm[1]:
+                        _spoil(row, n, query_grad, key_grad, value_grad, job.width, job.value_width)
+        item = next_item(jobs)

@@ -1,0 +1,97 @@
+"""The forward pass of the row rules: a tile of scores, then row by row what is kept, its weights, their sum."""
+
+import math
+
+import numpy as np
+from numba import carray, cfunc, njit
+
+from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.job import JOB
+from crisp_attention.kernels.cpu.native import entry, floats_after, floats_at, indices_at, next_item, next_thread
+from crisp_attention.kernels.cpu.rows import gather_sum
+from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
+from crisp_attention.kernels.cpu.vectors import survey
+from crisp_attention.kernels.cpu.weights import drop, weigh
+
+NAN = np.float32(np.nan)
+
+
+@njit
+def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def]
+    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
+    low, high, seen, broken = survey(row, padded(n))
+    norm[0], norm[1] = high, NAN if broken else np.float32(0)
+    threshold, tie = low, EVERYWHERE
+    if seen == 0 or broken:
+        return 0, INFINITY, EVERYWHERE
+    if job.rule == selection.TOPK:
+        k = np.int64(indices_at(job.counts)[seen])
+        if k < seen:
+            threshold, tie = selection.kth_largest(row, n, k, low, high)
+    elif job.rule == selection.TOPP:
+        threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, work)
+    elif job.rule == selection.THRESHOLD:
+        threshold = max(np.float32(high + np.float32(job.level)), low)
+    elif job.rule == selection.ENTMAX15:
+        threshold = max(high - np.float32(2), low)
+    elif job.rule == selection.SPARSEMAX:
+        threshold = max(high - np.float32(1), low)
+    if job.rule == selection.NOFM:
+        count = selection.n_of_m(row, n, job.n, job.m, index, kept)
+    else:
+        count = selection.compact(row, n, threshold, tie, index, kept)
+    if job.rule == selection.ENTMAX15 or job.rule == selection.SPARSEMAX:
+        norm[1] = selection.entmax_tau(job.rule, kept, count, high)
+        scale = np.float32(2) if job.rule == selection.ENTMAX15 else np.float32(1)
+        # a little below τ: what lies between weighs nothing
+        threshold = max(threshold, high + scale * norm[1] - (abs(high) + np.float32(1)) * np.float32(1e-6))
+        count = selection.compact(row, n, threshold, tie, index, kept)
+    else:
+        norm[1] = _total(kept, count, high, work)
+    return count, threshold, tie
+
+
+@njit
+def _total(kept, count, high, work):  # type: ignore[no-untyped-def]
+    for t in range(count):
+        work[t] = kept[t]
+    return selection.exponentials(work, high, count)
+
+
+@cfunc(entry(JOB), cache=True)
+def forward(jobs):  # type: ignore[no-untyped-def]
+    """Take tiles of rows until none is left."""
+    job = carray(jobs, 1)[0]
+    room = padded(job.keys) + LANES
+    scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
+    index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
+    scores = floats_at(scratch + 12 * room)
+    tiles = (job.queries + job.tile - 1) // job.tile
+    item = next_item(jobs)
+    while item < job.batch * job.heads * tiles:
+        head, first = item // tiles % job.heads, item % tiles * job.tile
+        batch = item // (tiles * job.heads)
+        rows = min(job.tile, job.queries - first)
+        score_tile(job, batch, head, first, rows, scores)
+        value = floats_at(
+            job.value + 4 * (batch * job.value_batch + head // (job.heads // job.groups) * job.value_head)
+        )
+        for r in range(rows):
+            i = first + r
+            at = (batch * job.heads + head) * job.queries + i
+            norm = floats_at(job.norm + 8 * at)
+            out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
+            row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
+            count, threshold, tie = choose(job, row, n, index, kept, work, norm)
+            floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
+            weigh(job.rule, kept, count, norm)
+            if job.dropout > 0:
+                drop(work, index, count, job.dropout, job.seed, at)
+                for t in range(count):
+                    kept[t] *= work[t]
+            gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
+            if norm[1] != norm[1]:
+                for d in range(job.value_width):
+                    out[d] = NAN
+        item = next_item(jobs)

@@ -1,0 +1,129 @@
+"""What compiled code needs of its surroundings: pointers, a matrix product, a shared counter."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import from_dtype, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from crisp_attention.kernels.cpu.vectors import INDICES, POINTER
+
+BYTES = types.CPointer(types.uint8)
+
+
+def job_type(*integers: str, floats: tuple[str, ...] = ()) -> np.dtype:
+    """A record of numbers and addresses that a call hands to its threads.
+
+    Its first two fields count: the items of work that are taken, and the threads that began.
+    """
+    fields = [(name, np.int64) for name in ("taken", "began", "sgemm", *integers)]
+    return np.dtype([*fields, *((name, np.float64) for name in floats)], align=True)
+
+
+def entry(job: np.dtype) -> Any:
+    """The signature of a function that works on such a job."""
+    return types.void(types.CPointer(from_dtype(job)))
+
+
+def _pointer(kind: Any) -> Any:
+    @intrinsic
+    def pointer(typing, address):  # type: ignore[no-untyped-def]
+        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+        return kind(types.int64), code
+
+    return pointer
+
+
+floats_at = _pointer(POINTER)
+indices_at = _pointer(INDICES)
+bytes_at = _pointer(BYTES)
+
+
+def _reinterpreted(source: Any, result: Any) -> Any:
+    @intrinsic
+    def reinterpreted(typing, value):  # type: ignore[no-untyped-def]
+        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(result))
+
+        return result(source), code
+
+    return reinterpreted
+
+
+bits_of, float_of = _reinterpreted(types.float32, types.int32), _reinterpreted(types.int32, types.float32)
+
+
+def _counter(field: int) -> Any:
+    @intrinsic
+    def claim(typing, job):  # type: ignore[no-untyped-def]
+        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+            counters = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+            counter = builder.gep(counters, [ir.Constant(ir.IntType(32), field)])
+            return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+        return types.int64(job), code
+
+    return claim
+
+
+next_item, next_thread = _counter(0), _counter(1)
+
+
+def _moved(kind: Any) -> Any:
+    @intrinsic
+    def moved(typing, pointer, offset):  # type: ignore[no-untyped-def]
+        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+            return builder.gep(arguments[0], [arguments[1]])
+
+        return kind(kind, types.int64), code
+
+    return moved
+
+
+floats_after, bytes_after = _moved(POINTER), _moved(BYTES)
+
+
+@intrinsic
+def rows_times_rows(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c):  # type: ignore[no-untyped-def]
+    """C (m, n) = alpha * A (m, k) · B (n, k) transposed, all with contiguous rows, by the sgemm at an address."""
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        sgemm, m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c = arguments
+        # Fortran counts columns first: C transposed (n, m) = B · A transposed
+        return _sgemm(builder, sgemm, "T", "N", n, m, k, alpha, b, stride_b, a, stride_a, c, stride_c, 0.0)
+
+    whole = types.int64
+    return types.void(
+        whole, whole, whole, whole, types.float32, POINTER, whole, POINTER, whole, POINTER, whole
+    ), code
+
+
+def _sgemm(builder: Any, address: Any, left: str, right: str, *rest: Any) -> Any:
+    m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c, beta = rest
+    int32, byte = ir.IntType(32), ir.IntType(8)
+
+    def slot(value: Any) -> Any:
+        return cgutils.alloca_once_value(builder, value)
+
+    def whole(value: Any) -> Any:
+        return slot(builder.trunc(value, int32))
+
+    arguments = [
+        slot(ir.Constant(byte, ord(left))),
+        slot(ir.Constant(byte, ord(right))),
+        *map(whole, (m, n, k)),
+        slot(alpha),
+        a,
+        whole(stride_a),
+        b,
+        whole(stride_b),
+        slot(ir.Constant(ir.FloatType(), beta)),
+        c,
+        whole(stride_c),
+    ]
+    kind = ir.FunctionType(ir.VoidType(), [each.type for each in arguments])
+    builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)

@@ -1,0 +1,82 @@
+"""Products of one row with rows chosen by index, of any length: whole vectors first, then the rest."""
+
+from numba import njit
+
+from crisp_attention.kernels.cpu import vectors
+from crisp_attention.kernels.cpu.native import floats_after
+
+
+@njit
+def gather_sum(out, rows, stride, index, weight, count, width):  # type: ignore[no-untyped-def]
+    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
+    done = 0
+    while width - done >= 64:
+        vectors.gather_sum(
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 64
+        )
+        done += 64
+    if width - done >= 32:
+        vectors.gather_sum(
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 32
+        )
+        done += 32
+    if width - done >= 16:
+        vectors.gather_sum(
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 16
+        )
+        done += 16
+    for d in range(done, width):
+        total = weight[0] * 0
+        for t in range(count):
+            total += weight[t] * rows[index[t] * stride + d]
+        out[d] = total
+
+
+@njit
+def scatter_add(rows, stride, index, weight, count, x, width):  # type: ignore[no-untyped-def]
+    """rows[index[t], :width] += weight[t] * x[:width] for every t < count."""
+    done = 0
+    while width - done >= 64:
+        vectors.scatter_add(
+            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 64
+        )
+        done += 64
+    if width - done >= 32:
+        vectors.scatter_add(
+            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 32
+        )
+        done += 32
+    if width - done >= 16:
+        vectors.scatter_add(
+            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 16
+        )
+        done += 16
+    for d in range(done, width):
+        for t in range(count):
+            rows[index[t] * stride + d] += weight[t] * x[d]
+
+
+@njit
+def gather_dot(out, x, rows, stride, index, count, width):  # type: ignore[no-untyped-def]
+    """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
+    if width >= 128:
+        vectors.gather_dot(out, x, rows, stride, index, count, 128)
+        done = 128
+    elif width >= 64:
+        vectors.gather_dot(out, x, rows, stride, index, count, 64)
+        done = 64
+    elif width >= 32:
+        vectors.gather_dot(out, x, rows, stride, index, count, 32)
+        done = 32
+    elif width >= 16:
+        vectors.gather_dot(out, x, rows, stride, index, count, 16)
+        done = 16
+    else:
+        done = 0
+        for t in range(count):
+            out[t] = 0.0
+    for t in range(count if done < width else 0):
+        total = out[t]
+        for d in range(done, width):
+            total += x[d] * rows[index[t] * stride + d]
+        out[t] = total

@@ -1,0 +1,190 @@
+"""Which scores of a row are kept: a threshold, and where scores equal to it stop counting.
+
+Kept are the scores above the threshold, and those equal to it up to the index `tie`.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from crisp_attention.kernels.cpu.native import bits_of, float_of
+from crisp_attention.kernels.cpu.vectors import exponentials
+
+DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX = range(7)
+INFINITY = np.float32(np.inf)
+HALF = np.float32(0.5)
+BISECTIONS = 20
+NEWTON = 30
+ROUNDING = 1e-9
+LARGEST = np.int32(2**31 - 1)
+EVERYWHERE = LARGEST
+
+
+@njit
+def ordered(value):  # type: ignore[no-untyped-def]
+    """The number of a float among all floats in their order."""
+    bits = bits_of(value)
+    return bits ^ ((bits >> np.int32(31)) & LARGEST)
+
+
+@njit
+def unordered(number):  # type: ignore[no-untyped-def]
+    """The inverse of `ordered`."""
+    return float_of(number ^ ((number >> np.int32(31)) & LARGEST))
+
+
+@njit
+def count_from(row, n, least):  # type: ignore[no-untyped-def]
+    """How many of the first n are at least `least`."""
+    count = np.int32(0)
+    for j in range(n):
+        count += np.int32(row[j] >= least)
+    return count
+
+
+@njit
+def kth_largest(row, n, k, low, high):  # type: ignore[no-untyped-def]
+    """Threshold and tie of the k largest of a row whose finite scores lie between `low` and `high`.
+
+    Bisection by counting: between the values first, and where equal or very unlike scores leave that
+    slow, between the numbers of the floats in their order.
+    """
+    above = count_from(row, n, high)
+    if above >= k:
+        return high, tie_of(row, n, high, k)
+    step = 0
+    while True:
+        middle = low + (high - low) * HALF
+        if step >= BISECTIONS or not (low < middle < high):
+            first, last = np.int64(ordered(low)), np.int64(ordered(high))
+            if last - first <= 1:
+                return low, tie_of(row, n, low, k - above)
+            middle = unordered(np.int32((first + last) >> 1))
+        count = count_from(row, n, middle)
+        if count == k:
+            return middle, EVERYWHERE
+        if count > k:
+            low = middle
+        else:
+            high, above = middle, count
+        step += 1
+
+
+@njit
+def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
+    """The index of the `room`-th score that equals `value`."""
+    for j in range(n):
+        if row[j] == value:
+            room -= 1
+            if room == 0:
+                return np.int32(j)
+    return EVERYWHERE
+
+
+@njit
+def compact(row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
+    """Write indices and scores of what is kept of the first n; returns how many. Both need n + 16 slots."""
+    count = 0
+    last = min(n, np.int64(tie) + 1)
+    for j in range(last):
+        index[count] = np.int32(j)
+        kept[count] = row[j]
+        count += np.int64(row[j] >= threshold)
+    for j in range(last, n):
+        index[count] = np.int32(j)
+        kept[count] = row[j]
+        count += np.int64(row[j] > threshold)
+    return count
+
+
+@njit
+def fewest_with_mass(row, n, mass, low, high, work):  # type: ignore[no-untyped-def]
+    """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots."""
+    for j in range(n):
+        work[j] = row[j]
+    exponentials(work, high, n)
+    enough = (mass - ROUNDING) * _mass_from(row, work, n, low)
+    above, above_count = _mass_from(row, work, n, high), count_from(row, n, high)
+    if above >= enough:
+        return high, tie_of(row, n, high, math.ceil(enough))
+    count = count_from(row, n, low)
+    largest, step = high, 0
+    while count - above_count > 1:
+        middle = low + (high - low) * HALF
+        if step >= BISECTIONS or not (low < middle < high):
+            first, last = np.int64(ordered(low)), np.int64(ordered(high))
+            if last - first <= 1:
+                each = np.exp(np.float64(low) - np.float64(largest))
+                room = min(max(math.ceil((enough - above) / each), 1), count - above_count)
+                return low, tie_of(row, n, low, room)
+            middle = unordered(np.int32((first + last) >> 1))
+        held = _mass_from(row, work, n, middle)
+        if held >= enough:
+            low, count = middle, count_from(row, n, middle)
+        else:
+            high, above, above_count = middle, held, count_from(row, n, middle)
+        step += 1
+    return low, EVERYWHERE
+
+
+@njit(fastmath={"reassoc", "nsz"})
+def _mass_from(row, work, n, least):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for j in range(n):
+        total += np.float64(work[j]) if row[j] >= least else 0.0
+    return total
+
+
+@njit
+def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
+    """τ of α-entmax, α = 1.5 or 2, over scores of which `high` is the largest, by Newton's method.
+
+    The sum of weights is convex and falls with τ: from the left, every step stays on the left.
+    """
+    scale = HALF if rule == ENTMAX15 else np.float32(1)
+    tau = np.float32(-1)
+    for _ in range(NEWTON):
+        surplus, slope = _entmax_sums(rule, kept, count, high, scale, tau)
+        step = np.float32((surplus - 1) / slope)
+        if not step > 0 or tau + step == tau:
+            break
+        tau += step
+    return tau
+
+
+@njit(fastmath={"reassoc", "nsz", "contract"})
+def _entmax_sums(rule, kept, count, high, scale, tau):  # type: ignore[no-untyped-def]
+    total, slope = np.float32(0), np.float32(0)
+    if rule == ENTMAX15:
+        for t in range(count):
+            root = max((kept[t] - high) * scale - tau, np.float32(0))
+            total += root * root
+            slope += root + root
+    else:
+        for t in range(count):
+            weight = (kept[t] - high) * scale - tau
+            total += max(weight, np.float32(0))
+            slope += np.float32(weight > 0)
+    return total, slope
+
+
+@njit
+def n_of_m(row, count, n, m, index, kept):  # type: ignore[no-untyped-def]
+    """Write the n largest of every m neighbours that are seen; of a short last group its share, rounded up."""
+    taken, group, j = 0, 0, 0
+    while j < count:
+        start = j
+        group = 0
+        while j < count and group < m:
+            group += row[j] > -INFINITY
+            j += 1
+        room = (group * n + m - 1) // m
+        for a in range(start, j):
+            rank = 0
+            for b in range(start, j):
+                rank += (row[b] > row[a]) or (row[b] == row[a] and b < a)
+            if row[a] > -INFINITY and rank < room:
+                index[taken], kept[taken] = np.int32(a), row[a]
+                taken += 1
+    return taken

@@ -1,0 +1,236 @@
+"""Vector loops as LLVM code: what the automatic vectoriser does not find, 16 floats at a time.
+
+Wider than the machine is no fault: LLVM splits such vectors, so that results do not depend on AVX-512.
+All take raw pointers, and a literal `width`, a multiple of 16, where a row of so many floats is meant.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+FLOAT = ir.FloatType()
+INT = ir.IntType(32)
+FLOATS = ir.VectorType(FLOAT, LANES)
+INTS = ir.VectorType(INT, LANES)
+POINTER = types.CPointer(types.float32)
+INDICES = types.CPointer(types.int32)
+
+
+def _load(builder: Any, pointer: Any, offset: int = 0) -> Any:
+    return builder.load(_at(builder, pointer, offset), align=4)
+
+
+def _store(builder: Any, value: Any, pointer: Any, offset: int = 0) -> None:
+    builder.store(value, _at(builder, pointer, offset), align=4)
+
+
+def _at(builder: Any, pointer: Any, offset: int) -> Any:
+    moved = builder.gep(pointer, [ir.Constant(ir.IntType(64), offset)])
+    return builder.bitcast(moved, FLOATS.as_pointer())
+
+
+def _splat(builder: Any, scalar: Any) -> Any:
+    vector = builder.insert_element(ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined), scalar, INT(0))
+    return builder.shuffle_vector(vector, vector, ir.Constant(INTS, [0] * LANES))
+
+
+def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [a.type for a in arguments]), name
+    )
+    return builder.call(function, arguments)
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return _call(builder, "llvm.fmuladd.v16f32", FLOATS, [a, b, c])
+
+
+def _row(builder: Any, base: Any, stride: Any, index: Any) -> Any:
+    return builder.gep(base, [builder.mul(stride, builder.sext(index, stride.type))])
+
+
+def _vectors(width: Any) -> int:
+    return width.literal_value // LANES
+
+
+def _with_width(signature: Any, build: Callable[[Any, Any, int], None]) -> Any:
+    def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
+        build(builder, arguments, _vectors(types_.args[-1]))
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@intrinsic(prefer_literal=True)
+def gather_sum(typing, out, rows, stride, index, weight, count, width):  # type: ignore[no-untyped-def]
+    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
+
+    def build(builder: Any, arguments: Any, vectors: int) -> None:
+        out, rows, stride, index, weight, count, _ = arguments
+        chains = max(1, 4 // vectors)  # an addition waits four cycles for the one before it
+        sums = [
+            [cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None)) for _ in range(vectors)]
+            for _ in range(chains)
+        ]
+
+        def add(t: Any, chain: int) -> None:
+            row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
+            share = _splat(builder, builder.load(builder.gep(weight, [t])))
+            for v in range(vectors):
+                total = sums[chain][v]
+                builder.store(_fma(builder, _load(builder, row, v * LANES), share, builder.load(total)), total)
+
+        step = count.type(chains)
+        whole = builder.mul(builder.udiv(count, step), step)
+        with cgutils.for_range_slice(builder, count.type(0), whole, step, count.type) as (t, _):
+            for chain in range(chains):
+                add(builder.add(t, count.type(chain)), chain)
+        if chains > 1:
+            with cgutils.for_range_slice(builder, whole, count, count.type(1), count.type) as (t, _):
+                add(t, 0)
+        for v in range(vectors):
+            total = builder.load(sums[0][v])
+            for chain in range(1, chains):
+                total = builder.fadd(total, builder.load(sums[chain][v]))
+            _store(builder, total, out, v * LANES)
+
+    return _with_width(types.void(POINTER, POINTER, types.int64, INDICES, POINTER, types.int64, width), build)
+
+
+@intrinsic(prefer_literal=True)
+def scatter_add(typing, rows, stride, index, weight, count, x, width):  # type: ignore[no-untyped-def]
+    """rows[index[t], :width] += weight[t] * x[:width] for every t < count, in order."""
+
+    def build(builder: Any, arguments: Any, vectors: int) -> None:
+        rows, stride, index, weight, count, x, _ = arguments
+        values = [_load(builder, x, v * LANES) for v in range(vectors)]
+        with cgutils.for_range(builder, count) as loop:
+            row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
+            share = _splat(builder, builder.load(builder.gep(weight, [loop.index])))
+            for v, value in enumerate(values):
+                _store(builder, _fma(builder, value, share, _load(builder, row, v * LANES)), row, v * LANES)
+
+    return _with_width(types.void(POINTER, types.int64, INDICES, POINTER, types.int64, POINTER, width), build)
+
+
+@intrinsic(prefer_literal=True)
+def gather_dot(typing, out, x, rows, stride, index, count, width):  # type: ignore[no-untyped-def]
+    """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
+
+    def build(builder: Any, arguments: Any, vectors: int) -> None:
+        out, x, rows, stride, index, count, _ = arguments
+        values = [_load(builder, x, v * LANES) for v in range(vectors)]
+        with cgutils.for_range(builder, count) as loop:
+            row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
+            total = ir.Constant(FLOATS, None)
+            for v, value in enumerate(values):
+                total = _fma(builder, value, _load(builder, row, v * LANES), total)
+            builder.store(_sum(builder, total), builder.gep(out, [loop.index]))
+
+    return _with_width(types.void(POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, width), build)
+
+
+def _sum(builder: Any, vector: Any) -> Any:
+    return _reduce(builder, vector, builder.fadd)
+
+
+def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    lanes = LANES
+    while lanes > 1:
+        lanes //= 2
+        kind = ir.VectorType(INT, lanes)
+        low = builder.shuffle_vector(vector, vector, ir.Constant(kind, list(range(lanes))))
+        high = builder.shuffle_vector(vector, vector, ir.Constant(kind, list(range(lanes, 2 * lanes))))
+        vector = combine(low, high)
+    return builder.extract_element(vector, INT(0))
+
+
+@intrinsic
+def survey(typing, row, count):  # type: ignore[no-untyped-def]
+    """Smallest and largest score of a row, how many it has, and how many are NaN; -inf is no score.
+
+    `count` is a multiple of 16.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, count = arguments
+        infinity, zeros = ir.Constant(FLOATS, [float("inf")] * LANES), ir.Constant(INTS, None)
+        below = ir.Constant(FLOATS, [-float("inf")] * LANES)
+        low, high = (cgutils.alloca_once_value(builder, each) for each in (infinity, below))
+        seen, broken = (cgutils.alloca_once_value(builder, zeros) for _ in range(2))
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            x = _load(builder, builder.gep(row, [t]))
+            there = builder.fcmp_unordered("!=", x, below)
+            candidate = builder.select(there, x, infinity)
+            for extreme, new, order in ((low, candidate, "<"), (high, x, ">")):
+                old = builder.load(extreme)
+                builder.store(builder.select(builder.fcmp_ordered(order, new, old), new, old), extreme)
+            for counter, mask in ((seen, there), (broken, builder.fcmp_unordered("uno", x, x))):
+                builder.store(builder.add(builder.load(counter), builder.zext(mask, INTS)), counter)
+        values = [
+            _reduce(builder, builder.load(low), lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)),
+            _reduce(builder, builder.load(high), lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)),
+            _reduce(builder, builder.load(seen), builder.add),
+            _reduce(builder, builder.load(broken), builder.add),
+        ]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    result = types.Tuple([types.float32, types.float32, types.int32, types.int32])
+    return result(POINTER, types.int64), code
+
+
+# e ** r on |r| <= ln(2) / 2, highest power first (Cephes)
+COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5, 1.0, 1.0)
+LOWEST = -87.0
+
+
+@intrinsic
+def exponentials(typing, values, shift, count):  # type: ignore[no-untyped-def]
+    """values[t] = exp(values[t] - shift) in place for every t < count; returns their sum.
+
+    Differences are at most 0; below -87 the result is 0. `values` has room up to the next multiple
+    of 16, which is overwritten.
+    """
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        values, shift, count = arguments
+        shift = _splat(builder, shift)
+        total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None))
+        lane = ir.Constant(INTS, list(range(LANES)))
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            at = builder.gep(values, [t])
+            x = builder.fsub(_load(builder, at), shift)
+            result = _exponential(builder, x)
+            left = _splat(builder, builder.trunc(builder.sub(count, t), INT))
+            inside = builder.icmp_signed("<", lane, left)
+            result = builder.select(inside, result, ir.Constant(FLOATS, None))
+            _store(builder, result, at)
+            builder.store(builder.fadd(builder.load(total), result), total)
+        return _sum(builder, builder.load(total))
+
+    return types.float32(POINTER, types.float32, types.int64), code
+
+
+def _exponential(builder: Any, x: Any) -> Any:
+    def constant(value: float) -> Any:
+        return ir.Constant(FLOATS, [value] * LANES)
+
+    turns = builder.fmul(x, constant(1.44269504088896341))
+    n = _call(builder, "llvm.rint.v16f32", FLOATS, [turns])
+    rest = _fma(builder, n, constant(-0.693359375), x)
+    rest = _fma(builder, n, constant(2.12194440e-4), rest)
+    result = constant(COEFFICIENTS[0])
+    for coefficient in COEFFICIENTS[1:]:
+        result = _fma(builder, result, rest, constant(coefficient))
+    enough = builder.fcmp_unordered(">=", x, constant(LOWEST))
+    whole = builder.fptosi(builder.select(enough, n, constant(0.0)), INTS)
+    # NaN has no whole part: its exponent is left alone, and NaN it stays
+    power = builder.shl(builder.add(whole, ir.Constant(INTS, [127] * LANES)), ir.Constant(INTS, [23] * LANES))
+    known = builder.fcmp_ordered("ord", x, x)
+    power = builder.select(known, builder.bitcast(power, FLOATS), constant(1.0))
+    return builder.select(enough, builder.fmul(result, power), constant(0.0))

@@ -1,0 +1,73 @@
+"""From kept scores to weights, and from the weights' gradient to the scores'."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from crisp_attention.kernels.cpu.selection import ENTMAX15, SPARSEMAX
+from crisp_attention.kernels.cpu.vectors import exponentials
+
+ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
+
+
+@njit
+def weigh(rule, kept, count, norm):  # type: ignore[no-untyped-def]
+    """Weights of the kept scores, in place; `norm` holds the row's two numbers: its largest score, and its sum or τ."""
+    if rule == ENTMAX15:
+        for t in range(count):
+            root = max((kept[t] - norm[0]) * HALF - norm[1], ZERO)
+            kept[t] = root * root
+    elif rule == SPARSEMAX:
+        for t in range(count):
+            kept[t] = max(kept[t] - norm[0] - norm[1], ZERO)
+    else:
+        exponentials(kept, norm[0], count)
+        share = ONE / norm[1]
+        for t in range(count):
+            kept[t] *= share
+
+
+@njit(fastmath={"reassoc", "nsz", "contract"})
+def score_gradient(rule, weight, grad, count):  # type: ignore[no-untyped-def]
+    """The gradient of the kept scores, in place of that of their weights."""
+    slope, sum_ = ZERO, ZERO
+    for t in range(count):
+        u = _slope(rule, weight[t])
+        slope += u
+        sum_ += u * grad[t]
+    mean = sum_ / slope if slope > 0 else sum_
+    for t in range(count):
+        grad[t] = _slope(rule, weight[t]) * (grad[t] - mean)
+
+
+@njit
+def _slope(rule, weight):  # type: ignore[no-untyped-def]
+    if rule == ENTMAX15:
+        return np.float32(math.sqrt(weight))
+    if rule == SPARSEMAX:
+        return ONE if weight > 0 else ZERO
+    return weight
+
+
+@njit
+def drop(factor, index, count, dropout, seed, row):  # type: ignore[no-untyped-def]
+    """factor[t] = 0 with probability `dropout`, else 1 / (1 - dropout): the same for the same key, row and seed."""
+    bound = np.uint32(min(dropout * 4294967296.0, 4294967295.0))
+    keep = np.float32(1 / (1 - dropout))
+    start = np.uint32(_mix(np.uint32(_mix(np.uint32(seed)) ^ np.uint32(row))) ^ np.uint32(row >> 32))
+    for t in range(count):
+        hashed = _mix(np.uint32(np.uint32(index[t]) * np.uint32(2654435769) + start))
+        factor[t] = keep if hashed >= bound else ZERO
+
+
+@njit
+def _mix(x):  # type: ignore[no-untyped-def]
+    # the finaliser of MurmurHash3, twice: every bit of the result depends on every bit of x
+    for _ in range(2):
+        x = np.uint32(x ^ (x >> np.uint32(16)))
+        x = np.uint32(x * np.uint32(0x85EBCA6B))
+        x = np.uint32(x ^ (x >> np.uint32(13)))
+        x = np.uint32(x * np.uint32(0xC2B2AE35))
+        x = np.uint32(x ^ (x >> np.uint32(16)))
+    return x
