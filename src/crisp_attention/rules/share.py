@@ -39,7 +39,10 @@ class ShareRule(Rule):
 
     def count(self, visible: Tensor) -> Tensor:
         """k of every row, int64 (..., L, 1), from the number of keys the row sees."""
-        seen = visible.sum(dim=-1, keepdim=True)
+        return self.count_of(visible.sum(dim=-1, keepdim=True))
+
+    def count_of(self, seen: Tensor) -> Tensor:
+        """k for each number of keys that a row sees, int64, elementwise."""
         if self.sparsity is None:
             return torch.clamp(seen, max=self.keep)
         return share_count(seen, self.sparsity, self.min_keep)

@@ -3,19 +3,27 @@
 An item of work is all queries of one chunk over one group of keys, so that no two threads add to one row.
 """
 
-from numba import carray, cfunc, njit
+from numba import carray, cfunc
 
-from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
-from crisp_attention.kernels.cpu.native import entry, floats_after, floats_at, indices_at, next_item, next_thread
+from crisp_attention.kernels.cpu.native import (
+    compiled,
+    entry,
+    floats_after,
+    floats_at,
+    indices_at,
+    next_item,
+    next_thread,
+)
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
 
 
-@njit
+@compiled
 def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):  # type: ignore[no-untyped-def]
     # NaN in a row of scores is NaN in its gradients, and in those of the keys it sees
     for d in range(width):
@@ -28,7 +36,7 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):  # typ
                 value_grad[j * value_width + d] = NAN
 
 
-@cfunc(entry(JOB), cache=True)
+@cfunc(entry(JOB), cache=True, error_model="numpy")
 def backward(jobs):  # type: ignore[no-untyped-def]
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]
@@ -64,10 +72,11 @@ def backward(jobs):  # type: ignore[no-untyped-def]
                     )
                     query_grad = floats_at(
                         job.query_grad
-                        + 4 * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
+                        + 4
+                        * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
                     )
                     row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
-                    if job.rule == selection.NOFM:
+                    if job.rule == plan.NOFM:
                         count = selection.n_of_m(row, n, job.n, job.m, index, kept)
                     else:
                         threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]

@@ -1,23 +1,29 @@
 """The forward pass of the row rules: a tile of scores, then row by row what is kept, its weights, their sum."""
 
-import math
-
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray, cfunc
 
-from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.job import JOB
-from crisp_attention.kernels.cpu.native import entry, floats_after, floats_at, indices_at, next_item, next_thread
+from crisp_attention.kernels.cpu.native import (
+    compiled,
+    entry,
+    floats_after,
+    floats_at,
+    indices_at,
+    next_item,
+    next_thread,
+)
 from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
-from crisp_attention.kernels.cpu.vectors import survey
+from crisp_attention.kernels.cpu.vectors import exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop, weigh
 
 NAN = np.float32(np.nan)
 
 
-@njit
+@compiled
 def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def]
     """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
     low, high, seen, broken = survey(row, padded(n))
@@ -25,25 +31,25 @@ def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def
     threshold, tie = low, EVERYWHERE
     if seen == 0 or broken:
         return 0, INFINITY, EVERYWHERE
-    if job.rule == selection.TOPK:
+    if job.rule == plan.TOPK:
         k = np.int64(indices_at(job.counts)[seen])
         if k < seen:
             threshold, tie = selection.kth_largest(row, n, k, low, high)
-    elif job.rule == selection.TOPP:
+    elif job.rule == plan.TOPP:
         threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, work)
-    elif job.rule == selection.THRESHOLD:
+    elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
-    elif job.rule == selection.ENTMAX15:
+    elif job.rule == plan.ENTMAX15:
         threshold = max(high - np.float32(2), low)
-    elif job.rule == selection.SPARSEMAX:
+    elif job.rule == plan.SPARSEMAX:
         threshold = max(high - np.float32(1), low)
-    if job.rule == selection.NOFM:
+    if job.rule == plan.NOFM:
         count = selection.n_of_m(row, n, job.n, job.m, index, kept)
     else:
         count = selection.compact(row, n, threshold, tie, index, kept)
-    if job.rule == selection.ENTMAX15 or job.rule == selection.SPARSEMAX:
+    if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
-        scale = np.float32(2) if job.rule == selection.ENTMAX15 else np.float32(1)
+        scale = np.float32(2) if job.rule == plan.ENTMAX15 else np.float32(1)
         # a little below τ: what lies between weighs nothing
         threshold = max(threshold, high + scale * norm[1] - (abs(high) + np.float32(1)) * np.float32(1e-6))
         count = selection.compact(row, n, threshold, tie, index, kept)
@@ -52,14 +58,14 @@ def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def
     return count, threshold, tie
 
 
-@njit
+@compiled
 def _total(kept, count, high, work):  # type: ignore[no-untyped-def]
     for t in range(count):
         work[t] = kept[t]
-    return selection.exponentials(work, high, count)
+    return exponentials(work, high, count)
 
 
-@cfunc(entry(JOB), cache=True)
+@cfunc(entry(JOB), cache=True, error_model="numpy")
 def forward(jobs):  # type: ignore[no-untyped-def]
     """Take tiles of rows until none is left."""
     job = carray(jobs, 1)[0]

@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, types
+from numba import from_dtype, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.vectors import INDICES, POINTER
+
+# division by zero gives infinities and NaN, as in numpy; sums may be taken in any order
+compiled = njit(error_model="numpy")
+summing = njit(error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 
 BYTES = types.CPointer(types.uint8)
 

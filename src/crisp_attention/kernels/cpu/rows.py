@@ -1,12 +1,12 @@
 """Products of one row with rows chosen by index, of any length: whole vectors first, then the rest."""
 
-from numba import njit
+import numpy as np
 
 from crisp_attention.kernels.cpu import vectors
-from crisp_attention.kernels.cpu.native import floats_after
+from crisp_attention.kernels.cpu.native import compiled, floats_after
 
 
-@njit
+@compiled
 def gather_sum(out, rows, stride, index, weight, count, width):  # type: ignore[no-untyped-def]
     """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
     done = 0
@@ -26,37 +26,31 @@ def gather_sum(out, rows, stride, index, weight, count, width):  # type: ignore[
         )
         done += 16
     for d in range(done, width):
-        total = weight[0] * 0
+        total = np.float32(0)
         for t in range(count):
             total += weight[t] * rows[index[t] * stride + d]
         out[d] = total
 
 
-@njit
+@compiled
 def scatter_add(rows, stride, index, weight, count, x, width):  # type: ignore[no-untyped-def]
     """rows[index[t], :width] += weight[t] * x[:width] for every t < count."""
     done = 0
     while width - done >= 64:
-        vectors.scatter_add(
-            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 64
-        )
+        vectors.scatter_add(floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 64)
         done += 64
     if width - done >= 32:
-        vectors.scatter_add(
-            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 32
-        )
+        vectors.scatter_add(floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 32)
         done += 32
     if width - done >= 16:
-        vectors.scatter_add(
-            floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 16
-        )
+        vectors.scatter_add(floats_after(rows, done), stride, index, weight, count, floats_after(x, done), 16)
         done += 16
     for d in range(done, width):
         for t in range(count):
             rows[index[t] * stride + d] += weight[t] * x[d]
 
 
-@njit
+@compiled
 def gather_dot(out, x, rows, stride, index, count, width):  # type: ignore[no-untyped-def]
     """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
     if width >= 128:

@@ -1,31 +1,31 @@
 """The scores of a tile of rows, as every rule sees them: what may not be attended is -inf."""
 
-from numba import njit
-
-from crisp_attention.kernels.cpu.native import bytes_at, floats_after, floats_at, rows_times_rows
+from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at, rows_times_rows
 from crisp_attention.kernels.cpu.selection import INFINITY
 
 LANES = 16
 
 
-@njit
+@compiled
 def padded(count):  # type: ignore[no-untyped-def]
     """The next multiple of a vector's lanes."""
     return (count + LANES - 1) // LANES * LANES
 
 
-@njit
+@compiled
 def seen_by(job, row):  # type: ignore[no-untyped-def]
     """How many keys, from the first, a query may see at most."""
     return min(job.keys, row + 1) if job.causal else job.keys
 
 
-@njit
+@compiled
 def score_tile(job, batch, head, first, rows, scores):  # type: ignore[no-untyped-def]
     """Scores of `rows` queries from `first`, each row padded to whole vectors with -inf."""
     group = head // (job.heads // job.groups)
     stride = padded(job.keys)
-    query = floats_at(job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row))
+    query = floats_at(
+        job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
+    )
     key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
     columns = seen_by(job, first + rows - 1)
     rows_times_rows(

@@ -6,12 +6,11 @@ Kept are the scores above the threshold, and those equal to it up to the index `
 import math
 
 import numpy as np
-from numba import njit
 
-from crisp_attention.kernels.cpu.native import bits_of, float_of
+from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, summing
+from crisp_attention.kernels.cpu.plan import ENTMAX15
 from crisp_attention.kernels.cpu.vectors import exponentials
 
-DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX = range(7)
 INFINITY = np.float32(np.inf)
 HALF = np.float32(0.5)
 BISECTIONS = 20
@@ -21,20 +20,20 @@ LARGEST = np.int32(2**31 - 1)
 EVERYWHERE = LARGEST
 
 
-@njit
+@compiled
 def ordered(value):  # type: ignore[no-untyped-def]
     """The number of a float among all floats in their order."""
     bits = bits_of(value)
     return bits ^ ((bits >> np.int32(31)) & LARGEST)
 
 
-@njit
+@compiled
 def unordered(number):  # type: ignore[no-untyped-def]
     """The inverse of `ordered`."""
     return float_of(number ^ ((number >> np.int32(31)) & LARGEST))
 
 
-@njit
+@compiled
 def count_from(row, n, least):  # type: ignore[no-untyped-def]
     """How many of the first n are at least `least`."""
     count = np.int32(0)
@@ -43,7 +42,7 @@ def count_from(row, n, least):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit
+@compiled
 def kth_largest(row, n, k, low, high):  # type: ignore[no-untyped-def]
     """Threshold and tie of the k largest of a row whose finite scores lie between `low` and `high`.
 
@@ -71,7 +70,7 @@ def kth_largest(row, n, k, low, high):  # type: ignore[no-untyped-def]
         step += 1
 
 
-@njit
+@compiled
 def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
     """The index of the `room`-th score that equals `value`."""
     for j in range(n):
@@ -82,7 +81,7 @@ def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
     return EVERYWHERE
 
 
-@njit
+@compiled
 def compact(row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
     """Write indices and scores of what is kept of the first n; returns how many. Both need n + 16 slots."""
     count = 0
@@ -98,7 +97,7 @@ def compact(row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def
     return count
 
 
-@njit
+@compiled
 def fewest_with_mass(row, n, mass, low, high, work):  # type: ignore[no-untyped-def]
     """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots."""
     for j in range(n):
@@ -128,7 +127,7 @@ def fewest_with_mass(row, n, mass, low, high, work):  # type: ignore[no-untyped-
     return low, EVERYWHERE
 
 
-@njit(fastmath={"reassoc", "nsz"})
+@summing
 def _mass_from(row, work, n, least):  # type: ignore[no-untyped-def]
     total = 0.0
     for j in range(n):
@@ -136,7 +135,7 @@ def _mass_from(row, work, n, least):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit
+@compiled
 def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
     """τ of α-entmax, α = 1.5 or 2, over scores of which `high` is the largest, by Newton's method.
 
@@ -153,7 +152,7 @@ def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
     return tau
 
 
-@njit(fastmath={"reassoc", "nsz", "contract"})
+@summing
 def _entmax_sums(rule, kept, count, high, scale, tau):  # type: ignore[no-untyped-def]
     total, slope = np.float32(0), np.float32(0)
     if rule == ENTMAX15:
@@ -169,7 +168,7 @@ def _entmax_sums(rule, kept, count, high, scale, tau):  # type: ignore[no-untype
     return total, slope
 
 
-@njit
+@compiled
 def n_of_m(row, count, n, m, index, kept):  # type: ignore[no-untyped-def]
     """Write the n largest of every m neighbours that are seen; of a short last group its share, rounded up."""
     taken, group, j = 0, 0, 0

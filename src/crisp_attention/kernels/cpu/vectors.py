@@ -35,7 +35,9 @@ def _at(builder: Any, pointer: Any, offset: int) -> Any:
 
 
 def _splat(builder: Any, scalar: Any) -> Any:
-    vector = builder.insert_element(ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined), scalar, INT(0))
+    vector = builder.insert_element(
+        ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined), scalar, INT(0)
+    )
     return builder.shuffle_vector(vector, vector, ir.Constant(INTS, [0] * LANES))
 
 
@@ -83,7 +85,9 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):  # type:
             share = _splat(builder, builder.load(builder.gep(weight, [t])))
             for v in range(vectors):
                 total = sums[chain][v]
-                builder.store(_fma(builder, _load(builder, row, v * LANES), share, builder.load(total)), total)
+                builder.store(
+                    _fma(builder, _load(builder, row, v * LANES), share, builder.load(total)), total
+                )
 
         step = count.type(chains)
         whole = builder.mul(builder.udiv(count, step), step)
@@ -173,8 +177,14 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
             for counter, mask in ((seen, there), (broken, builder.fcmp_unordered("uno", x, x))):
                 builder.store(builder.add(builder.load(counter), builder.zext(mask, INTS)), counter)
         values = [
-            _reduce(builder, builder.load(low), lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)),
-            _reduce(builder, builder.load(high), lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)),
+            _reduce(
+                builder, builder.load(low), lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)
+            ),
+            _reduce(
+                builder,
+                builder.load(high),
+                lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b),
+            ),
             _reduce(builder, builder.load(seen), builder.add),
             _reduce(builder, builder.load(broken), builder.add),
         ]
@@ -185,7 +195,16 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
 
 
 # e ** r on |r| <= ln(2) / 2, highest power first (Cephes)
-COEFFICIENTS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5, 1.0, 1.0)
+COEFFICIENTS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    0.5,
+    1.0,
+    1.0,
+)
 LOWEST = -87.0
 
 

@@ -3,15 +3,15 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from crisp_attention.kernels.cpu.selection import ENTMAX15, SPARSEMAX
+from crisp_attention.kernels.cpu.native import compiled, summing
+from crisp_attention.kernels.cpu.plan import ENTMAX15, SPARSEMAX
 from crisp_attention.kernels.cpu.vectors import exponentials
 
 ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
 
 
-@njit
+@compiled
 def weigh(rule, kept, count, norm):  # type: ignore[no-untyped-def]
     """Weights of the kept scores, in place; `norm` holds the row's two numbers: its largest score, and its sum or τ."""
     if rule == ENTMAX15:
@@ -28,7 +28,7 @@ def weigh(rule, kept, count, norm):  # type: ignore[no-untyped-def]
             kept[t] *= share
 
 
-@njit(fastmath={"reassoc", "nsz", "contract"})
+@summing
 def score_gradient(rule, weight, grad, count):  # type: ignore[no-untyped-def]
     """The gradient of the kept scores, in place of that of their weights."""
     slope, sum_ = ZERO, ZERO
@@ -41,7 +41,7 @@ def score_gradient(rule, weight, grad, count):  # type: ignore[no-untyped-def]
         grad[t] = _slope(rule, weight[t]) * (grad[t] - mean)
 
 
-@njit
+@compiled
 def _slope(rule, weight):  # type: ignore[no-untyped-def]
     if rule == ENTMAX15:
         return np.float32(math.sqrt(weight))
@@ -50,7 +50,7 @@ def _slope(rule, weight):  # type: ignore[no-untyped-def]
     return weight
 
 
-@njit
+@compiled
 def drop(factor, index, count, dropout, seed, row):  # type: ignore[no-untyped-def]
     """factor[t] = 0 with probability `dropout`, else 1 / (1 - dropout): the same for the same key, row and seed."""
     bound = np.uint32(min(dropout * 4294967296.0, 4294967295.0))
@@ -61,7 +61,7 @@ def drop(factor, index, count, dropout, seed, row):  # type: ignore[no-untyped-d
         factor[t] = keep if hashed >= bound else ZERO
 
 
-@njit
+@compiled
 def _mix(x):  # type: ignore[no-untyped-def]
     # the finaliser of MurmurHash3, twice: every bit of the result depends on every bit of x
     for _ in range(2):

@@ -1,0 +1,53 @@
+"""Fill in a job and run it: shapes, strides, addresses, scratch memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels.cpu.blas import sgemm_address
+from crisp_attention.kernels.cpu.plan import Plan
+from crisp_attention.kernels.cpu.threads import run
+
+LANES = 16
+# Scores of a tile stay in a core's second cache; fewer rows make the matrix product slow.
+TILE_SCORES, LEAST_ROWS, MOST_ROWS = 65536, 16, 64
+
+
+def fill(
+    query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, bias: Tensor | None, plan: Plan
+) -> Any:
+    """A job of these tensors, each with contiguous rows; masks have all four dimensions."""
+    from crisp_attention.kernels.cpu.job import JOB
+
+    batch, heads, queries, width = query.shape
+    job = np.zeros(1, JOB)
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("valid", valid), ("bias", bias)):
+        if tensor is not None:
+            point(job, name, tensor)
+    sizes = {"batch": batch, "heads": heads, "groups": key.shape[1], "queries": queries, "keys": key.shape[2]}
+    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // key.shape[2])))
+    sizes |= {"width": width, "value_width": value.shape[3], "tile": tile, "chunks": 1}
+    options = {"rule": plan.rule, "level": plan.level, "n": plan.n, "m": plan.m, "causal": plan.causal}
+    options |= {"scale": plan.scale, "dropout": plan.dropout, "seed": plan.seed, "sgemm": sgemm_address()}
+    for name, number in (sizes | options).items():
+        job[name] = number
+    return job
+
+
+def point(job: Any, name: str, tensor: Tensor) -> None:
+    """Enter a strided tensor's address and strides."""
+    job[name] = tensor.data_ptr()
+    job[name + "_batch"], job[name + "_head"], job[name + "_row"] = tensor.stride()[:3]
+
+
+def launch(work: Callable[..., Any], job: Any, items: int) -> None:
+    """Run a compiled function on the job, on at most as many threads as there are items."""
+    threads = max(1, min(torch.get_num_threads(), items))
+    keys = -(-int(job["keys"][0]) // LANES) * LANES
+    size = 4 * (keys + LANES) + int(job["tile"][0]) * keys
+    scratch = torch.empty(threads, size)
+    job["scratch"], job["scratch_size"] = scratch.data_ptr(), size
+    run(work.address, job.ctypes.data, threads)  # type: ignore[attr-defined]

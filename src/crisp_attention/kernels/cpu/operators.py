@@ -1,0 +1,127 @@
+"""The row kernels as operators of torch: autograd, torch.compile and export see them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels.cpu.launch import fill, launch, point
+from crisp_attention.kernels.cpu.plan import Plan
+
+
+@torch.library.custom_op("crisp::rows", mutates_args=(), device_types="cpu")
+def rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    bias: Tensor | None,
+    counts: Tensor,
+    seed: Tensor,
+    rule: int,
+    level: float,
+    n: int,
+    m: int,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
+    from crisp_attention.kernels.cpu.forward import forward
+
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
+    query, key, value = map(_rows, (query, key, value))
+    results = _outputs(query, value)
+    job = fill(query, key, value, valid, bias, plan)
+    point(job, "out", results[0])
+    _saved(job, counts, *results[1:])
+    tiles = -(-query.shape[2] // int(job["tile"][0]))
+    launch(forward, job, query.shape[0] * query.shape[1] * tiles)
+    return results
+
+
+@rows.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(query, value)
+
+
+@torch.library.custom_op("crisp::rows_backward", mutates_args=(), device_types="cpu")
+def rows_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    bias: Tensor | None,
+    counts: Tensor,
+    seed: Tensor,
+    threshold: Tensor,
+    tie: Tensor,
+    norm: Tensor,
+    rule: int,
+    level: float,
+    n: int,
+    m: int,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
+    from crisp_attention.kernels.cpu.backward import backward
+
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
+    grad, query, key, value = map(_rows, (grad, query, key, value))
+    job = fill(query, key, value, valid, bias, plan)
+    # as few partial sums over keys as give every thread work
+    groups = query.shape[0] * key.shape[1]
+    tiles = -(-query.shape[2] // int(job["tile"][0]))
+    chunks = min(tiles, -(-torch.get_num_threads() // groups))
+    query_grad = torch.empty_like(query)
+    key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    point(job, "grad", grad)
+    point(job, "query_grad", query_grad)
+    _saved(job, counts, threshold, tie, norm)
+    job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
+    launch(backward, job, chunks * groups)
+    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
+
+
+@rows_backward.register_fake
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:7], *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.options = inputs[7:]
+
+
+def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
+    return *grads, *[None] * (4 + len(ctx.options))
+
+
+rows.register_autograd(_gradients, setup_context=_remember)
+
+
+def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, queries, _ = query.shape
+    # laid out as models want it next: (B, L, H, Dv)
+    output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
+    per_row = query.new_empty(batch, heads, queries)
+    return (
+        output,
+        per_row,
+        torch.empty_like(per_row, dtype=torch.int32),
+        query.new_empty(batch, heads, queries, 2),
+    )
+
+
+def _saved(job: Any, counts: Tensor, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
+    for name, tensor in (("counts", counts), ("threshold", threshold), ("tie", tie), ("norm", norm)):
+        job[name] = tensor.data_ptr()
+
+
+def _rows(states: Tensor) -> Tensor:
+    return states if states.stride(3) == 1 or states.shape[3] == 1 else states.contiguous()
