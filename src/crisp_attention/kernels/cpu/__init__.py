@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from crisp_attention.heads import PerHead
+from crisp_attention.kernels.blocks import choose, front, listed
 from crisp_attention.kernels.call import Call
-from crisp_attention.layouts import Full
+from crisp_attention.layouts import BlockTopK, Full, Layout
 
+LANES = 16
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -20,8 +22,8 @@ def lacks(call: Call) -> str | None:
         return f"{call.query.dtype}"
     if isinstance(call.method, PerHead):
         return "methods by head"
-    if not isinstance(call.method.layout, Full):
-        return f"the layout {call.method.layout.name}"
+    if not isinstance(call.method.layout, Full) and (missing := _layout_lacks(call, call.method.layout)):
+        return missing
     if code_of(call.method.rule) is None:
         return f"the rule {call.method.rule.name}"
     if call.softcap is not None or call.sinks is not None:
@@ -39,23 +41,57 @@ def attention(call: Call) -> Tensor:
     assert not isinstance(call.method, PerHead)
     code = code_of(call.method.rule)
     assert code is not None
-    batch, heads, queries, _ = call.query.shape
-    full = (batch, heads, queries, call.key.shape[2])
+    layout = call.method.layout
+    query, key, value = (states.float() for states in (call.query, call.key, call.value))
+    valid, order = call.valid, None
+    blocks = block_counts = lengths = None
+    if isinstance(layout, BlockTopK):
+        if valid is not None:
+            real = valid[:, 0, 0].expand(query.shape[0], key.shape[2])
+            valid, order, lengths = None, front(real), real.sum(dim=-1, dtype=torch.int32)
+            query, key, value = (_in_order(states, order) for states in (query, key, value))
+        block_counts, blocks = listed(choose(query, key, layout, lengths))
+        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
     seed = torch.zeros((), dtype=torch.int64)
     if call.dropout > 0:
         seed = torch.randint(2**31, ())
+    full = (*query.shape[:3], key.shape[2])
     output, *_ = rows(
-        *(states.float() for states in (call.query, call.key, call.value)),
-        None if call.valid is None else _with_rows(call.valid, full),
+        query,
+        key,
+        value,
+        None if valid is None else _with_rows(valid, full),
         None if call.bias is None else _with_rows(call.bias.float(), full),
-        counts_of(call.method.rule, call.key.shape[2]),
+        blocks,
+        block_counts,
+        lengths,
+        *counts_of(call.method.rule, key.shape[2]),
         seed,
         *code,
         call.causal,
         call.scale,
         call.dropout,
+        call.method.block_size or 0,
     )
+    if order is not None:
+        output = _in_order(output, order.argsort(dim=-1))
     return output.to(call.query.dtype)
+
+
+def _layout_lacks(call: Call, layout: Layout) -> str | None:
+    if not isinstance(layout, BlockTopK):
+        return f"the layout {layout.name}"
+    if layout.block_size % LANES:
+        return f"blocks of {layout.block_size} keys (a multiple of {LANES} is needed)"
+    if call.causal or call.query.shape[2] != call.key.shape[2]:
+        return "block choices for single queries (causal attention, decoding, cross-attention)"
+    if call.valid is not None and call.valid.shape[1:3] != (1, 1):
+        return "blocks under a mask that is not the same for all queries"
+    return "blocks with a bias" if call.bias is not None else None
+
+
+def _in_order(states: Tensor, order: Tensor) -> Tensor:
+    return states.gather(2, order[:, None, :, None].expand(states.shape))
 
 
 def _with_rows(mask: Tensor, full: tuple[int, ...]) -> Tensor:

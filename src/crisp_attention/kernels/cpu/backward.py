@@ -5,7 +5,7 @@ An item of work is all queries of one chunk over one group of keys, so that no t
 
 from numba import carray, cfunc
 
-from crisp_attention.kernels.cpu import plan, selection
+from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -76,11 +76,8 @@ def backward(jobs):  # type: ignore[no-untyped-def]
                         * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
                     )
                     row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
-                    if job.rule == plan.NOFM:
-                        count = selection.n_of_m(row, n, job.n, job.m, index, kept)
-                    else:
-                        threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
-                        count = selection.compact(row, n, threshold, tie, index, kept)
+                    threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
+                    count = selection.kept_of(job, row, n, threshold, tie, index, kept)
                     weigh(job.rule, kept, count, norm)
                     gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
                     if job.dropout > 0:

@@ -1,5 +1,7 @@
 """The forward pass of the row rules: a tile of scores, then row by row what is kept, its weights, their sum."""
 
+import math
+
 import numpy as np
 from numba import carray, cfunc
 
@@ -17,7 +19,7 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
-from crisp_attention.kernels.cpu.vectors import exponentials, survey
+from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop, weigh
 
 NAN = np.float32(np.nan)
@@ -26,7 +28,7 @@ NAN = np.float32(np.nan)
 @compiled
 def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def]
     """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
-    low, high, seen, broken = survey(row, padded(n))
+    low, high, seen, broken, total, squares = survey(row, padded(n))
     norm[0], norm[1] = high, NAN if broken else np.float32(0)
     threshold, tie = low, EVERYWHERE
     if seen == 0 or broken:
@@ -34,7 +36,13 @@ def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def
     if job.rule == plan.TOPK:
         k = np.int64(indices_at(job.counts)[seen])
         if k < seen:
-            threshold, tie = selection.kth_largest(row, n, k, low, high)
+            # where the scores would be so large if they were normal
+            number = np.float32(seen)
+            mean = total / number
+            spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
+            hint = floats_at(job.hints + 8 * seen)
+            guess, pace = mean + spread * hint[0], spread * hint[1]
+            threshold, tie = selection.kth_largest(row, n, seen, k, low, high, guess, pace)
     elif job.rule == plan.TOPP:
         threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, work)
     elif job.rule == plan.THRESHOLD:
@@ -46,13 +54,13 @@ def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def
     if job.rule == plan.NOFM:
         count = selection.n_of_m(row, n, job.n, job.m, index, kept)
     else:
-        count = selection.compact(row, n, threshold, tie, index, kept)
+        count = compact(row, padded(n), threshold, tie, index, kept)
     if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
         scale = np.float32(2) if job.rule == plan.ENTMAX15 else np.float32(1)
         # a little below τ: what lies between weighs nothing
         threshold = max(threshold, high + scale * norm[1] - (abs(high) + np.float32(1)) * np.float32(1e-6))
-        count = selection.compact(row, n, threshold, tie, index, kept)
+        count = compact(row, padded(n), threshold, tie, index, kept)
     else:
         norm[1] = _total(kept, count, high, work)
     return count, threshold, tie

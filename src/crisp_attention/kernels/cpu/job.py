@@ -3,8 +3,33 @@
 from crisp_attention.kernels.cpu.native import job_type
 
 STRIDED = ("query", "key", "value", "out", "grad", "valid", "bias", "query_grad")
-SIZES = ("batch", "heads", "groups", "queries", "keys", "width", "value_width", "tile", "chunks")
-OTHERS = ("counts", "threshold", "tie", "norm", "key_grad", "value_grad", "scratch", "scratch_size")
+SIZES = (
+    "batch",
+    "heads",
+    "groups",
+    "queries",
+    "keys",
+    "width",
+    "value_width",
+    "tile",
+    "chunks",
+    "block_size",
+    "most_blocks",
+)
+OTHERS = (
+    "counts",
+    "hints",
+    "blocks",
+    "block_counts",
+    "lengths",
+    "threshold",
+    "tie",
+    "norm",
+    "key_grad",
+    "value_grad",
+    "scratch",
+    "scratch_size",
+)
 RULE = ("rule", "n", "m", "causal", "seed")
 
 # Every strided tensor has the address of its first number and its strides over batch, heads and rows; its rows

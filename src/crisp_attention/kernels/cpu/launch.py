@@ -37,6 +37,14 @@ def fill(
     return job
 
 
+def restrict(job: Any, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int) -> None:
+    """Enter which blocks of keys (B, H, n, most) each block of queries sees, how many, and real tokens (B,)."""
+    job["blocks"], job["block_counts"] = blocks.data_ptr(), block_counts.data_ptr()
+    job["most_blocks"], job["block_size"], job["tile"] = blocks.shape[-1], block_size, block_size
+    if lengths is not None:
+        job["lengths"] = lengths.data_ptr()
+
+
 def point(job: Any, name: str, tensor: Tensor) -> None:
     """Enter a strided tensor's address and strides."""
     job[name] = tensor.data_ptr()
@@ -46,8 +54,11 @@ def point(job: Any, name: str, tensor: Tensor) -> None:
 def launch(work: Callable[..., Any], job: Any, items: int) -> None:
     """Run a compiled function on the job, on at most as many threads as there are items."""
     threads = max(1, min(torch.get_num_threads(), items))
-    keys = -(-int(job["keys"][0]) // LANES) * LANES
-    size = 4 * (keys + LANES) + int(job["tile"][0]) * keys
+    if job["blocks"]:
+        keys = int(job["most_blocks"][0] * job["block_size"][0])
+    else:
+        keys = -(-int(job["keys"][0]) // LANES) * LANES
+    size = 4 * (keys + LANES) + (2 if job["blocks"] else 1) * int(job["tile"][0]) * keys
     scratch = torch.empty(threads, size)
     job["scratch"], job["scratch_size"] = scratch.data_ptr(), size
     run(work.address, job.ctypes.data, threads)  # type: ignore[attr-defined]

@@ -91,23 +91,32 @@ def _moved(kind: Any) -> Any:
 floats_after, bytes_after = _moved(POINTER), _moved(BYTES)
 
 
-@intrinsic
-def rows_times_rows(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c):  # type: ignore[no-untyped-def]
-    """C (m, n) = alpha * A (m, k) · B (n, k) transposed, all with contiguous rows, by the sgemm at an address."""
+def _product(left: str, right: str, meaning: str) -> Any:
+    @intrinsic
+    def product(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c):  # type: ignore[no-untyped-def]
+        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+            sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c = arguments
+            # Fortran counts columns first: it is asked for C transposed
+            factors = (b, stride_b, a, stride_a)
+            return _sgemm(builder, sgemm, right, left, n, m, k, alpha, *factors, beta, c, stride_c)
 
-    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        sgemm, m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c = arguments
-        # Fortran counts columns first: C transposed (n, m) = B · A transposed
-        return _sgemm(builder, sgemm, "T", "N", n, m, k, alpha, b, stride_b, a, stride_a, c, stride_c, 0.0)
+        whole, real = types.int64, types.float32
+        sizes, strided = (whole,) * 4, (POINTER, whole)
+        return types.void(*sizes, real, *strided, *strided, real, *strided), code
 
-    whole = types.int64
-    return types.void(
-        whole, whole, whole, whole, types.float32, POINTER, whole, POINTER, whole, POINTER, whole
-    ), code
+    product.__doc__ = (
+        f"C (m, n) = alpha * {meaning} + beta * C, all with contiguous rows, by the sgemm at an address."
+    )
+    return product
+
+
+rows_times_rows = _product("N", "T", "A (m, k) · B (n, k) transposed")
+rows_times_columns = _product("N", "N", "A (m, k) · B (k, n)")
+columns_times_columns = _product("T", "N", "A (k, m) transposed · B (k, n)")
 
 
 def _sgemm(builder: Any, address: Any, left: str, right: str, *rest: Any) -> Any:
-    m, n, k, alpha, a, stride_a, b, stride_b, c, stride_c, beta = rest
+    m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c = rest
     int32, byte = ir.IntType(32), ir.IntType(8)
 
     def slot(value: Any) -> Any:
@@ -125,7 +134,7 @@ def _sgemm(builder: Any, address: Any, left: str, right: str, *rest: Any) -> Any
         whole(stride_a),
         b,
         whole(stride_b),
-        slot(ir.Constant(ir.FloatType(), beta)),
+        slot(beta),
         c,
         whole(stride_c),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.launch import fill, launch, point
+from crisp_attention.kernels.cpu.launch import fill, launch, point, restrict
 from crisp_attention.kernels.cpu.plan import Plan
 
 
@@ -16,7 +16,11 @@ def rows(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
+    blocks: Tensor | None,
+    block_counts: Tensor | None,
+    lengths: Tensor | None,
     counts: Tensor,
+    hints: Tensor,
     seed: Tensor,
     rule: int,
     level: float,
@@ -25,18 +29,23 @@ def rows(
     causal: bool,
     scale: float,
     dropout: float,
+    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
-    from crisp_attention.kernels.cpu.forward import forward
+    from crisp_attention.kernels.cpu import blocks_forward, forward
 
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     query, key, value = map(_rows, (query, key, value))
     results = _outputs(query, value)
     job = fill(query, key, value, valid, bias, plan)
+    kernel = forward.forward
+    if blocks is not None and block_counts is not None:
+        restrict(job, blocks, block_counts, lengths, block_size)
+        kernel = blocks_forward.forward
     point(job, "out", results[0])
-    _saved(job, counts, *results[1:])
+    _saved(job, counts, hints, *results[1:])
     tiles = -(-query.shape[2] // int(job["tile"][0]))
-    launch(forward, job, query.shape[0] * query.shape[1] * tiles)
+    launch(kernel, job, query.shape[0] * query.shape[1] * tiles)
     return results
 
 
@@ -53,7 +62,11 @@ def rows_backward(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
+    blocks: Tensor | None,
+    block_counts: Tensor | None,
+    lengths: Tensor | None,
     counts: Tensor,
+    hints: Tensor,
     seed: Tensor,
     threshold: Tensor,
     tie: Tensor,
@@ -65,13 +78,18 @@ def rows_backward(
     causal: bool,
     scale: float,
     dropout: float,
+    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
-    from crisp_attention.kernels.cpu.backward import backward
+    from crisp_attention.kernels.cpu import backward, blocks_backward
 
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     grad, query, key, value = map(_rows, (grad, query, key, value))
     job = fill(query, key, value, valid, bias, plan)
+    kernel = backward.backward
+    if blocks is not None and block_counts is not None:
+        restrict(job, blocks, block_counts, lengths, block_size)
+        kernel = blocks_backward.backward
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
     tiles = -(-query.shape[2] // int(job["tile"][0]))
@@ -80,9 +98,9 @@ def rows_backward(
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
     point(job, "grad", grad)
     point(job, "query_grad", query_grad)
-    _saved(job, counts, threshold, tie, norm)
+    _saved(job, counts, hints, threshold, tie, norm)
     job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
-    launch(backward, job, chunks * groups)
+    launch(kernel, job, chunks * groups)
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
 
 
@@ -92,14 +110,14 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:7], *output[1:])
+    ctx.save_for_backward(*inputs[:11], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[7:]
+    ctx.options = inputs[11:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (4 + len(ctx.options))
+    return *grads, *[None] * (8 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)
@@ -118,8 +136,14 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     )
 
 
-def _saved(job: Any, counts: Tensor, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
-    for name, tensor in (("counts", counts), ("threshold", threshold), ("tie", tie), ("norm", norm)):
+def _saved(job: Any, counts: Tensor, hints: Tensor, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
+    for name, tensor in (
+        ("counts", counts),
+        ("hints", hints),
+        ("threshold", threshold),
+        ("tie", tie),
+        ("norm", norm),
+    ):
         job[name] = tensor.data_ptr()
 
 

@@ -45,8 +45,17 @@ ENTMAX = {1.0: DENSE, 1.5: ENTMAX15, 2.0: SPARSEMAX}
 
 
 @lru_cache(maxsize=64)
-def counts_of(rule: Rule, keys: int) -> Tensor:
-    """k for every number of keys that a row may see, int32 (keys + 1,)."""
+def counts_of(rule: Rule, keys: int) -> tuple[Tensor, Tensor]:
+    """k for every number of keys that a row may see, int32 (keys + 1,), and where to look for the k-th largest.
+
+    The latter, float32 (keys + 1, 2): in normal scores, by standard deviations above their mean, and
+    further for each score too many.
+    """
     if not isinstance(rule, TopK):
-        return torch.zeros(0, dtype=torch.int32)
-    return rule.count_of(torch.arange(keys + 1)).to(torch.int32)
+        return torch.zeros(0, dtype=torch.int32), torch.zeros(0, 2)
+    seen = torch.arange(keys + 1)
+    counts = rule.count_of(seen)
+    above = ((counts - 0.5) / seen.clamp(min=1)).clamp(1e-6, 1 - 1e-6)
+    z = torch.special.ndtri(1 - above.double())
+    density = seen.clamp(min=1) * torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return counts.to(torch.int32), torch.stack([z, 1 / density], dim=-1).float()

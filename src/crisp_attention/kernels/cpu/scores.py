@@ -1,5 +1,7 @@
 """The scores of a tile of rows, as every rule sees them: what may not be attended is -inf."""
 
+import numpy as np
+
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at, rows_times_rows
 from crisp_attention.kernels.cpu.selection import INFINITY
 
@@ -29,7 +31,18 @@ def score_tile(job, batch, head, first, rows, scores):  # type: ignore[no-untype
     key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
     columns = seen_by(job, first + rows - 1)
     rows_times_rows(
-        job.sgemm, rows, columns, job.width, job.scale, query, job.query_row, key, job.key_row, scores, stride
+        job.sgemm,
+        rows,
+        columns,
+        job.width,
+        np.float32(job.scale),
+        query,
+        job.query_row,
+        key,
+        job.key_row,
+        np.float32(0),
+        scores,
+        stride,
     )
     for r in range(rows):
         row, i = floats_after(scores, r * stride), first + r

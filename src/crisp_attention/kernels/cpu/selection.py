@@ -8,12 +8,13 @@ import math
 import numpy as np
 
 from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, summing
-from crisp_attention.kernels.cpu.plan import ENTMAX15
-from crisp_attention.kernels.cpu.vectors import exponentials
+from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
+from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
 
 INFINITY = np.float32(np.inf)
 HALF = np.float32(0.5)
-BISECTIONS = 20
+# after so many counts another way of choosing the next begins; the last needs at most 32
+GUESSES, LINES, BISECTIONS, MOST_STEPS = 2, 7, 24, 64
 NEWTON = 30
 ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
@@ -43,31 +44,38 @@ def count_from(row, n, least):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def kth_largest(row, n, k, low, high):  # type: ignore[no-untyped-def]
-    """Threshold and tie of the k largest of a row whose finite scores lie between `low` and `high`.
+def kth_largest(row, n, seen, k, low, high, guess, pace):  # type: ignore[no-untyped-def]
+    """Threshold and tie of the k largest of `seen` scores that lie between `low` and `high`.
 
-    Bisection by counting: between the values first, and where equal or very unlike scores leave that
-    slow, between the numbers of the floats in their order.
+    Counting, first at a `guess` and `pace` further for each score too many, then where a straight line
+    between the counts would have k. Where that is slow, halfway; where equal or very unlike scores leave
+    that slow, halfway between the numbers of the floats in their order.
     """
     above = count_from(row, n, high)
     if above >= k:
         return high, tie_of(row, n, high, k)
-    step = 0
-    while True:
-        middle = low + (high - low) * HALF
+    below = np.int64(seen)
+    middle = guess
+    for step in range(MOST_STEPS):
+        if step >= GUESSES:
+            share = np.float32(k - above) / np.float32(below - above) if step < LINES else HALF
+            middle = high - (high - low) * share
         if step >= BISECTIONS or not (low < middle < high):
             first, last = np.int64(ordered(low)), np.int64(ordered(high))
             if last - first <= 1:
                 return low, tie_of(row, n, low, k - above)
-            middle = unordered(np.int32((first + last) >> 1))
-        count = count_from(row, n, middle)
+            middle = low + (high - low) * HALF
+            if step >= BISECTIONS or not (low < middle < high):
+                middle = unordered(np.int32((first + last) >> 1))
+        count = np.int64(count_from(row, n, middle))
         if count == k:
             return middle, EVERYWHERE
         if count > k:
-            low = middle
+            low, below = middle, count
         else:
             high, above = middle, count
-        step += 1
+        middle += np.float32(count - k) * pace
+    return low, EVERYWHERE
 
 
 @compiled
@@ -79,22 +87,6 @@ def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
             if room == 0:
                 return np.int32(j)
     return EVERYWHERE
-
-
-@compiled
-def compact(row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
-    """Write indices and scores of what is kept of the first n; returns how many. Both need n + 16 slots."""
-    count = 0
-    last = min(n, np.int64(tie) + 1)
-    for j in range(last):
-        index[count] = np.int32(j)
-        kept[count] = row[j]
-        count += np.int64(row[j] >= threshold)
-    for j in range(last, n):
-        index[count] = np.int32(j)
-        kept[count] = row[j]
-        count += np.int64(row[j] > threshold)
-    return count
 
 
 @compiled
@@ -187,3 +179,11 @@ def n_of_m(row, count, n, m, index, kept):  # type: ignore[no-untyped-def]
                 index[taken], kept[taken] = np.int32(a), row[a]
                 taken += 1
     return taken
+
+
+@compiled
+def kept_of(job, row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
+    """Write again what the forward pass kept of a row, whose tail is padded to whole vectors; returns how many."""
+    if job.rule == NOFM:
+        return n_of_m(row, n, job.n, job.m, index, kept)
+    return compact(row, (n + LANES - 1) // LANES * LANES, threshold, tie, index, kept)

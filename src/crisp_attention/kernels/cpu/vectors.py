@@ -156,8 +156,9 @@ def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> An
 
 @intrinsic
 def survey(typing, row, count):  # type: ignore[no-untyped-def]
-    """Smallest and largest score of a row, how many it has, and how many are NaN; -inf is no score.
+    """Smallest and largest score of a row, their number, sum and sum of squares, and how many are NaN.
 
+        -inf is no score.
     `count` is a multiple of 16.
     """
 
@@ -167,6 +168,7 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
         below = ir.Constant(FLOATS, [-float("inf")] * LANES)
         low, high = (cgutils.alloca_once_value(builder, each) for each in (infinity, below))
         seen, broken = (cgutils.alloca_once_value(builder, zeros) for _ in range(2))
+        sum_, squares = (cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None)) for _ in range(2))
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
             x = _load(builder, builder.gep(row, [t]))
             there = builder.fcmp_unordered("!=", x, below)
@@ -174,6 +176,9 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
             for extreme, new, order in ((low, candidate, "<"), (high, x, ">")):
                 old = builder.load(extreme)
                 builder.store(builder.select(builder.fcmp_ordered(order, new, old), new, old), extreme)
+            value = builder.select(there, x, ir.Constant(FLOATS, None))
+            builder.store(builder.fadd(builder.load(sum_), value), sum_)
+            builder.store(_fma(builder, value, value, builder.load(squares)), squares)
             for counter, mask in ((seen, there), (broken, builder.fcmp_unordered("uno", x, x))):
                 builder.store(builder.add(builder.load(counter), builder.zext(mask, INTS)), counter)
         values = [
@@ -187,11 +192,52 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
             ),
             _reduce(builder, builder.load(seen), builder.add),
             _reduce(builder, builder.load(broken), builder.add),
+            _sum(builder, builder.load(sum_)),
+            _sum(builder, builder.load(squares)),
         ]
         return context.make_tuple(builder, signature.return_type, values)
 
-    result = types.Tuple([types.float32, types.float32, types.int32, types.int32])
+    result = types.Tuple(
+        [types.float32, types.float32, types.int32, types.int32, types.float32, types.float32]
+    )
     return result(POINTER, types.int64), code
+
+
+@intrinsic
+def compact(typing, row, count, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
+    """Write indices and scores of what is kept of a row, in order; returns how many.
+
+    Kept are scores above the threshold, and those equal to it up to the index `tie`. `count` is a
+    multiple of 16; `index` and `kept` need 16 slots more than is kept.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, count, threshold, tie, index, kept = arguments
+        threshold, tie = _splat(builder, threshold), _splat(builder, tie)
+        lanes = ir.Constant(INTS, list(range(LANES)))
+        taken = cgutils.alloca_once_value(builder, ir.Constant(count.type, 0))
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            x = _load(builder, builder.gep(row, [t]))
+            place = builder.add(_splat(builder, builder.trunc(t, INT)), lanes)
+            equal = builder.fcmp_ordered("==", x, threshold)
+            early = builder.icmp_signed("<=", place, tie)
+            keep = builder.or_(builder.fcmp_ordered(">", x, threshold), builder.and_(equal, early))
+            at = builder.load(taken)
+            for values, goal, kind in ((x, kept, "v16f32"), (place, index, "v16i32")):
+                undefined = ir.Constant(values.type, ir.Undefined)
+                packed = _call(
+                    builder,
+                    f"llvm.experimental.vector.compress.{kind}",
+                    values.type,
+                    [values, keep, undefined],
+                )
+                pointer = builder.bitcast(builder.gep(goal, [at]), values.type.as_pointer())
+                builder.store(packed, pointer, align=4)
+            number = builder.ctpop(builder.bitcast(keep, ir.IntType(LANES)))
+            builder.store(builder.add(at, builder.zext(number, count.type)), taken)
+        return builder.load(taken)
+
+    return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
 
 
 # e ** r on |r| <= ln(2) / 2, highest power first (Cephes)

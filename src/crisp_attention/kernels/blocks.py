@@ -1,0 +1,62 @@
+"""The blocks that `BlockTopK` chooses in self-attention without a causal mask, found without L × L scores."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from crisp_attention.layouts import BlockTopK
+from crisp_attention.ranking import keep_largest, share_count
+
+
+def front(present: Tensor) -> Tensor:
+    """(B, L): the tokens' indices with those that are `present` (B, L) first, else in their order."""
+    return (~present).int().argsort(dim=-1, stable=True)
+
+
+def choose(query: Tensor, key: Tensor, layout: BlockTopK, lengths: Tensor | None = None) -> Tensor:
+    """Which of its n blocks of keys each block of queries sees, bool (B, H, n, n).
+
+    `query` (B, H, L, D), `key` (B, G, L, D); an example's real tokens come first, `lengths` (B,) of
+    them or all. Costs L · D and (L / block_size)² · D. The choice is that of `BlockTopK.visible`;
+    blocks without a real token see nothing and are seen by nobody.
+    """
+    with torch.no_grad():
+        batch, groups, length, _ = key.shape
+        size = layout.block_size
+        count = -(-length // size)
+        if lengths is None:
+            lengths = torch.full((batch,), length, device=key.device)
+        lengths = lengths[:, None, None, None]
+        block = torch.arange(count, device=key.device)
+        present = block * size < lengths
+        queries = _means(query, size, lengths).unflatten(1, (groups, -1))
+        ranked = (queries @ _means(key, size, lengths)[:, :, None].transpose(-1, -2)).flatten(1, 2)
+        real = present.transpose(-1, -2)
+        if layout.sparsity == 0:
+            return (present & real).expand_as(ranked)
+        near = (block - block[:, None]).abs() < layout.local_blocks
+        forced = present & ((block < layout.sink_blocks) | near)
+        limit = torch.finfo(ranked.dtype).max
+        ranked = torch.where(forced, torch.inf, ranked.clamp(-limit, limit))
+        share = share_count(present.sum(dim=-1, keepdim=True), layout.sparsity)
+        kept = keep_largest(
+            ranked, present.expand_as(ranked), torch.maximum(share, forced.sum(-1, keepdim=True))
+        )
+        return kept & real
+
+
+def listed(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks each block of queries sees (…, n), and which, first and ascending, (…, n, n); int32."""
+    order = (~kept).int().argsort(dim=-1, stable=True)
+    return kept.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)
+
+
+def _means(states: Tensor, size: int, lengths: Tensor) -> Tensor:
+    """Mean of each block's real tokens, (B, H, n, D), in float32 or better."""
+    length = states.shape[2]
+    count = -(-length // size)
+    exact = states.to(torch.promote_types(states.dtype, torch.float32))
+    place = torch.arange(length, device=states.device)[:, None]
+    exact = pad(torch.where(place < lengths, exact, 0.0), (0, 0, 0, count * size - length))
+    first = torch.arange(count, device=states.device)[:, None] * size
+    return exact.unflatten(2, (count, size)).sum(dim=3) / (lengths - first).clamp(1, size)

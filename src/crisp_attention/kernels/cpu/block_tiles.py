@@ -1,0 +1,62 @@
+"""Scores and weights of one block of queries over the blocks of keys that it sees, side by side."""
+
+import numpy as np
+
+from crisp_attention.kernels.cpu import plan, selection
+from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at, rows_times_rows
+from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.vectors import exponentials
+from crisp_attention.kernels.cpu.weights import weigh
+
+ONE, ZERO = np.float32(1), np.float32(0)
+
+
+@compiled
+def seen_blocks(job, batch, head, block):  # type: ignore[no-untyped-def]
+    """Where the list of key blocks begins that a block of queries sees, and how many they are."""
+    at = (batch * job.heads + head) * ((job.queries + job.block_size - 1) // job.block_size) + block
+    return job.blocks + 4 * at * job.most_blocks, indices_at(job.block_counts)[at]
+
+
+@compiled
+def products(job, rows, a, stride_a, b, stride_b, width, blocks, seen, length, alpha, tile, stride):  # type: ignore[no-untyped-def]
+    """tile[:rows] = alpha * a · the rows of b in the seen blocks; -inf where the last is short of keys."""
+    size = job.block_size
+    for c in range(seen):
+        first = indices_at(blocks)[c] * size
+        keys = min(size, length - first)
+        columns = floats_after(tile, c * size)
+        block = floats_after(b, first * stride_b)
+        rows_times_rows(
+            job.sgemm, rows, keys, width, alpha, a, stride_a, block, stride_b, ZERO, columns, stride
+        )
+        if keys < size:
+            for r in range(rows):
+                for j in range(r * stride + keys, r * stride + size):
+                    columns[j] = -INFINITY
+
+
+@compiled
+def weigh_row(job, row, columns, threshold, tie, norm, index, kept):  # type: ignore[no-untyped-def]
+    """Weights in place of a row's scores, by what the row rule has chosen; zero where nothing is kept."""
+    if job.rule == plan.DENSE:
+        exponentials(row, norm[0], columns)
+        share = ONE / norm[1]
+        for j in range(columns):
+            row[j] *= share
+        return
+    count = selection.kept_of(job, row, columns, threshold, tie, index, kept)
+    weigh(job.rule, kept, count, norm)
+    for j in range(columns):
+        row[j] = ZERO
+    for t in range(count):
+        row[index[t]] = kept[t]
+
+
+@compiled
+def key_numbers(job, blocks, seen, numbers):  # type: ignore[no-untyped-def]
+    """The key that each column of a tile belongs to."""
+    for c in range(seen):
+        first = indices_at(blocks)[c] * job.block_size
+        for j in range(job.block_size):
+            numbers[c * job.block_size + j] = np.int32(first + j)

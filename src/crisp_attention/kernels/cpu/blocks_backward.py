@@ -1,0 +1,118 @@
+"""The backward pass of block layouts: the tiles computed again, and four products over seen blocks."""
+
+import numpy as np
+from numba import carray, cfunc
+
+from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, key_numbers, products, seen_blocks, weigh_row
+from crisp_attention.kernels.cpu.forward import NAN
+from crisp_attention.kernels.cpu.job import JOB
+from crisp_attention.kernels.cpu.native import (
+    columns_times_columns,
+    compiled,
+    entry,
+    floats_after,
+    floats_at,
+    indices_at,
+    next_item,
+    next_thread,
+    rows_times_columns,
+)
+from crisp_attention.kernels.cpu.scores import LANES
+from crisp_attention.kernels.cpu.weights import drop, score_gradient
+
+
+@compiled
+def _without_missing(row, count):  # type: ignore[no-untyped-def]
+    # the columns that a short last block lacks
+    for j in range(count):
+        row[j] = row[j] if row[j] > -np.inf else ZERO
+
+
+@cfunc(entry(JOB), cache=True, error_model="numpy")
+def backward(jobs):  # type: ignore[no-untyped-def]
+    """Take groups of keys until none is left."""
+    job = carray(jobs, 1)[0]
+    size = job.block_size
+    stride = job.most_blocks * size
+    room = stride + LANES
+    scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
+    index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
+    tile = floats_at(scratch + 16 * room)
+    grads = floats_after(tile, size * stride)
+    shared = job.heads // job.groups
+    blocks_of_queries = (job.queries + size - 1) // size
+    share = (blocks_of_queries + job.chunks - 1) // job.chunks
+    item = next_item(jobs)
+    while item < job.chunks * job.batch * job.groups:
+        group, batch = item % job.groups, item // job.groups % job.batch
+        begin = item // (job.groups * job.batch) * share
+        length = job.queries if job.lengths == 0 else indices_at(job.lengths)[batch]
+        key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
+        key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
+        value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
+        for block in range(begin, min(begin + share, blocks_of_queries)):
+            first = block * size
+            rows = max(min(size, length - first), 0)
+            for head in range(group * shared, (group + 1) * shared):
+                query = floats_at(
+                    job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
+                )
+                grad = floats_at(
+                    job.grad + 4 * (batch * job.grad_batch + head * job.grad_head + first * job.grad_row)
+                )
+                query_grad = floats_at(
+                    job.query_grad
+                    + 4
+                    * (batch * job.query_grad_batch + head * job.query_grad_head + first * job.query_grad_row)
+                )
+                blocks, seen = seen_blocks(job, batch, head, block)
+                columns = seen * size
+                products(
+                    job, rows, query, job.query_row, key, job.key_row, job.width, blocks, seen, length, job.scale,
+                    tile, stride,
+                )  # fmt: skip
+                products(
+                    job, rows, grad, job.grad_row, value, job.value_row, job.value_width, blocks, seen, length, ONE,
+                    grads, stride,
+                )  # fmt: skip
+                for r in range(rows):
+                    row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)
+                    at = (batch * job.heads + head) * job.queries + first + r
+                    norm = floats_at(job.norm + 8 * at)
+                    threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
+                    weigh_row(job, row, columns, threshold, tie, norm, index, kept)
+                    _without_missing(row_grads, columns)
+                    if job.dropout > 0:
+                        key_numbers(job, blocks, seen, index)
+                        drop(work, index, columns, job.dropout, job.seed, at)
+                        for j in range(columns):
+                            row_grads[j] *= work[j]
+                    score_gradient(job.rule, row, row_grads, columns)
+                    for j in range(columns):
+                        row_grads[j] *= job.scale
+                        if job.dropout > 0:
+                            row[j] *= work[j]
+                    if norm[1] != norm[1]:
+                        for j in range(columns):
+                            row[j] = row_grads[j] = NAN
+                for c in range(seen):
+                    start = indices_at(blocks)[c] * size
+                    keys = min(size, length - start)
+                    weights, slopes = floats_after(tile, c * size), floats_after(grads, c * size)
+                    rows_times_columns(
+                        job.sgemm, rows, job.width, keys, ONE, slopes, stride, floats_after(key, start * job.key_row),
+                        job.key_row, ZERO if c == 0 else ONE, query_grad, job.query_grad_row,
+                    )  # fmt: skip
+                    columns_times_columns(
+                        job.sgemm, keys, job.width, rows, ONE, slopes, stride, query, job.query_row, ONE,
+                        floats_after(key_grad, start * job.width), job.width,
+                    )  # fmt: skip
+                    columns_times_columns(
+                        job.sgemm, keys, job.value_width, rows, ONE, weights, stride, grad, job.grad_row, ONE,
+                        floats_after(value_grad, start * job.value_width), job.value_width,
+                    )  # fmt: skip
+                for r in range(rows if seen > 0 else 0, min(size, job.queries - first)):
+                    for d in range(job.width):
+                        query_grad[r * job.query_grad_row + d] = ZERO
+        item = next_item(jobs)
