@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from crisp_attention.layouts import BlockTopK
 from crisp_attention.ranking import keep_largest, share_count
@@ -24,11 +23,11 @@ def choose(query: Tensor, key: Tensor, layout: BlockTopK, lengths: Tensor | None
         batch, groups, length, _ = key.shape
         size = layout.block_size
         count = -(-length // size)
-        if lengths is None:
-            lengths = torch.full((batch,), length, device=key.device)
-        lengths = lengths[:, None, None, None]
+        if lengths is not None:
+            lengths = lengths[:, None, None, None]
         block = torch.arange(count, device=key.device)
-        present = block * size < lengths
+        present = block * size < (length if lengths is None else lengths)
+        present = present.expand(batch, 1, 1, count)
         queries = _means(query, size, lengths).unflatten(1, (groups, -1))
         ranked = (queries @ _means(key, size, lengths)[:, :, None].transpose(-1, -2)).flatten(1, 2)
         real = present.transpose(-1, -2)
@@ -51,12 +50,17 @@ def listed(kept: Tensor) -> tuple[Tensor, Tensor]:
     return kept.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)
 
 
-def _means(states: Tensor, size: int, lengths: Tensor) -> Tensor:
+def _means(states: Tensor, size: int, lengths: Tensor | None) -> Tensor:
     """Mean of each block's real tokens, (B, H, n, D), in float32 or better."""
-    length = states.shape[2]
-    count = -(-length // size)
-    exact = states.to(torch.promote_types(states.dtype, torch.float32))
-    place = torch.arange(length, device=states.device)[:, None]
-    exact = pad(torch.where(place < lengths, exact, 0.0), (0, 0, 0, count * size - length))
-    first = torch.arange(count, device=states.device)[:, None] * size
-    return exact.unflatten(2, (count, size)).sum(dim=3) / (lengths - first).clamp(1, size)
+    exact = torch.promote_types(states.dtype, torch.float32)
+    if lengths is not None:
+        place = torch.arange(states.shape[2], device=states.device)[:, None]
+        states = torch.where(place < lengths, states, 0.0)
+    whole = states.shape[2] // size
+    sums = states[:, :, : whole * size].unflatten(2, (whole, size)).sum(dim=3, dtype=exact)
+    rest = states[:, :, whole * size :].sum(dim=2, keepdim=True, dtype=exact)
+    if states.shape[2] % size:
+        sums = torch.cat([sums, rest], dim=2)
+    first = torch.arange(sums.shape[2], device=states.device)[:, None] * size
+    tokens = states.shape[2] if lengths is None else lengths
+    return sums / (tokens - first).clamp(1, size)
