@@ -1,9 +1,14 @@
 """The methods and the inputs that several test files share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention.heads import LayerMethod
+from crisp_attention.kernels import reference
+from crisp_attention.kernels.call import Call
 
 METHODS = {
     "dense": Method(rule=Dense()),
@@ -37,3 +42,16 @@ def self_attention(
         normal(batch, groups, length, 6, seed=2, dtype=dtype),
         normal(batch, groups, length, 5, seed=3, dtype=dtype),
     )
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    method: LayerMethod,
+    *,
+    observe: Callable[[reference.Observation], None] | None = None,
+    **more,
+) -> tuple[Tensor, Tensor]:
+    """The reference's output and weights."""
+    return reference.attention(Call(query, key, value, method, **more), observe=observe)

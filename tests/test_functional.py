@@ -6,9 +6,8 @@ from torch import Tensor
 
 import crisp_attention as crisp
 from crisp_attention import Dense, Method, PerHead, RandomK, TopK, Window
-from crisp_attention.kernels import reference
 from crisp_attention.methods import as_method
-from tests.cases import METHODS, SEED, normal, self_attention
+from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 MASK = (torch.arange(7) < torch.tensor([7, 5])[:, None])[:, None, None]
@@ -110,7 +109,7 @@ def test_padding_and_batch_mates_change_nothing(
 ) -> None:
     inputs, options = self_attention(), {"scale": 1.0, "seed": SEED}
     future = torch.ones(7, 7, dtype=torch.bool)
-    alone, _ = reference.attention(
+    alone, _ = attention(
         *(t[:1] for t in inputs),
         method,
         valid=(future.tril() if is_causal else future)[None, None],
@@ -122,7 +121,7 @@ def test_padding_and_batch_mates_change_nothing(
     valid[0, ..., left : left + 7] = True
     valid[1, ..., left : left + 2] = True
     valid = valid.tril() if is_causal else valid
-    output, _ = reference.attention(*padded, method, valid=valid, **options)
+    output, _ = attention(*padded, method, valid=valid, **options)
     torch.testing.assert_close(output[:1, :, left : left + 7], alone, atol=1e-12, rtol=1e-12)
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crisp_attention import Measurement, Method, TopK
-from crisp_attention.kernels.reference import Observation, attention
+from crisp_attention.kernels.reference import Observation
 from crisp_attention.measure import LayerTotals
 from crisp_attention.pairs import valid_queries
-from tests.cases import normal, self_attention
+from tests.cases import attention, normal, self_attention
 
 
 def rows(*lines: str) -> Tensor:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from crisp_attention.heads import PerHead
-from crisp_attention.kernels import reference
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
 from crisp_attention.methods import AnyMethod, as_method
-from crisp_attention.pairs import causal_mask, split_mask
+from crisp_attention.pairs import split_mask
 
 
 def attention(
@@ -20,6 +21,7 @@ def attention(
     scale: float | None = None,
     *,
     generator: torch.Generator | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """Attention of `query` over `key` and `value` in which each query keeps what `method` keeps.
 
@@ -27,6 +29,7 @@ def attention(
     returns (B, H, L, Dv) in the query's dtype. `mask` broadcasts to (B, H, L, S), bool (True =
     attend) or additive; `is_causal` aligns at the upper left, as in torch, and combines with
     `mask`. `scale` defaults to D ** -0.5. `generator` (default: torch's global one) feeds `RandomK`.
+    `backend` names the kernel to compute it with, by default the fastest that can.
     Raises TypeError or ValueError naming the argument, with expected and actual value.
     """
     method = method if isinstance(method, PerHead) else as_method(method)
@@ -36,9 +39,6 @@ def attention(
     if mask is not None:
         mask = mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)
     valid, bias = split_mask(mask)
-    if is_causal:
-        causal = causal_mask(query.shape[2], key.shape[2], query.device)
-        valid = causal if valid is None else valid & causal
     if method.uses_positions and query.shape[2] > key.shape[2]:
         raise ValueError(
             f"{method.name!r} places queries among the keys and needs at most as many queries as keys, "
@@ -48,18 +48,19 @@ def attention(
     if method.uses_seed:
         home = query.device if generator is None else generator.device
         seed = torch.randint(2**31, (), generator=generator, device=home).to(query.device)
-    output, _ = reference.attention(
+    call = Call(
         query,
         key,
         value,
         method,
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         valid=valid,
+        causal=is_causal,
         bias=bias,
         dropout=dropout,
         seed=seed,
     )
-    return output
+    return dispatch.attention(call, backend)[0]
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> None:

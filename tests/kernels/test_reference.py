@@ -21,9 +21,9 @@ from crisp_attention import (
     TopP,
     Window,
 )
-from crisp_attention.kernels.reference import Observation, attention
+from crisp_attention.kernels.reference import Observation
 from tests import oracle
-from tests.cases import METHODS, SEED, normal, self_attention
+from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = list(TOLERANCE)

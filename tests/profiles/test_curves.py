@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Method, TopK
-from crisp_attention.kernels.reference import Observation, attention
+from crisp_attention.kernels.reference import Observation
 from crisp_attention.measure import LayerTotals
 from crisp_attention.pairs import causal_mask
 from crisp_attention.profiles.curves import LayerSums
 from crisp_attention.profiles.targets import Targets
 from tests import oracle
-from tests.cases import normal, self_attention
+from tests.cases import attention, normal, self_attention
 
 TARGETS = Targets.of(3, further=[0.33])
 LENGTH = 11

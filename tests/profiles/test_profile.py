@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from crisp_attention import BlockTopK, Budgets, Dense, Method, PerHead, Profile, TopK, Window
-from crisp_attention.kernels.reference import Observation, attention
+from crisp_attention.kernels.reference import Observation
 from crisp_attention.pairs import valid_queries
 from crisp_attention.profiles.targets import Targets
-from tests.cases import normal
+from tests.cases import attention, normal
 
 EVEN = [1.0] * 10
 PEAKED = [0.92, *[0.08 / 9] * 9]

@@ -3,10 +3,10 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, Method, PerHead
-from crisp_attention.kernels import reference
+from crisp_attention.kernels.reference import Observation
 from crisp_attention.rules.alpha_entmax import alpha_entmax
 from crisp_attention.rules.entmax import HIGHEST, LOWEST
-from tests.cases import normal, self_attention
+from tests.cases import attention, normal, self_attention
 from tests.rules.rows import weights
 
 ALPHAS = [1.01, 1.1, 1.5, 1.7, 2, 2.5, 4, 10]
@@ -41,9 +41,9 @@ def test_rows_of_half_precision_sum_to_one(alpha: float, dtype: torch.dtype) -> 
 
 
 def test_what_gets_no_weight_is_not_kept() -> None:
-    seen: list[reference.Observation] = []
+    seen: list[Observation] = []
     q, k, v = self_attention()
-    _, shares = reference.attention(q, k, v, Method(rule=Entmax(2)), scale=1.0, observe=seen.append)
+    _, shares = attention(q, k, v, Method(rule=Entmax(2)), scale=1.0, observe=seen.append)
     assert seen[0].keep.equal(shares > 0)
     assert 0 < seen[0].keep.double().mean() < 0.9
 

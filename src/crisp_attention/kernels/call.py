@@ -1,6 +1,6 @@
 """One attention call, as every kernel is given it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -11,10 +11,15 @@ from crisp_attention.rules.base import Learned
 
 @dataclass(frozen=True)
 class Call:
-    """Queries (B, H, L, D) over keys (B, G, S, D) and values (B, G, S, Dv); the rest as in `reference.attention`.
+    """Sparse attention of queries (B, H, L, D) over keys (B, G, S, D) and values (B, G, S, Dv).
 
+    `scores = query · key * scale`, capped to ±`softcap` by tanh, plus `bias`; the method's layout and
+    rule keep some of the valid pairs; the rule weighs the kept scores (with one further logit per
+    head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     `valid` is bool and broadcasts to (B, H, L, S); `causal` forbids besides, without a mask that
-    somebody has to hold, the keys j > i.
+    somebody has to hold, the keys j > i. `bias` broadcasts too. `seed`, of every example or of all,
+    is for rules that draw; `learned` holds the parameters of rules that have some; `block_means`
+    (B, G, ceil(S / block_size), D) the mean keys of the blocks, if they are at hand.
     """
 
     query: Tensor
@@ -39,3 +44,25 @@ class Call:
             return self.valid
         causal = causal_mask(self.query.shape[2], self.key.shape[2], self.query.device)
         return causal if self.valid is None else self.valid & causal
+
+    def of(self, heads: list[int], method: LayerMethod) -> "Call":
+        """The same for these query heads only, each with its key and value head, by `method`."""
+        shared = self.query.shape[1] // self.key.shape[1]
+        groups = [head // shared for head in heads]
+        return replace(
+            self,
+            query=self.query[:, heads],
+            key=self.key[:, groups],
+            value=self.value[:, groups],
+            method=method,
+            valid=_heads(self.valid, heads),
+            bias=_heads(self.bias, heads),
+            sinks=None if self.sinks is None else self.sinks[heads],
+            learned={name: value[heads] for name, value in self.learned.items()},
+            block_means=None if self.block_means is None else self.block_means[:, groups],
+        )
+
+
+def _heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:
+    """The part of a mask that is for these heads; it may be the same for all."""
+    return mask if mask is None or mask.shape[-3:-2] in ((), (1,)) else mask[..., heads, :, :]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
 from crisp_attention.heads import LayerMethod, PerHead
+from crisp_attention.kernels.call import Call
 from crisp_attention.pairs import valid_queries
 from crisp_attention.rules.base import Learned, Rule
 from crisp_attention.rules.random import head_seeds
@@ -27,66 +28,47 @@ class Observation:
     queries: Tensor
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    method: LayerMethod,
-    *,
-    scale: float,
-    valid: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    dropout: float = 0.0,
-    seed: Tensor | None = None,
-    learned: Learned | None = None,
-    block_means: Tensor | None = None,
-    observe: Callable[[Observation], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sparse attention of (B, H, L, D) queries over (B, G, S, D) keys and (B, G, S, Dv) values.
+def attention(call: Call, *, observe: Callable[[Observation], None] | None = None) -> tuple[Tensor, Tensor]:
+    """Output (B, H, L, Dv) and weights (B, H, L, S) of a call, as `Call` defines them.
 
-    `scores = query · key * scale`, capped to ±`softcap` by tanh, plus `bias`; the method's layout
-    and rule keep some of the `valid` pairs; the rule weighs the kept scores (with one further logit
-    per head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     Scores, selection and weights are float32 or better; the gradient flows through kept scores
-    only; a row that keeps nothing gives zeros. `learned` holds the parameters of rules that have
-    some; `block_means` (B, G, ceil(S / block_size), D) the mean keys of the blocks, if they are at
-    hand. Returns output (B, H, L, Dv) and weights (B, H, L, S).
+    only; a row that keeps nothing gives zeros.
     """
+    query = call.query
     with torch.autocast(query.device.type, enabled=False):
         exact = torch.promote_types(query.dtype, torch.float32)
-        shared = query.shape[1] // key.shape[1]
-        key, value = _repeat_heads(key, shared), _repeat_heads(value, shared)
-        products = torch.matmul(query.to(exact), key.to(exact).transpose(2, 3)) * scale
+        shared = query.shape[1] // call.key.shape[1]
+        key, value = _repeat_heads(call.key, shared), _repeat_heads(call.value, shared)
+        products = torch.matmul(query.to(exact), key.to(exact).transpose(2, 3)) * call.scale
         scores = products
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        if bias is not None:
-            scores = scores + bias.to(exact)
+        if call.softcap is not None:
+            scores = torch.tanh(scores / call.softcap) * call.softcap
+        if call.bias is not None:
+            scores = scores + call.bias.to(exact)
+        valid = call.pairs
         if valid is None:
             valid = torch.ones(1, 1, *scores.shape[-2:], dtype=torch.bool, device=scores.device)
         valid = valid.expand(*valid.shape[:-2], *scores.shape[-2:])
         block_products = None
-        if block_means is not None:
-            means = _repeat_heads(block_means, shared).to(exact)
-            block_products = torch.matmul(query.to(exact), means.transpose(2, 3)) * scale
+        if call.block_means is not None:
+            means = _repeat_heads(call.block_means, shared).to(exact)
+            block_products = torch.matmul(query.to(exact), means.transpose(2, 3)) * call.scale
         rows = _Rows(
             products.detach(),
             scores,
             valid,
             block_products,
-            None if seed is None else head_seeds(seed, query.shape[1]),
-            None if sinks is None else sinks.to(exact),
-            learned or {},
+            None if call.seed is None else head_seeds(call.seed, query.shape[1]),
+            None if call.sinks is None else call.sinks.to(exact),
+            call.learned,
         )
-        keep, weights = rows.attend(method)
+        keep, weights = rows.attend(call.method)
         if observe is not None:
             with torch.no_grad():
                 queries = valid_queries(valid)
                 pairs = valid.expand_as(scores)
                 observe(Observation(rows.products, scores.detach(), pairs, keep, queries))
-        weights = apply_dropout(weights, p=dropout).to(value.dtype)
+        weights = apply_dropout(weights, p=call.dropout).to(value.dtype)
         return torch.matmul(weights, value), weights
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from crisp_attention.heads import LayerMethod, PerHead
+from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
 from crisp_attention.models.configs import (
@@ -40,19 +41,21 @@ def sparsify(
     heads: Heads | None = None,
     phase: Phase = "always",
     attention: Which = "self",
+    backend: str = AUTO,
 ) -> Model:
     """Make the attention of a transformers model sparse, in place, and return the model.
 
     `layers` chooses attention modules by index (`[2, 3]`), range (`["2-5"]`) or name pattern
-    (`["encoder.*"]`), or gives each its own method (`{"*": TopK(0.8), "0": Dense()}`: an index
-    beats a pattern); other layers stay as the model had them. `heads` gives each head its own
-    (`{"0-3": TopK(0.9), "*": TopK(0.5)}`; heads without one are dense), in every chosen layer; such
-    a mapping can also stand for a method in `layers`. Or `method` is what `crisp.budgets` read.
-    `phase` says when the method is active, `attention` which modules count. Doing it again replaces
-    what was set before; what a layer has learned stays as long as its method learns it. Call it on
-    the model that you save: a part's settings are not in the whole's configuration. Raises TypeError
-    or ValueError if the model does not use transformers' attention interface, a layer or head does
-    not exist, or a method does not fit.
+    (`["encoder.*"]`), or gives each its own method (`{"*": TopK(0.8), "0": Dense()}`: an index beats a
+    pattern); other layers stay as the model had them. `heads` gives each head its own (`{"0-3":
+    TopK(0.9), "*": TopK(0.5)}`; heads without one are dense), in every chosen layer; such a mapping can
+    also stand for a method in `layers`. Or `method` is what `crisp.budgets` read. `phase` says when the
+    method is active, `attention` which modules count. `backend` names the kernel that computes it, by
+    default the fastest that can (`crisp.explain` says which); it belongs to the machine and is not saved
+    with the model. Doing it again replaces what was set before; what a layer has learned stays as long as
+    its method learns it. Call it on the model that you save: a part's settings are not in the whole's
+    configuration. Raises TypeError or ValueError if the model does not use transformers' attention
+    interface, a layer or head does not exist, or a method does not fit.
     """
     if heads is not None:
         if method is not None or isinstance(layers, Mapping):
@@ -60,9 +63,10 @@ def sparsify(
         method = heads
     root = outermost(model)
     found = _supported_layers(root)
+    check_backend(backend)
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
-    activate(root, select(found, method, layers, attention), phase)
+    activate(root, select(found, method, layers, attention), phase, backend)
     return model
 
 
@@ -126,7 +130,9 @@ def outermost(model: nn.Module) -> PreTrainedModel:
     return outer[0]
 
 
-def activate(root: PreTrainedModel, chosen: Mapping[int, LayerMethod], phase: str) -> None:
+def activate(
+    root: PreTrainedModel, chosen: Mapping[int, LayerMethod], phase: str, backend: str = AUTO
+) -> None:
     """Give every attention module its settings and switch the model over to Crisp's functions."""
     found = attention_layers(root)
     before = {layer.index: settings for layer, settings in settings_of(root)}
@@ -151,6 +157,7 @@ def activate(root: PreTrainedModel, chosen: Mapping[int, LayerMethod], phase: st
             original=original_implementation(root, layer.module),
             method=chosen.get(layer.index),
             phase=phase,
+            backend=backend,
         )
         if old := before.get(layer.index):
             settings.observers = old.observers

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
+from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.models import record
 from crisp_attention.models.apply import activate, outermost
 from crisp_attention.models.learned import MODULE, fill_parameters, read_parameters
@@ -25,16 +26,18 @@ class CheckpointError(ValueError):
     """A folder or file that should hold a model cannot be read as one."""
 
 
-def restore(model: Model) -> Model:
+def restore(model: Model, *, backend: str = AUTO) -> Model:
     """Make a model sparse again, in place, as its config says. Returns the model.
 
-    What its methods learned is read from where the model was loaded. Raises ValueError if the config
-    holds no settings, names layers that the model does not have, or what was learned is not found.
+    What its methods learned is read from where the model was loaded; `backend` is as in `sparsify`.
+    Raises ValueError if the config holds no settings, names layers that the model does not have, or what
+    was learned is not found.
     """
-    return _restore(model, outermost(model).name_or_path or "")
+    return _restore(model, outermost(model).name_or_path or "", backend)
 
 
-def _restore(model: Model, path: str | Path, **hub: Any) -> Model:
+def _restore(model: Model, path: str | Path, backend: str, **hub: Any) -> Model:
+    check_backend(backend)
     root = outermost(model)
     settings = record.read(root.config)
     if settings is None:
@@ -43,18 +46,18 @@ def _restore(model: Model, path: str | Path, **hub: Any) -> Model:
     found = attention_layers(root)
     chosen = [(by_name(found, name), method) for name, method in methods.items()]
     learned = read_parameters(chosen, path, **hub)
-    activate(root, {layer.index: method for layer, method in chosen}, phase)
+    activate(root, {layer.index: method for layer, method in chosen}, phase, backend)
     fill_parameters(learned)
     return model
 
 
-def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
+def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> PreTrainedModel:
     """Load a model, sparse if it was saved sparse, as the class it was saved from.
 
-    `path` is a folder or hub id, `kwargs` go to `from_pretrained`. Only safetensors are read,
-    nothing is unpickled. Warns if the checkpoint holds no settings, so that the model is dense.
-    Raises CheckpointError if the folder is not a model or a file in it is damaged, and TypeError for
-    `use_safetensors` and `output_loading_info`.
+    `path` is a folder or hub id, `backend` as in `sparsify`, `kwargs` go to `from_pretrained`. Only
+    safetensors are read, nothing is unpickled. Warns if the checkpoint holds no settings, so that the
+    model is dense. Raises CheckpointError if the folder is not a model or a file in it is damaged, and
+    TypeError for `use_safetensors` and `output_loading_info`.
     """
     for refused in ("use_safetensors", "output_loading_info"):
         if refused in kwargs:
@@ -66,7 +69,7 @@ def load(path: str | Path, **kwargs: Any) -> PreTrainedModel:
         model = read_model(_expecting_learned(cls), path, use_safetensors=True, **kwargs)
         model.__class__ = cls
     if record.read(model.config) is not None:
-        return _restore(model, path, variant=kwargs.get("variant"), **hub)
+        return _restore(model, path, backend, variant=kwargs.get("variant"), **hub)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
     return model
 

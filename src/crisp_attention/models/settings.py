@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from crisp_attention.heads import LayerMethod
+from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.models.configs import config_of
 from crisp_attention.models.decoding import Decoding
@@ -33,6 +34,7 @@ class Settings:
     original: str
     method: LayerMethod | None = None
     phase: str = "always"
+    backend: str = AUTO
     observers: list[Callable[["Settings", LayerMethod, Observation], None]] = field(default_factory=list)
     decoding: Decoding = field(default_factory=Decoding)
     hook: RemovableHandle | None = None

@@ -26,7 +26,7 @@ def having(root: PreTrainedModel, method: AnyMethod) -> Iterator[None]:
     finally:
         if before:
             methods = {each.index: each.method for _, each in before if each.method is not None}
-            activate(root, methods, before[0][1].phase)
+            activate(root, methods, before[0][1].phase, before[0][1].backend)
             for module, parameters in learned:
                 if isinstance(parameters, nn.Module):
                     module.add_module(MODULE, parameters)

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.output_capturing import _active_collector
 
-from crisp_attention.kernels import reference
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods import Method
 from crisp_attention.models.learned import learned_by
 from crisp_attention.models.settings import ATTRIBUTE, Settings
-from crisp_attention.pairs import causal_mask, split_mask
+from crisp_attention.pairs import split_mask
 
 IMPLEMENTATION = "crisp"
 
@@ -42,7 +45,7 @@ HARMLESS = frozenset(
     }
 )
 # what torch's SDPA cannot do for a layer that stays dense
-ONLY_EAGER = frozenset({"softcap", "s_aux", "output_attentions"})
+ONLY_EAGER = frozenset({"softcap", "s_aux"})
 HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
@@ -63,14 +66,16 @@ def crisp_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Sparse attention for one module of a transformers model, by the settings it carries.
 
-    Raises NotImplementedError for an argument that could change the mathematics and is not handled.
+    Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. Raises
+    NotImplementedError for an argument that could change the mathematics and is not handled.
     """
     settings: Settings | None = getattr(module, ATTRIBUTE, None)
     given = {name for name, value in kwargs.items() if value is not None and value is not False}
+    wanted = "output_attentions" in given or _records_attentions()
     method = settings.active_method(module.training) if settings else None
     if method is None and not (settings and settings.observers):
         eager = settings is not None and settings.original == "eager"
-        if not eager and not given & ONLY_EAGER:
+        if not eager and not wanted and not given & ONLY_EAGER:
             return ALL_ATTENTION_FUNCTIONS["sdpa"](
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )
@@ -82,8 +87,7 @@ def crisp_attention(
             f"handle; ignoring it could change the result"
         )
     valid, bias = split_mask(attention_mask)
-    if attention_mask is None and query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal")):
-        valid = causal_mask(query.shape[2], key.shape[2], query.device)
+    causal = attention_mask is None and query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
     if (position_bias := kwargs.get("position_bias")) is not None:
         bias = position_bias if bias is None else bias + position_bias
 
@@ -94,26 +98,32 @@ def crisp_attention(
             row = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
         block_means = settings.decoding.block_means(key, row, method.block_size)
 
-    def observe(seen: reference.Observation) -> None:
+    def observe(seen: Observation) -> None:
         if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
             for observer in settings.observers:
                 observer(settings, method, seen)
 
-    output, weights = reference.attention(
+    call = Call(
         query,
         key,
         value,
         method,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         valid=valid,
+        causal=causal,
         bias=bias,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
         dropout=dropout,
         seed=_seed(module, settings, query) if method.uses_seed else None,
-        learned=learned_by(module),
+        learned=learned_by(module) or {},
         block_means=block_means,
+    )
+    output, weights = dispatch.attention(
+        call,
+        settings.backend if settings else dispatch.AUTO,
         observe=observe if settings and settings.observers else None,
+        weights=wanted,
     )
     return output.transpose(1, 2).contiguous(), weights
 
@@ -134,6 +144,13 @@ def note_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def _is_causal(module: nn.Module, given: bool | None) -> bool:
     return bool(getattr(module, "is_causal", False) if given is None else given)
+
+
+def _records_attentions() -> bool:
+    # some models take output_attentions away from what they pass on; what records outputs has heard of it
+    compiling = torch.compiler.is_compiling()
+    recorded = _active_collector.global_var if compiling else _active_collector.get()
+    return any("attentions" in name for name in recorded or ())
 
 
 def _seed(module: nn.Module, settings: Settings | None, query: Tensor) -> Tensor:

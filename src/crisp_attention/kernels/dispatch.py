@@ -1,0 +1,122 @@
+"""Which kernel computes a call, and computing it with that one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from crisp_attention.heads import PerHead
+from crisp_attention.kernels import measured, reference
+from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.registry import KERNELS
+
+AUTO, REFERENCE = "auto", "reference"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some heads of a call, or all of them (None), and the kernel that computes them."""
+
+    call: Call
+    kernel: str
+    heads: list[int] | None = None
+
+
+def attention(
+    call: Call,
+    backend: str = AUTO,
+    *,
+    observe: Callable[[reference.Observation], None] | None = None,
+    weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Output (B, H, L, Dv) of a call and, if asked for, its weights (B, H, L, S).
+
+    Only the reference has scores and weights: who observes or asks for them gets it, whatever the
+    backend. Raises ValueError for a backend that does not exist or cannot do the call.
+    """
+    check_backend(backend)
+    if observe is None and not weights:
+        parts = plan(_in_one_dtype(call), backend)
+        if parts[0].kernel != REFERENCE or len(parts) > 1:
+            return _compute(parts).to(call.value.dtype), None
+    output, found = reference.attention(call, observe=observe)
+    return output, found if weights else None
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError unless there is such a backend."""
+    if backend not in (known := [AUTO, *KERNELS, REFERENCE]):
+        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}")
+
+
+def plan(call: Call, backend: str = AUTO) -> list[Part]:
+    """The kernel for a call; where heads have methods of their own, one for each group of them.
+
+    Raises ValueError if the backend asked for lacks something.
+    """
+    method = call.method
+    if not isinstance(method, PerHead) or method.uses_seed or _first(call, backend) is not None:
+        return [Part(call, _pick(call, backend))]
+    groups = [(call.of(heads, each), heads) for each, heads in method.groups().items()]
+    parts = [Part(part, _pick(part, backend), heads) for part, heads in groups]
+    if all(part.kernel == REFERENCE for part in parts):
+        return [Part(call, REFERENCE)]  # which shares the scores among the groups
+    return parts
+
+
+def lacks(kernel: str, call: Call) -> str | None:
+    """What a kernel cannot do of a call, None if nothing. The reference can do everything."""
+    if kernel == REFERENCE:
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return "the transforms of torch.func"
+    if call.query.dtype == torch.float64:
+        return "float64"
+    return KERNELS[kernel].lacks(call)
+
+
+def _first(call: Call, backend: str) -> str | None:
+    """The best kernel that lacks nothing, among those that the backend allows; None if each lacks something."""
+    if backend != AUTO:
+        return backend if lacks(backend, call) is None else None
+    for row in measured.FASTEST:
+        if row.kernel in KERNELS and row.covers(call) and lacks(row.kernel, call) is None:
+            return row.kernel
+    return None
+
+
+def _pick(call: Call, backend: str) -> str:
+    if (found := _first(call, backend)) is not None:
+        return found
+    if backend == AUTO:
+        return REFERENCE
+    raise ValueError(
+        f"backend {backend!r} cannot compute this call ({call.method.name}, {call.query.dtype}, on "
+        f"{call.query.device.type}): it lacks {lacks(backend, call)}; backend 'auto' takes a kernel that can"
+    )
+
+
+def _compute(parts: list[Part]) -> Tensor:
+    outputs = [_run(part) for part in parts]
+    if len(parts) == 1:
+        return outputs[0]
+    grouped = [head for part in parts for head in part.heads or ()]
+    order = sorted(range(len(grouped)), key=grouped.__getitem__)
+    return torch.cat(outputs, dim=1)[:, order]
+
+
+def _run(part: Part) -> Tensor:
+    if part.kernel == REFERENCE:
+        return reference.attention(part.call)[0]
+    with torch.autocast(part.call.query.device.type, enabled=False):
+        return KERNELS[part.kernel].attention(part.call)
+
+
+def _in_one_dtype(call: Call) -> Call:
+    # under autocast, rotary embeddings leave queries and keys in float32 beside values in half precision
+    query, key, value = call.query, call.key, call.value
+    if query.dtype == key.dtype == value.dtype:
+        return call
+    widest = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
+    return replace(call, query=query.to(widest), key=key.to(widest), value=value.to(widest))
