@@ -1,0 +1,163 @@
+"""The calls that every kernel is tested on.
+
+Inputs are whole eighths and scales powers of two, so that scores are exact in every dtype, and so is
+what is kept of them: in the dtype, in float64 and in every kernel alike.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from crisp_attention import BlockTopK, Entmax, Method, TopK, Window
+from crisp_attention.heads import LayerMethod
+from crisp_attention.kernels.call import Call
+from tests.cases import METHODS, SEED
+
+EVERY_METHOD = METHODS | {
+    "topk, all": Method(rule=TopK(0.0)),
+    "topk, 4": Method(rule=TopK(keep=4)),
+    "entmax, learned": Method(rule=Entmax("learned")),
+    "block_topk, 16": Method(layout=BlockTopK(0.5, block_size=16)),
+    "block_topk, 64": Method(layout=BlockTopK(0.5, block_size=64, sink_blocks=1)),
+    "window, 33": Method(layout=Window(33)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The shape of a call, and what is done to it. `keys` None: as many as queries."""
+
+    length: int = 33
+    keys: int | None = None
+    width: int = 8
+    heads: int = 4
+    groups: int = 4
+    batch: int = 2
+    dtype: torch.dtype = torch.float32
+    causal: bool = False
+    change: Callable[[Call], Call] = lambda call: call
+
+    def fits(self, method: LayerMethod) -> bool:
+        """Whether the method is defined for it."""
+        return not method.uses_positions or self.keys is None or self.keys >= self.length
+
+    def call(self, method: LayerMethod, device: str = "cpu") -> Call:
+        """The call, its tensors leaves that want gradients where they can have some."""
+        generator = torch.Generator().manual_seed(1000 * self.length + self.width)
+        keys = self.length if self.keys is None else self.keys
+
+        def eighths(*shape: int) -> Tensor:
+            return (torch.randint(-16, 17, shape, generator=generator) / 8).to(device, self.dtype)
+
+        alpha = {"alpha": torch.linspace(-0.02, 0.02, self.heads, device=device)}
+        return self.change(
+            Call(
+                query=eighths(self.batch, self.heads, self.length, self.width),
+                key=eighths(self.batch, self.groups, keys, self.width),
+                value=eighths(self.batch, self.groups, keys, self.width),
+                method=method,
+                scale=2.0 ** -((self.width.bit_length() - 1) // 2),
+                causal=self.causal,
+                seed=SEED.to(device) if method.uses_seed else None,
+                learned=alpha if method.initial(self.heads) else {},
+            )
+        )
+
+
+def valid(mask: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable[[Call], Call]:
+    """With the pairs valid that `mask` of example, head, query and key says; each (B, 1, 1, 1) and so on."""
+
+    def change(call: Call) -> Call:
+        sizes = (*call.query.shape[:3], call.key.shape[2])
+        axes = [torch.arange(n, device=call.query.device) for n in sizes]
+        places = [axis.reshape([-1 if i == at else 1 for i in range(4)]) for at, axis in enumerate(axes)]
+        return replace(call, valid=mask(*places))
+
+    return change
+
+
+def scaled(query: float = 1.0, key: float = 1.0, value: float = 1.0) -> Callable[[Call], Call]:
+    """With larger or smaller inputs; by powers of two, which keep them exact."""
+    return lambda call: replace(call, query=call.query * query, key=call.key * key, value=call.value * value)
+
+
+def biased(heads: int, *, slope: bool = False) -> Callable[[Call], Call]:
+    """With a bias, for each head its own or one for all; one that wants a gradient if `slope`."""
+
+    def change(call: Call) -> Call:
+        shape = (1, heads, call.query.shape[2], call.key.shape[2])
+        drawn = torch.randint(-16, 17, shape, generator=torch.Generator().manual_seed(1)) / 8
+        bias = drawn.to(call.query.device, call.query.dtype)
+        return replace(call, bias=bias.requires_grad_() if slope else bias)
+
+    return change
+
+
+def equal_scores(call: Call) -> Call:
+    """Every key the same: all scores of a row are equal."""
+    return replace(call, key=call.key[:, :, :1].expand_as(call.key).contiguous())
+
+
+def as_transformers_lays_it_out(call: Call) -> Call:
+    """Heads inside positions, values cut out of a wider tensor, and a mask that is expanded."""
+    wide = torch.cat([call.value, call.value], dim=-1)
+    seen = torch.arange(call.key.shape[2], device=call.query.device) < call.key.shape[2] - 2
+    return replace(
+        call,
+        query=call.query.transpose(1, 2).contiguous().transpose(1, 2),
+        key=call.key.transpose(2, 3).contiguous().transpose(2, 3),
+        value=wide[..., : call.value.shape[-1]],
+        valid=seen.expand(call.query.shape[0], 1, call.query.shape[2], -1),
+    )
+
+
+def expanded(call: Call) -> Call:
+    """The same keys and values for every example and head, held once: nobody may write to them."""
+    return replace(
+        call,
+        key=call.key[:1, :1].expand_as(call.key),
+        value=call.value[:1, :1].expand_as(call.value),
+    )
+
+
+def flat_values(call: Call) -> Call:
+    """Values narrower than keys."""
+    return replace(call, value=call.value[..., :3].contiguous())
+
+
+CASES = {
+    **{f"{n} long": Case(n) for n in (1, 2, 16, 33, 64, 130, 257)},
+    **{f"{d} wide": Case(16, width=d) for d in (4, 32, 64, 80)},
+    **{f"{str(t)[6:]}": Case(64, dtype=t, width=32) for t in (torch.bfloat16, torch.float16)},
+    "grouped heads": Case(groups=2),
+    "one key head": Case(groups=1),
+    "narrow values": Case(change=flat_values),
+    "cross": Case(20, keys=45),
+    "cross, fewer keys": Case(45, keys=20),
+    "one query": Case(1, keys=45),
+    "right padding": Case(change=valid(lambda b, h, i, j: j < 33 - 16 * b)),
+    "left padding": Case(change=valid(lambda b, h, i, j: j >= 16 * b)),
+    "causal": Case(causal=True),
+    "causal, 130": Case(130, causal=True, groups=2),
+    "causal, offset": Case(20, keys=45, change=valid(lambda b, h, i, j: j <= i + 25)),
+    "causal, padding": Case(causal=True, change=valid(lambda b, h, i, j: j >= 16 * b)),
+    "causal, fewer queries": Case(20, keys=45, causal=True),
+    "a mask of each head": Case(change=valid(lambda b, h, i, j: (3 * i + 5 * j + h + b) % 4 > 0)),
+    "bias": Case(change=biased(1)),
+    "bias of each head": Case(change=biased(4)),
+    "bias with a gradient": Case(change=biased(4, slope=True)),
+    "softcap": Case(change=lambda call: replace(call, softcap=64.0)),
+    "sinks": Case(change=lambda call: replace(call, sinks=torch.ones(4, device=call.query.device))),
+    "equal scores": Case(change=equal_scores),
+    "equal scores, 130": Case(130, change=equal_scores),
+    "one valid key": Case(change=valid(lambda b, h, i, j: j == (7 * i + b) % 33)),
+    "no valid key": Case(change=valid(lambda b, h, i, j: (b == 0) & (i % 3 > 0) & (j > 2))),
+    "large": Case(change=scaled(2.0**13, 2.0**13, 2.0**13)),
+    "large, bfloat16": Case(dtype=torch.bfloat16, change=scaled(2.0**13, 2.0**13, 2.0**13)),
+    "denormal queries": Case(change=scaled(query=2.0**-133, key=2.0**120)),
+    "denormal values": Case(change=scaled(value=2.0**-135)),
+    "as transformers lays it out": Case(groups=2, change=as_transformers_lays_it_out),
+    "expanded": Case(change=expanded),
+}

@@ -1,0 +1,182 @@
+"""Every kernel on every method and case: it does what the reference does, or says what it lacks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels import dispatch, reference
+from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.registry import KERNELS
+from tests.kernels.calls import CASES, EVERY_METHOD, Case
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1}
+SMALLEST = 2.0**-148
+
+every_kernel = pytest.mark.parametrize("kernel", [*KERNELS, dispatch.REFERENCE])
+every_device = pytest.mark.parametrize("device", DEVICES)
+every_method = pytest.mark.parametrize("method", EVERY_METHOD.values(), ids=EVERY_METHOD)
+
+
+@pytest.fixture(autouse=True)
+def _uninitialised_memory_is_nan() -> Iterator[None]:
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def lacks(kernel: str, call: Call) -> bool:
+    """Whether the kernel lacks something; if so, forcing it says what, and nothing else takes it."""
+    lacking = dispatch.lacks(kernel, call)
+    if lacking is None:
+        return False
+    assert lacking.strip()
+    with pytest.raises(ValueError, match="lacks"):
+        dispatch.attention(call, kernel)
+    assert kernel not in {part.kernel for part in dispatch.plan(call)}
+    return True
+
+
+def results(call: Call, kernel: str, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Output, and its gradients for whatever wants one, in float64; computed in `dtype`."""
+    made = {
+        name: (tensor if dtype is None else tensor.to(dtype)).detach().requires_grad_()
+        for name in ("query", "key", "value")
+        for tensor in (getattr(call, name),)
+    }
+    for name in ("bias", "sinks"):
+        if (tensor := getattr(call, name)) is not None:
+            made[name] = tensor.detach().to(dtype or tensor.dtype).requires_grad_(tensor.requires_grad)
+    learned = {name: value.detach().requires_grad_() for name, value in call.learned.items()}
+    output, _ = dispatch.attention(replace(call, **made, learned=learned), kernel)
+    slopes = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=torch.float64)
+    output.backward(slopes.reshape(output.shape).to(call.query.dtype).to(output.dtype))
+    leaves = [*made.values(), *learned.values()]
+    return [output.detach().double(), *(leaf.grad.double() for leaf in leaves if leaf.grad is not None)]
+
+
+@every_kernel
+@every_device
+@every_method
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_as_near_to_float64_as_the_reference(kernel, device, method, case) -> None:
+    if not case.fits(method):
+        return
+    call = case.call(method, device)
+    if lacks(kernel, call):
+        return
+    exact, own, found = (
+        results(call, dispatch.REFERENCE, torch.float64),
+        results(call, dispatch.REFERENCE),
+        results(call, kernel),
+    )
+    floor = ULPS[case.dtype] * torch.finfo(case.dtype).eps
+    assert len(found) == len(exact)
+    for at, (right, ours, theirs) in enumerate(zip(exact, found, own, strict=True)):
+        assert ours.isfinite().all()
+        allowed = (3 if at else 2) * (theirs - right).abs().max() + floor * right.abs().max() + SMALLEST
+        assert (ours - right).abs().max() <= allowed, "a gradient" if at else "the output"
+
+
+@every_kernel
+@every_device
+@every_method
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_key_that_is_nan_reaches_exactly_the_rows_that_see_it(kernel, device, method, causal) -> None:
+    call = Case(64, causal=causal).call(method, device)
+    if lacks(kernel, call):
+        return
+    clean, _ = dispatch.attention(call, kernel)
+    call.key[0, 1, 9] = torch.nan
+    reached = reference.attention(call)[0].isnan().any(dim=-1)
+    assert reached[0, 1].any()
+    assert not reached[1].any()
+    output, _ = dispatch.attention(call, kernel)
+    broken = output.isnan().any(dim=-1)
+    if (
+        kernel != dispatch.REFERENCE
+    ):  # in which it reaches causal rows before it as well, as in eager attention
+        sees = torch.arange(64, device=device) >= (9 if causal else 0)
+        assert broken.equal(reached & sees)
+    assert output[~broken].equal(clean[~broken])
+
+
+@every_kernel
+@every_device
+@every_method
+def test_equal_scores_keep_the_first_keys(kernel, device, method) -> None:
+    case = CASES["equal scores"]
+    call = case.call(method, device)
+    call = replace(call, value=torch.eye(33, device=device).expand(2, 4, 33, 33).contiguous())
+    if lacks(kernel, call):
+        return
+    weights, _ = dispatch.attention(call, kernel)
+    wanted, _ = reference.attention(call)
+    assert (weights > 0).equal(wanted > 0)
+    torch.testing.assert_close(weights, wanted, rtol=1e-6, atol=0)
+
+
+@every_kernel
+@every_device
+@every_method
+def test_a_row_without_a_valid_key_gives_zeros(kernel, device, method) -> None:
+    call = CASES["no valid key"].call(method, device)
+    if lacks(kernel, call):
+        return
+    output, in_query, in_key, in_value, *_ = results(call, kernel)
+    assert call.valid is not None
+    for rows in (output, in_query):
+        assert (rows[0, :, ::3] == 0).all()
+        assert (rows[1] == 0).all()
+    for columns in (in_key, in_value):
+        assert (columns[1] == 0).all()
+        assert (columns[0, :, :3] == 0).all()
+
+
+@every_kernel
+@every_device
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_call_again_gives_the_same_bits(kernel, device, method, dtype) -> None:
+    call = Case(130, dtype=dtype).call(method, device)
+    if not lacks(kernel, call) and device == "cpu":
+        first, second = (results(call, kernel) for _ in range(2))
+        assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+@every_kernel
+@every_device
+@every_method
+def test_dropout_drops_its_share_and_the_gradients_go_where_it_did_not(kernel, device, method) -> None:
+    """With unit vectors as values the output is the weights, and shows what was dropped."""
+    call = Case(32, width=32, groups=2, batch=3).call(method, device)
+    unit = torch.eye(32, device=device).expand(3, 2, 32, 32).contiguous()
+    call = replace(call, value=unit, dropout=0.25)
+    if lacks(kernel, call):
+        return
+    torch.manual_seed(5)
+    output, *slopes = results(call, kernel)
+    torch.manual_seed(5)
+    assert results(call, kernel)[0].equal(output)
+    assert not results(call, kernel)[0].equal(output)
+
+    leaves = [getattr(call, name).double().requires_grad_() for name in ("query", "key", "value")]
+    learned = {name: value.clone().requires_grad_() for name, value in call.learned.items()}
+    plain = replace(call, query=leaves[0], key=leaves[1], value=leaves[2], dropout=0.0, learned=learned)
+    _, weights = reference.attention(plain)
+    stay = output > 0
+    torch.testing.assert_close(output[stay], weights[stay] / 0.75, rtol=1e-5, atol=1e-6)
+    kept = stay.sum() / (weights > 0).sum()
+    assert abs(kept - 0.75) < 5 * (0.75 * 0.25 / (weights > 0).sum()) ** 0.5
+
+    repeated = leaves[2].repeat_interleave(2, dim=1)
+    again = (weights * stay / 0.75) @ repeated
+    along = torch.linspace(-1, 1, again.numel(), device=device, dtype=torch.float64).reshape(again.shape)
+    again.backward(along.float().double())
+    for ours, leaf in zip(slopes, [*leaves, *learned.values()], strict=True):
+        torch.testing.assert_close(ours, leaf.grad.double(), rtol=1e-4, atol=1e-5)
