@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 from torch import Tensor
@@ -40,6 +41,17 @@ class Kernel:
         return self.load().attention(call)
 
 
-# An entry is  "cpu": Kernel(_cpu, absent=missing("numba")),  and its function has an import statement,
-# because torch.compile follows those and not importlib.
-KERNELS: dict[str, Kernel] = {}
+def _missing(library: str) -> str | None:
+    return library if find_spec(library) is None else None
+
+
+def _cpu() -> KernelModule:
+    from crisp_attention.kernels import cpu
+
+    return cpu
+
+
+# imported by statements, and not by importlib, because torch.compile follows only those
+KERNELS: dict[str, Kernel] = {
+    "cpu": Kernel(_cpu, absent=_missing("numba")),
+}
