@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from crisp_attention.bench.options import BenchOptions
 from crisp_attention.evidence.options import (
     DemoOptions,
     ReportOptions,
@@ -34,6 +35,7 @@ Options = (
     | ViewOptions
     | ReportOptions
     | DemoOptions
+    | BenchOptions
     | MethodsOptions
 )
 Command = (
@@ -44,6 +46,7 @@ Command = (
     | Annotated[ViewOptions, tyro.conf.subcommand("view")]
     | Annotated[ReportOptions, tyro.conf.subcommand("report")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
+    | Annotated[BenchOptions, tyro.conf.subcommand("bench")]
     | Annotated[MethodsOptions, tyro.conf.subcommand("methods")]
 )
 
@@ -111,6 +114,10 @@ def _run(options: Options) -> None:
             from crisp_attention.evidence.demo import run_demo
 
             _end(run_demo(options, console), console)
+        elif isinstance(options, BenchOptions):
+            from crisp_attention.bench.command import run_bench
+
+            run_bench(options, console)
         else:
             _methods()
     except KeyboardInterrupt:

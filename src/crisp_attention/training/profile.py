@@ -1,7 +1,5 @@
 """`crisp profile`: where a data set leaves a model room for sparsity, as a table, a picture and budgets."""
 
-from pathlib import Path
-
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -16,6 +14,7 @@ from crisp_attention.rules.share import DEFAULT_SPARSITY
 from crisp_attention.training.data import load_task
 from crisp_attention.training.data.error import listed
 from crisp_attention.training.data.splits import sample
+from crisp_attention.training.folders import check_folder
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.profile_options import ProfileOptions
 from crisp_attention.training.profile_report import report
@@ -77,17 +76,11 @@ def _check(options: ProfileOptions) -> None:
             check_number("--mass", options.mass, "(0, 1]")
     except ValueError as error:
         raise OptionError(str(error)) from error
-    _check_folder("--output", options.output)
+    check_folder("--output", options.output)
     if options.save is not None:
         if options.save.is_dir():
             raise OptionError(f"--save {options.save} is a folder; expected a file, such as budgets.json")
-        _check_folder("--save", options.save.parent)
-
-
-def _check_folder(flag: str, folder: Path) -> None:
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise OptionError(f"{flag}: {there} is a file; expected a folder")
+        check_folder("--save", options.save.parent)
 
 
 def _notes(source: Source) -> list[str]:

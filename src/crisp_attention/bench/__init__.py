@@ -1,0 +1,1 @@
+"""`crisp bench`: what sparse attention costs, as ratios to dense attention in the same run."""

@@ -1,0 +1,109 @@
+"""`crisp bench`: from options to tables, numbers and the picture."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from crisp_attention.bench.attention import measure_attention
+from crisp_attention.bench.children import measure_first_calls, measure_memory
+from crisp_attention.bench.limit import matrix_rate
+from crisp_attention.bench.machine import described, machine
+from crisp_attention.bench.options import BenchOptions
+from crisp_attention.bench.picture import draw
+from crisp_attention.bench.plan import Plan, planned
+from crisp_attention.bench.results import Results
+from crisp_attention.bench.rounds import clock_of
+from crisp_attention.bench.step import measure_steps
+from crisp_attention.bench.tables import show
+from crisp_attention.training.folders import check_folder
+from crisp_attention.training.options import OptionError
+from crisp_attention.training.records import plain, write_json
+
+BUSY = 0.5  # processes that wanted to run before we began
+
+
+def run_bench(options: BenchOptions, notes: Console) -> Results:
+    """Measure, write bench.json and the picture, and print tables; progress goes to `notes`.
+
+    Raises OptionError, before anything is measured, for what cannot work.
+    """
+    try:
+        plan = planned(options)
+    except (TypeError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch finds no CUDA device here")
+    check_folder("--output", options.output)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    found = machine(options.device)
+    results = Results(sys.argv, plain(options), found)
+    _say(notes, described(found))
+    if found["load_before"] > BUSY:
+        _say(
+            notes,
+            f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
+        )
+    dtype = plan.memory.shape.dtype
+    results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
+    with _progress(plan, options, notes) as told:
+        for part in options.parts:
+            if part == "attention":
+                results.attention = measure_attention(plan.cases, plan.effort, rate, options.quick, told)
+            elif part == "step":
+                results.step = measure_steps(
+                    plan.steps, plan.step_method, plan.effort, dtype, options.device, told
+                )
+            elif part == "memory":
+                results.memory = measure_memory(plan.memory, told)
+            else:
+                results.first_call = measure_first_calls(plan.first_call, told)
+            _write(results, options.output)  # so that an interruption loses one part at most
+    console = Console()
+    show(results, console)
+    _say(console, f"everything is in {options.output}")
+    return results
+
+
+def _write(results: Results, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "bench.json", results.plain())
+        draw(results, folder)
+    except OSError as error:
+        raise OptionError(f"cannot write the results: {error}") from error
+
+
+@contextmanager
+def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Callable[[str], None]]:
+    """What measuring tells of its next case: a moving line on a terminal, elsewhere a line for each."""
+    cases = {
+        "attention": len(plan.cases),
+        "step": len(plan.steps),
+        "memory": 4,
+        "first-call": 2 * len(plan.first_call),
+    }
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bars:
+        task = bars.add_task("", total=sum(cases[part] for part in options.parts), completed=-1)
+
+        def told(what: str) -> None:
+            bars.update(task, description=what, advance=1, refresh=True)
+            if not notes.is_terminal:
+                _say(notes, what)
+
+        yield told
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,51 @@
+"""Who takes part in a comparison, and who does not and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crisp_attention.bench.case import Shape
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Call = Callable[[], object]
+
+
+class UnavailableError(Exception):
+    """Says why a contender cannot take part."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute attention, built for a method and a shape.
+
+    matrices: how many matrices of scores it holds at a time, about, in float32; 0 if none.
+    """
+
+    name: str
+    attend: Attend
+    matrices: int = 0
+
+    def call(self, shape: Shape, backward: bool) -> Callable[[], tuple[Tensor, ...]]:
+        """What is timed: the forward pass, or with it the gradients of query, key and value."""
+        inputs = shape.inputs()
+        if not backward:
+
+            def forward() -> tuple[Tensor, ...]:
+                with torch.no_grad():
+                    return (self.attend(*inputs),)
+
+            return forward
+        gradient = torch.ones_like(inputs[0])
+        for each in inputs:
+            each.requires_grad_()
+        return lambda: torch.autograd.grad(self.attend(*inputs), inputs, gradient)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A contender that was not measured."""
+
+    name: str
+    reason: str

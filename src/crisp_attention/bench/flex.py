@@ -1,0 +1,65 @@
+"""torch's FlexAttention over the blocks that our block layout chooses."""
+
+from functools import cache
+from shutil import which
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from crisp_attention.bench.case import Shape
+from crisp_attention.bench.contender import Contender, UnavailableError
+from crisp_attention.layouts import BlockTopK
+from crisp_attention.methods import Method
+from crisp_attention.ranking import share_count
+
+FLEX = "FlexAttention"
+
+
+def cannot_rank(method: Method, shape: Shape) -> Contender:
+    """FlexAttention for a rule on rows: raises UnavailableError."""
+    raise UnavailableError("a score_mod sees one score at a time and cannot rank a row")
+
+
+def flex_blocks(method: Method, shape: Shape) -> Contender:
+    """The choice of blocks by plain torch, a BlockMask made of their indices, compiled FlexAttention."""
+    layout = method.layout
+    assert isinstance(layout, BlockTopK)
+    size, blocks = layout.block_size, shape.length // layout.block_size
+    if shape.device == "cpu" and not (which("g++") or which("clang++")):
+        raise UnavailableError("on the CPU torch.compile needs a C++ compiler, and there is none")
+    if shape.length % size:
+        raise UnavailableError(f"{shape.length} tokens are no whole number of blocks of {size}")
+    if (layout.sink_blocks, layout.local_blocks) != (0, 1):
+        raise UnavailableError("compared without sink blocks, and with the query's own block alone")
+    keep = int(share_count(torch.tensor([blocks]), layout.sparsity))
+    own = torch.eye(blocks, dtype=torch.bool, device=shape.device)
+    compiled = _compiled()
+    options: Any = {"BLOCK_M": min(size, 128), "BLOCK_N": min(size, 128)} if shape.device == "cuda" else None
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.requires_grad and shape.device == "cpu":
+            raise UnavailableError("has no backward pass on the CPU")
+        with torch.no_grad():
+            means = [each.unflatten(2, (blocks, size)).mean(dim=3) for each in (query, key)]
+            ranked = (means[0] @ means[1].transpose(-1, -2)).masked_fill(own, torch.inf)
+            index = ranked.argsort(dim=-1, descending=True).to(torch.int32)
+            number = torch.full_like(index[..., 0], keep)
+            mask = BlockMask.from_kv_blocks(
+                torch.zeros_like(number),
+                index,
+                number,
+                index,
+                BLOCK_SIZE=size,
+                compute_q_blocks=query.requires_grad,
+            )
+        output: Any = compiled(query, key, value, block_mask=mask, kernel_options=options)
+        return output
+
+    return Contender(FLEX, attend)
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,65 @@
+"""What `crisp bench` can be asked for. Imports nothing heavy: the command line's help reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from crisp_attention.training.options import Count, Flag, Texts
+
+Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
+Part = Literal["attention", "step", "memory", "first-call"]
+PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure what sparse attention costs on this machine, as ratios to torch's dense attention.
+
+    All contenders take turns in one run. Prints tables; writes bench.json, bench.svg and bench.png; for
+    example:
+      crisp bench --quick --output runs/bench
+    """
+
+    output: Path = Path("runs/bench")
+    """Folder for the numbers and the picture; what an earlier run left there is replaced."""
+
+    quick: Flag = False
+    """Few lengths and rounds: under a minute, and numbers that only show the order of things."""
+
+    parts: Annotated[tuple[Part, ...], arg(metavar="PART ...")] = PARTS
+    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation)."""
+
+    method: Texts = ()
+    """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.
+    Default: topk, block_topk, entmax, topp, threshold, nofm."""
+
+    lengths: Counts = ()
+    """Tokens in a sequence, for the attention part. Default: 64 to 8,192, by method."""
+
+    batch: Count = None
+    """Sequences in a batch. Default: 32 up to 128 tokens, 1 beyond."""
+
+    heads: Count = None
+    """Heads. Default: 12; on CUDA 16."""
+
+    width: Count = None
+    """Numbers in a head's query. Default: 64; on CUDA 128."""
+
+    sparsity: float = 0.8
+    """Share of pairs to drop, in [0, 1)."""
+
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, arg(metavar="DTYPE", help_behavior_hint="")
+    ] = None
+    """float32, bfloat16 or float16. Default: float32; on CUDA bfloat16."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
+
+    threads: Count = None
+    """Threads to compute with on the CPU. Default: as many as torch takes."""
+
+    rounds: Count = None
+    """How often each contender is timed, unless that takes too long. Default: 30, with --quick 5."""

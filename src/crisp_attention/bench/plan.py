@@ -1,0 +1,92 @@
+"""From options to what is measured."""
+
+from dataclasses import dataclass
+
+from crisp_attention.bench.case import Case, Shape
+from crisp_attention.bench.methods import DEFAULT, named
+from crisp_attention.bench.options import BenchOptions
+from crisp_attention.bench.rounds import Effort
+from crisp_attention.checks import check_number, check_whole
+from crisp_attention.methods import Method
+
+SHORT, SHORT_BATCH = 128, 32  # sequences up to so many tokens come in batches
+OTHERS = (128, 512, 2048)
+LENGTHS: dict[str, dict[str, tuple[int, ...]]] = {
+    "cpu": {
+        "topk": (64, 128, 512, 1024, 2048, 4096, 8192),
+        "block_topk": (512, 2048, 4096, 8192),
+        "entmax": (64, 512, 1024, 2048, 4096),
+    },
+    "cuda": {
+        "topk": (1024, 4096, 8192, 16384),
+        "block_topk": (1024, 4096, 16384, 32768),
+    },
+    "quick": {"topk": (64, 512), "block_topk": (512,), "entmax": (512,)},
+}
+STEPS = {
+    False: ((32, 16), (32, 32), (32, 64), (32, 128), (8, 512)),
+    True: ((32, 16), (8, 64)),
+}  # batch, length
+MEMORY_LENGTH = {False: 16384, True: 2048}
+EFFORT = {False: Effort(30, 30), True: Effort(5, 0.5)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that one run measures; `first_call` and `memory` are at one shape for all their methods."""
+
+    cases: list[Case]
+    steps: tuple[tuple[int, int], ...]
+    step_method: Method
+    memory: Case
+    first_call: list[Case]
+    effort: Effort
+
+
+def planned(options: BenchOptions) -> Plan:
+    """What the options ask for. Raises ValueError naming the option that cannot be."""
+    _check(options)
+    cuda = options.device == "cuda"
+    heads, width = options.heads or (16 if cuda else 12), options.width or (128 if cuda else 64)
+    dtype = options.dtype or ("bfloat16" if cuda else "float32")
+
+    def shape(length: int, batch: int | None = options.batch) -> Shape:
+        batch = batch or (SHORT_BATCH if length <= SHORT else 1)
+        return Shape(batch, heads, length, width, dtype, options.device)
+
+    def at(word: str, length: int) -> Method:
+        try:
+            return named(word, options.sparsity, length)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"--method {word}: {error}") from error
+
+    known = LENGTHS["quick" if options.quick else options.device]
+    words = options.method or (tuple(known) if options.quick else DEFAULT)
+    cases = [
+        Case(at(word, length), shape(length), backward)
+        for word in words
+        for length in options.lengths or known.get(word, OTHERS[:2] if options.quick else OTHERS)
+        for backward in (False, True)
+    ]
+    topk, usual = at("topk", SHORT), EFFORT[options.quick]
+    return Plan(
+        cases=cases,
+        steps=STEPS[options.quick],
+        step_method=topk,
+        memory=Case(topk, shape(MEMORY_LENGTH[options.quick], 1), True),
+        first_call=[
+            Case(at(word, 512), shape(512, 1), True) for word in (words[:1] if options.quick else words)
+        ],
+        effort=Effort(options.rounds or usual.rounds, usual.seconds),
+    )
+
+
+def _check(options: BenchOptions) -> None:
+    check_number("--sparsity", options.sparsity, "[0, 1)")
+    for length in options.lengths:
+        check_whole("--lengths", length, 1)
+    for flag in ("batch", "heads", "width", "threads", "rounds"):
+        if (value := getattr(options, flag)) is not None:
+            check_whole(f"--{flag}", value, 1)
+    if not options.parts:
+        raise ValueError("--parts needs at least one part")

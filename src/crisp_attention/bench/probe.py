@@ -1,0 +1,99 @@
+"""The child process in which memory and first calls are measured: a task as JSON comes in, numbers go out."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from crisp_attention.bench.case import Shape
+from crisp_attention.bench.contender import Call, Contender
+from crisp_attention.bench.ours import DENSE, crisp, dense
+from crisp_attention.specs import parse
+
+CLEAR = Path("/proc/self/clear_refs")
+WARM = 256  # tokens of the call that loads and compiles what the measured one needs
+
+
+def memory(contender: Contender, shape: Shape, backward: bool) -> dict[str, Any]:
+    """Bytes that a call takes at its peak, beside its inputs."""
+    warm = Shape(shape.batch, shape.heads, min(WARM, shape.length), shape.width, shape.dtype, shape.device)
+    contender.call(warm, backward)()
+    call = contender.call(shape, backward)
+    if shape.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return {"bytes": torch.cuda.max_memory_allocated() - before, "counter": "torch.cuda"}
+    _bound()
+    counter, before = _reset()
+    call()
+    return {"bytes": _peak(counter) - before, "counter": counter}
+
+
+def first_call(contender: Contender, shape: Shape) -> dict[str, Any]:
+    """Seconds of the first forward pass, the first with a backward pass, and a later one of that kind."""
+    forward, both = contender.call(shape, False), contender.call(shape, True)
+    return {
+        name: _seconds(call) for name, call in (("forward", forward), ("backward", both), ("later", both))
+    }
+
+
+def _seconds(call: Call) -> float:
+    began = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _bound() -> None:
+    """An allocation beyond what is free shall fail here, and not bring the machine down."""
+    if sys.platform == "linux":
+        room = psutil.Process().memory_info().vms + psutil.virtual_memory().available
+        resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+
+
+def _reset() -> tuple[str, int]:
+    """How the peak of this process is counted, and the bytes before."""
+    try:
+        CLEAR.write_text("5")  # sets VmHWM to what is resident now
+    except OSError:
+        return "ru_maxrss", _peak("ru_maxrss")
+    return "VmHWM", psutil.Process().memory_info().rss
+
+
+def _peak(counter: str) -> int:
+    if counter == "VmHWM":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Do the task on standard input; its numbers, or why there are none, are the last line of the output."""
+    task = json.load(sys.stdin)
+    torch.set_num_threads(task["threads"])
+    shape = Shape(**task["shape"])
+    contender = dense() if task["contender"] == DENSE else crisp(parse(task["method"]))
+    try:
+        found = (
+            memory(contender, shape, task["backward"])
+            if task["what"] == "memory"
+            else first_call(contender, shape)
+        )
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            found = {"absent": "needs more memory than there is"}
+        else:
+            found = {"absent": f"fails: {str(error).splitlines()[0]}"}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The results as tables of at most 100 columns."""
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from crisp_attention.bench.bars import BARS, Verdict, crisp_ratio, verdict
+from crisp_attention.bench.contender import Absent
+from crisp_attention.bench.ours import CRISP, DENSE
+from crisp_attention.bench.results import Attention, Results
+
+MOST = 7  # lengths beside one another
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the bars and everything that was measured, with what is missing and why."""
+    _print(console, bars(results))
+    for name in dict.fromkeys(each.name for each in results.attention):
+        for backward in (False, True):
+            cells = [each for each in results.attention if (each.name, each.backward) == (name, backward)]
+            for first in range(0, len(cells), MOST):
+                _print(console, attention(cells[first : first + MOST]))
+            _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in cells))
+    if results.step:
+        _print(console, steps(results))
+        _missing(console, ((f"{each.length:,}", each.absent) for each in results.step))
+    if results.memory:
+        _print(console, memory(results))
+        _missing(
+            console, (("forward + backward" if m.backward else "forward", m.absent) for m in results.memory)
+        )
+    if results.first_call:
+        _print(console, first_calls(results))
+        _missing(console, ((each.method, each.absent) for each in results.first_call))
+
+
+def bars(results: Results) -> Table:
+    """The worst ratio of each promised case, its bar, and whether it holds."""
+    table = _table("what was promised: ratio to dense SDPA at most; the worst length counts", "case")
+    for heading in ("forward", "bar", "forward + backward", "bar"):
+        table.add_column(heading, justify="right")
+    for bar in BARS:
+        cells: list[str] = []
+        for backward in (False, True):
+            cells += _judged(verdict(bar, results, backward))
+        table.add_row(bar.name, *cells)
+    return table
+
+
+def attention(cells: list[Attention]) -> Table:
+    """One method in one direction: a column for each length, a row for each contender, quartiles below medians."""
+    direction = "forward + backward" if cells[0].backward else "forward"
+    table = _table(f"{cells[0].name}, {direction}: time as a ratio to dense SDPA", "tokens")
+    for each in cells:
+        batch = each.shape["batch"]
+        table.add_column(f"{each.shape['length']:,}" + (f"\n× {batch}" if batch > 1 else ""), justify="right")
+    names = dict.fromkeys(
+        [DENSE, CRISP, *(timed.name for each in cells for timed in each.timed)]
+        + [absent.name for each in cells for absent in each.absent]
+    )
+    for name in names:
+        found = [next((t for t in each.timed if t.name == name), None) for each in cells]
+        if name == DENSE:
+            table.add_row(f"{DENSE}, ms", *(f"{1000 * t.seconds.median:.3g}" if t else "–" for t in found))
+        else:
+            table.add_row(
+                name,
+                *(
+                    f"{ratio(t.ratio.median)}\n[dim]{ratio(t.ratio.low)}–{ratio(t.ratio.high)}[/]"
+                    if t
+                    else "–"
+                    for t in found
+                ),
+            )
+    table.add_row("limit", *(ratio(limit_ratio(each)) for each in cells))
+    table.add_row("sparsity", *(f"{each.achieved_sparsity:.0%}" for each in cells))
+    return table
+
+
+def steps(results: Results) -> Table:
+    """Whole fine-tuning steps."""
+    first = results.step[0]
+    table = _table(
+        f"fine-tuning step of {first.model}, {first.method}: ratio to dense SDPA", "tokens × batch"
+    )
+    for heading in ("dense SDPA, ms", "ratio", "quartiles"):
+        table.add_column(heading, justify="right")
+    for each in results.step:
+        dense, ours = (next((t for t in each.timed if t.name == name), None) for name in (DENSE, CRISP))
+        table.add_row(
+            f"{each.length:,} × {each.batch}",
+            f"{1000 * dense.seconds.median:.0f}" if dense else "–",
+            ratio(crisp_ratio(each)),
+            f"{ratio(ours.ratio.low)}–{ratio(ours.ratio.high)}" if ours else "–",
+        )
+    return table
+
+
+def memory(results: Results) -> Table:
+    """Peak memory beside the inputs."""
+    first = results.memory[0]
+    title = f"peak memory beside the inputs, {first.method}, {first.shape['length']:,} tokens, MiB"
+    table = _table(title, "")
+    for heading in (DENSE, CRISP, "ratio"):
+        table.add_column(heading, justify="right")
+    for each in results.memory:
+        peaks = [each.peak_bytes.get(name) for name in (DENSE, CRISP)]
+        table.add_row(
+            "forward + backward" if each.backward else "forward",
+            *("–" if peak is None else f"{peak / 2**20:,.0f}" for peak in peaks),
+            ratio(each.ratio),
+        )
+    return table
+
+
+def first_calls(results: Results) -> Table:
+    """What the first calls in a fresh process take."""
+    table = _table(
+        "first calls in a fresh process, 512 tokens, seconds (compilers' caches on disk)", "method"
+    )
+    for state in ("empty", "filled"):
+        for heading in ("forward", "backward"):
+            table.add_column(f"{state}:\n{heading}", justify="right")
+    table.add_column("later", justify="right")
+    for each in results.first_call:
+        taken = [
+            each.seconds.get(state, {}).get(way)
+            for state in ("empty", "filled")
+            for way in ("forward", "backward")
+        ]
+        later = each.seconds.get("filled", {}).get("later")
+        cells = ["–" if t is None else f"{t:.3g}" for t in (*taken, later)]
+        table.add_row(each.method, *cells)
+    return table
+
+
+def limit_ratio(each: Attention) -> float:
+    """The physical limit as a ratio to dense SDPA's time."""
+    return each.limit_seconds / next(t.seconds.median for t in each.timed if t.name == DENSE)
+
+
+def ratio(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.3g}"
+
+
+def _judged(found: Verdict | None) -> list[str]:
+    if found is None:
+        return ["", ""]
+    word = {True: "[green]holds[/]", False: "[red]does not hold[/]", None: "not all measured"}[found.holds]
+    if found.worst is None:
+        return ["not measured", f"≤ {found.bar:.2f}"]
+    return [f"{ratio(found.worst)} at {found.length:,}", f"≤ {found.bar:.2f} {word}"]
+
+
+def _table(title: str, first: str) -> Table:
+    return Table(first, box=box.SIMPLE_HEAD, title=title)
+
+
+def _print(console: Console, table: Table) -> None:
+    """The title on a line of its own: rich would break it to the table's width."""
+    console.print(f"[bold]{table.title}[/]", highlight=False, soft_wrap=True)
+    table.title = None
+    console.print(table)
+
+
+def _missing(console: Console, found: Iterable[tuple[str, list[Absent]]]) -> None:
+    """A line for each reason why a contender is not there, and where."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for place, absent in found:
+        for each in absent:
+            where.setdefault((each.name, each.reason), []).append(place)
+    for (name, reason), places in where.items():
+        line = f"  [bold]{escape(name)}[/] not at {'; '.join(places)}: {escape(reason)}"
+        console.print(line, highlight=False, soft_wrap=True)
