@@ -58,7 +58,9 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.endswith("heavy: []\n")
 
 
-@pytest.mark.parametrize("command", ["finetune", "sweep", "reproduce", "report", "profile", "view", "demo"])
+@pytest.mark.parametrize(
+    "command", ["finetune", "sweep", "reproduce", "report", "profile", "view", "demo", "bench"]
+)
 def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp, command):
     status, out, _ = crisp(command, "--help")
     assert status == 0

@@ -46,9 +46,9 @@ def _alone(*lengths: int) -> Batches:
 
 
 BARS = (
-    Bar("top-k, 64 and 128 tokens, B 32", "attention", "topk:sparsity=0.8", {64: 32, 128: 32}, 1.2, 1.0, CPU),
+    Bar("top-k, L 64, 128, B 32", "attention", "topk:sparsity=0.8", {64: 32, 128: 32}, 1.2, 1.0, CPU),
     Bar(
-        "top-k, 512 to 4,096 tokens",
+        "top-k, L 512 … 4,096",
         "attention",
         "topk:sparsity=0.8",
         _alone(512, 1024, 2048, 4096),
@@ -57,7 +57,7 @@ BARS = (
         CPU,
     ),
     Bar(
-        "block top-k, 2,048 to 8,192 tokens",
+        "block top-k, L 2,048 … 8,192",
         "attention",
         "block_topk:sparsity=0.8",
         _alone(2048, 4096, 8192),
@@ -66,7 +66,7 @@ BARS = (
         CPU,
     ),
     Bar(
-        "entmax 1.5, 512 to 4,096 tokens",
+        "entmax 1.5, L 512 … 4,096",
         "attention",
         "entmax:alpha=1.5",
         _alone(512, 1024, 2048, 4096),
@@ -75,7 +75,7 @@ BARS = (
         CPU,
     ),
     Bar(
-        "MiniLM step, top-k, 16 to 128 tokens, B 32",
+        "MiniLM step, L 16 … 128, B 32",
         "step",
         "topk:sparsity=0.8",
         dict.fromkeys((16, 32, 64, 128), 32),
@@ -83,9 +83,9 @@ BARS = (
         1.05,
         CPU,
     ),
-    Bar("peak memory, top-k, 16,384 tokens", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
+    Bar("memory, top-k, L 16,384", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
     Bar(
-        "GPU, block top-k, 32,768 tokens",
+        "GPU, block top-k, L 32,768",
         "attention",
         "block_topk:sparsity=0.8",
         _alone(32768),
@@ -94,7 +94,7 @@ BARS = (
         GPU,
     ),
     Bar(
-        "GPU, top-k, 4,096 to 16,384 tokens",
+        "GPU, top-k, L 4,096 … 16,384",
         "attention",
         "topk:sparsity=0.8",
         _alone(4096, 8192, 16384),

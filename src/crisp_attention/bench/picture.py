@@ -54,15 +54,13 @@ def draw(results: Results, folder: Path) -> None:
 def _figure(results: Results) -> Figure:
     figure = new_figure(12, 6.4)
     panels = figure.subplots(1, 2, sharey=True)
-    marks: dict[str, Line2D] = {}
     for axes, backward in zip(panels, (False, True), strict=True):
         cells = [each for each in results.attention if each.backward == backward]
         for line in _lines(cells):
             axes.add_line(line)
-            marks.setdefault(str(line.get_label()), line)
         _axes(axes, cells, "forward + backward" if backward else "forward")
-    panels[0].set_ylabel("time for one sequence (ms)")
-    legend(figure, _sorted(marks), 5)
+    panels[0].set_ylabel("time divided by sequences in the batch (ms)")
+    legend(figure, _marks(results.attention), 7)
     return figure
 
 
@@ -81,9 +79,9 @@ def _lines(cells: list[Attention]) -> Iterator[Line2D]:
             ):
                 points = {each.shape["length"]: _milliseconds(each, name) for each in own}
                 style = OURS if name == CRISP else PEER
-                yield _line(points, f"{name}: {method}", colour, style, MARKERS[name])
+                yield _line(points, name, colour, style, MARKERS[name])
             points = {each.shape["length"]: 1000 * each.limit_seconds / batch for each in own}
-            yield _line(points, f"limit: {method}", colour, LIMIT, "")
+            yield _line(points, "limit", colour, LIMIT, "")
 
 
 def _line(points: dict[int, float | None], label: str, colour: str, style: Style, marker: str) -> Line2D:
@@ -106,16 +104,23 @@ def _milliseconds(each: Attention, name: str) -> float | None:
 
 
 def _axes(axes: Axes, cells: list[Attention], title: str) -> None:
-    axes.set(title=title, xlabel="tokens in the sequence", xscale="log", yscale="log")
     lengths = sorted({each.shape["length"] for each in cells})
+    axes.set(title=title, xlabel="tokens in the sequence", xscale="log", yscale="log")
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.autoscale_view()
     finish(axes, "both")
 
 
-def _sorted(marks: dict[str, Line2D]) -> list[Line2D]:
-    """Dense first, then ours, peers and limits."""
-    order = (OURS, PEER, LIMIT)
-    return sorted(marks.values(), key=lambda mark: order.index(str(mark.get_linestyle())))
+def _marks(cells: list[Attention]) -> Iterator[Line2D]:
+    """Dense, the colour of each method, the marker of each contender, the limit."""
+    yield _line({0: 0.0}, DENSE, QUIET, OURS, "o")
+    for method in dict.fromkeys(each.name for each in cells):
+        yield _line({0: 0.0}, f"{CRISP}, {method}", COLOURS.get(method, INK), OURS, MARKERS[CRISP])
+    timed = {timed.name for each in cells for timed in each.timed}
+    for name, marker in MARKERS.items():
+        if name in timed and name != CRISP:
+            yield _line({0: 0.0}, name, INK, PEER, marker)
+    yield _line({}, "limit of arithmetic", INK, LIMIT, "")

@@ -40,7 +40,7 @@ def show(results: Results, console: Console) -> None:
 def bars(results: Results) -> Table:
     """The worst ratio of each promised case, its bar, and whether it holds."""
     table = _table("what was promised: ratio to dense SDPA at most; the worst length counts", "case")
-    for heading in ("forward", "bar", "forward + backward", "bar"):
+    for heading in ("forward", "bar", "and backward", "bar"):
         table.add_column(heading, justify="right")
     for bar in BARS:
         cells: list[str] = []
@@ -150,7 +150,7 @@ def ratio(value: float | None) -> str:
 def _judged(found: Verdict | None) -> list[str]:
     if found is None:
         return ["", ""]
-    word = {True: "[green]holds[/]", False: "[red]does not hold[/]", None: "not all measured"}[found.holds]
+    word = {True: "[green]holds[/]", False: "[red]missed[/]", None: "partly"}[found.holds]
     if found.worst is None:
         return ["not measured", f"≤ {found.bar:.2f}"]
     return [f"{ratio(found.worst)} at {found.length:,}", f"≤ {found.bar:.2f} {word}"]
@@ -168,11 +168,12 @@ def _print(console: Console, table: Table) -> None:
 
 
 def _missing(console: Console, found: Iterable[tuple[str, list[Absent]]]) -> None:
-    """A line for each reason why a contender is not there, and where."""
+    """A line for each reason why a contender is not there, and where, unless it is nowhere."""
     where: dict[tuple[str, str], list[str]] = {}
-    for place, absent in found:
+    for place, absent in (cells := list(found)):
         for each in absent:
             where.setdefault((each.name, each.reason), []).append(place)
     for (name, reason), places in where.items():
-        line = f"  [bold]{escape(name)}[/] not at {'; '.join(places)}: {escape(reason)}"
+        at = f" not at {'; '.join(places)}" if len(places) < len(cells) else ""
+        line = f"  [bold]{escape(name)}[/]{at}: {escape(reason)}"
         console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,89 @@
+"""`crisp bench` as a person meets it."""
+
+import json
+import sys
+
+import pytest
+
+from crisp_attention import cli
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def bench(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process: exit status, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["crisp", "bench", "--output", str(tmp_path / "bench"), *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sparsity", "1"], "--sparsity must be in [0, 1), got 1.0"),
+        (["--lengths", "64", "0"], "--lengths must be a whole number of at least 1, got 0"),
+        (["--rounds", "0"], "--rounds must be a whole number of at least 1, got 0"),
+        (["--threads", "0"], "--threads must be a whole number of at least 1, got 0"),
+        (["--heads", "-1"], "--heads must be a whole number of at least 1, got -1"),
+        (["--method", "magic"], "--method magic: unknown method 'magic'"),
+        (["--method", "topk:keep=x"], "--method topk:keep=x: "),
+        (["--method", "entmax:alpha=learned"], "only a model holds what was learned"),
+        (["--parts"], "--parts"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(bench, tmp_path, words, message):
+    status, out, err = bench(*words)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cuda_device(bench, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, _, err = bench("--device", "cuda")
+    assert (status, err) == (2, "error: --device cuda: torch finds no CUDA device here\n")
+
+
+def test_an_output_that_is_a_file(bench, tmp_path):
+    (tmp_path / "bench").write_text("hello")
+    status, _, err = bench()
+    assert status == 2
+    assert "is a file; expected a folder" in err
+
+
+def test_a_small_run_of_the_attention_part(bench, tmp_path):
+    words = ("--quick", "--parts", "attention", "--method", "topk", "--lengths", "32", "48")
+    status, out, err = bench(*words, "--heads", "2", "--batch", "1", "--rounds", "3")
+    assert status == 0
+    assert "topk, 32 tokens, forward + backward" in err
+    assert "topk, forward: time as a ratio to dense SDPA" in out
+    assert "FlexAttention: " in out
+    found = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [(c["shape"]["length"], c["backward"]) for c in found["attention"]] == [
+        *((32, False), (32, True)),
+        *((48, False), (48, True)),
+    ]
+    assert found["machine"]["threads"] >= 1
+    assert found["machine"]["versions"]["torch"]
+    assert found["matrix_rate"]["float32"] > 1e8
+    assert {path.name for path in (tmp_path / "bench").iterdir()} == {"bench.json", "bench.svg", "bench.png"}
+
+
+@pytest.mark.slow
+def test_a_quick_run_of_everything(bench, tmp_path):
+    status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3")
+    assert status == 0
+    found = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert {len(step["timed"]) for step in found["step"]} == {2}
+    assert all(memory["peak_bytes"]["dense SDPA"] > 0 for memory in found["memory"])
+    assert found["first_call"][0]["seconds"]["filled"]["forward"] > 0
+    assert max(map(len, out.splitlines())) <= 100
