@@ -1,6 +1,7 @@
 """Who takes part, who cannot and why, and that none computes anything else than ours."""
 
 import importlib.util
+import shutil
 import sys
 from dataclasses import replace
 
@@ -103,6 +104,14 @@ def test_flex_attention_says_why_it_is_not_there(monkeypatch):
     )
     monkeypatch.setattr(flex, "which", lambda name: None)
     assert "needs a C++ compiler" in names(parse("block_topk"), skip={})[1][flex.FLEX]
+
+
+@pytest.mark.slow
+def test_flex_attention_chooses_the_blocks_that_we_choose():
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("needs a C++ compiler")
+    assert flex.FLEX not in disagreeing(parse("block_topk"), SHAPE, False, {})
+    assert disagreeing(parse("block_topk"), SHAPE, True, {})[flex.FLEX] == "has no backward pass on the CPU"
 
 
 def test_what_would_not_fit_is_not_tried(monkeypatch):

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from crisp_attention.bench.case import Case
-from crisp_attention.bench.contender import Absent
-from crisp_attention.bench.ours import CRISP, DENSE
+from crisp_attention.bench.contender import Absent, UnavailableError
+from crisp_attention.bench.ours import CRISP, DENSE, crisp, dense
 from crisp_attention.bench.results import FirstCall, Memory
+from crisp_attention.bench.roster import fitting
 
 CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -27,7 +28,7 @@ def measure_memory(case: Case, told: Callable[[str], None]) -> list[Memory]:
         absent, counter = [], ""
         for name in (DENSE, CRISP):
             told(f"memory of {name}, {case.shape.length:,} tokens")
-            answer = _probe("memory", name, case, backward)
+            answer = _peak(name, case, backward)
             if "absent" in answer:
                 absent.append(Absent(name, answer["absent"]))
             else:
@@ -52,6 +53,14 @@ def measure_first_calls(cases: list[Case], told: Callable[[str], None]) -> list[
                     seconds[state] = answer
         found.append(FirstCall(case.method.spec, seconds, absent))
     return found
+
+
+def _peak(name: str, case: Case, backward: bool) -> dict[str, Any]:
+    try:
+        fitting(dense() if name == DENSE else crisp(case.method), case.shape)
+    except UnavailableError as reason:
+        return {"absent": str(reason)}
+    return _probe("memory", name, case, backward)
 
 
 def _probe(

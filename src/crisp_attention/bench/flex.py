@@ -35,7 +35,6 @@ def flex_blocks(method: Method, shape: Shape) -> Contender:
         raise UnavailableError("compared without sink blocks, and with the query's own block alone")
     keep = int(share_count(torch.tensor([blocks]), layout.sparsity))
     own = torch.eye(blocks, dtype=torch.bool, device=shape.device)
-    compiled = _compiled()
     options: Any = {"BLOCK_M": min(size, 128), "BLOCK_N": min(size, 128)} if shape.device == "cuda" else None
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -48,13 +47,13 @@ def flex_blocks(method: Method, shape: Shape) -> Contender:
             number = torch.full_like(index[..., 0], keep)
             mask = BlockMask.from_kv_blocks(
                 torch.zeros_like(number),
-                index,
+                torch.zeros_like(index),  # torch 2.13 does not compile where one tensor is both indices
                 number,
                 index,
                 BLOCK_SIZE=size,
                 compute_q_blocks=query.requires_grad,
             )
-        output: Any = compiled(query, key, value, block_mask=mask, kernel_options=options)
+        output: Any = _compiled()(query, key, value, block_mask=mask, kernel_options=options)
         return output
 
     return Contender(FLEX, attend)

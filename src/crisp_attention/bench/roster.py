@@ -32,7 +32,7 @@ def roster(method: Method, shape: Shape, skip: dict[str, str]) -> tuple[list[Con
             contender = build(method, shape)
             if name in skip:
                 raise UnavailableError(skip[name])
-            found.append(_fitting(contender, shape))
+            found.append(fitting(contender, shape))
         except UnavailableError as reason:
             absent.append(Absent(name, str(reason)))
     return found, absent
@@ -55,7 +55,8 @@ def free_bytes(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
-def _fitting(contender: Contender, shape: Shape) -> Contender:
+def fitting(contender: Contender, shape: Shape) -> Contender:
+    """The contender, if its matrices of scores fit into what is free. Raises UnavailableError."""
     needed, free = contender.matrices * shape.matrix_bytes, free_bytes(shape.device)
     if needed > free:
         raise UnavailableError(f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
