@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,11 @@ from crisp_attention.evidence.sweep.storage import DATABASE
 
 SECONDS = 400  # a process starts within seconds, but cores may be busy with other things
 TIMES = {"seconds_per_step", "train_seconds", "peak_memory_bytes"}
+
+
+def _hears_ctrl_c() -> None:
+    # tests that a shell runs in the background have it ignored, and would hand that on
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Worker:
@@ -33,6 +39,7 @@ class Worker:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_hears_ctrl_c,
             env=os.environ | {"HF_DATASETS_CACHE": str(Path(reviews) / "cache"), "OMP_NUM_THREADS": "1"},
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from crisp_attention.kernels import dispatch, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.pairs import valid_queries
 from tests.kernels.calls import CASES, EVERY_METHOD, Case
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -54,6 +55,9 @@ def results(call: Call, kernel: str, dtype: torch.dtype | None = None) -> list[T
             made[name] = tensor.detach().to(dtype or tensor.dtype).requires_grad_(tensor.requires_grad)
     learned = {name: value.detach().requires_grad_() for name, value in call.learned.items()}
     output, _ = dispatch.attention(replace(call, **made, learned=learned), kernel)
+    if call.method.block_size and call.valid is not None:  # which give padded queries what they like
+        square = call.valid.expand(*call.valid.shape[:2], output.shape[2], call.key.shape[2])
+        output = torch.where(valid_queries(square).unsqueeze(-1), output, 0.0)
     slopes = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=torch.float64)
     output.backward(slopes.reshape(output.shape).to(call.query.dtype).to(output.dtype))
     leaves = [*made.values(), *learned.values()]

@@ -138,9 +138,9 @@ def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
     for _ in range(NEWTON):
         surplus, slope = _entmax_sums(rule, kept, count, high, scale, tau)
         step = np.float32((surplus - 1) / slope)
-        if not step > 0 or tau + step == tau:
-            break
         tau += step
+        if not step > 0:  # there; what was rounded on the way is taken back
+            break
     return tau
 
 
