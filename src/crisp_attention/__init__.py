@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from crisp_attention.models.apply import densify as densify
     from crisp_attention.models.apply import set_sparsity as set_sparsity
     from crisp_attention.models.apply import sparsify as sparsify
+    from crisp_attention.models.explaining import explain as explain
     from crisp_attention.models.measuring import measuring as measuring
     from crisp_attention.models.notice import DenseUntilRestored as DenseUntilRestored
     from crisp_attention.models.persistence import CheckpointError as CheckpointError
@@ -65,6 +66,7 @@ _HOME = {
     "attention": "functional",
     "budgets": "layer_budgets",
     "densify": "models.apply",
+    "explain": "models.explaining",
     "load": "models.persistence",
     "measuring": "models.measuring",
     "parse": "specs",

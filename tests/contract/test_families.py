@@ -6,6 +6,7 @@ import torch
 import transformers
 
 import crisp_attention as crisp
+from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods import as_method
 from crisp_attention.models.settings import attention_layers
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
@@ -43,7 +44,7 @@ def test_with_nothing_dropped_it_is_the_models_own_attention_bit_for_bit(family,
     model.set_attn_implementation("eager")
     own = {side: run(family, model, side=side, extra=3) for side in every_side(family)}
     which = "all" if row.cross and has_cross(model) else "self"
-    crisp.sparsify(model, row.dense, attention=which)
+    crisp.sparsify(model, row.dense, attention=which, backend="reference")
     for side in every_side(family):
         now = run(family, model, side=side, extra=3)
         # left-padded queries are zeros here and arbitrary in eager: with experts, they travel to other
@@ -52,6 +53,21 @@ def test_with_nothing_dropped_it_is_the_models_own_attention_bit_for_bit(family,
         torch.testing.assert_close(
             now, own[side], rtol=0, atol=0 if exact else 4e-6, msg=lambda m, at=side: f"{at}: {m}"
         )
+
+
+@every_pair
+@pytest.mark.parametrize("backend", ["auto", *KERNELS])
+def test_every_backend_is_the_reference_to_rounding_or_says_what_it_lacks(family, row, backend):
+    model = crisp.sparsify(family.build(), row.method, backend="reference")
+    expected = run(family, model, extra=3)
+    crisp.sparsify(model, row.method, backend=backend)
+    try:
+        found = run(family, model, extra=3)
+    except ValueError as error:
+        if backend == "auto" or f"backend '{backend}' cannot compute this call" not in str(error):
+            raise
+    else:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @every_pair

@@ -1,0 +1,105 @@
+"""`crisp.explain(model)`: which kernel computes each attention layer, and why."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from crisp_attention.checks import check_whole
+from crisp_attention.heads import LayerMethod
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.models.apply import sparse_root
+from crisp_attention.models.configs import config_of
+from crisp_attention.models.explanation import Explained, Explanation
+from crisp_attention.models.learned import learned_by
+from crisp_attention.models.settings import AttentionLayer, Settings, heads_of, settings_of
+
+WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
+Tokens = tuple[int, int, torch.dtype, torch.device]
+
+
+def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bool = False) -> Explanation:
+    """Which kernel computes each attention layer of a sparse model, why, and what the others lack.
+
+    For `batch` sequences of `length` tokens in the model's dtype and on its device; nothing is computed.
+    What only a forward pass brings along, such as the bias of relative positions, is not considered.
+    `print` shows the result; its `rows` are the same as data. Raises ValueError if the model is not
+    sparse, or an attention module does not say how many heads it has.
+    """
+    check_whole("batch", batch, 1)
+    check_whole("length", length, 1)
+    root = sparse_root(model)
+    tokens = (batch, length, root.dtype, root.device)
+    question = (
+        f"{type(root).__name__} in {'training' if training else 'evaluation'}: "
+        f"{batch} x {length} tokens, {str(root.dtype).removeprefix('torch.')}, {root.device}"
+    )
+    found = [
+        row for layer, settings in settings_of(root) for row in _explain(layer, settings, tokens, training)
+    ]
+    return Explanation(question, tuple(found))
+
+
+def _explain(
+    layer: AttentionLayer, settings: Settings, tokens: Tokens, training: bool
+) -> Iterator[Explained]:
+    method = settings.active_method(training)
+    every = tuple(range(heads_of(layer.module)))
+    if method is None:
+        why = "it is dense" if settings.method is None else f"its method is for phase {settings.phase!r} only"
+        yield Explained(
+            layer.index, layer.name, every, "dense", None, f"{why}; it runs {settings.original}", {}
+        )
+        return
+    with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
+        call = _call(layer.module, method, len(every), tokens)
+        try:
+            parts = dispatch.plan(call, settings.backend)
+        except ValueError as error:
+            yield Explained(
+                layer.index, layer.name, every, method.spec, settings.backend, f"it will fail: {error}", {}
+            )
+            return
+        for part in parts:
+            heads = every if part.heads is None else tuple(part.heads)
+            others = {name: _not(name, part.call) for name in KERNELS if name != part.kernel}
+            why = _why(part, settings.backend)
+            yield Explained(layer.index, layer.name, heads, part.call.method.spec, part.kernel, why, others)
+
+
+def _why(part: dispatch.Part, backend: str) -> str:
+    if backend != dispatch.AUTO:
+        return f"backend={backend!r} was asked for"
+    if part.kernel != dispatch.REFERENCE:
+        return "measured to be the fastest for a call like this, and it lacks nothing"
+    return "no other kernel can, or none was measured to be faster"
+
+
+def _not(kernel: str, call: Call) -> str:
+    lacking = dispatch.lacks(kernel, call)
+    return "it could, but was not chosen" if lacking is None else f"it lacks {lacking}"
+
+
+def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens) -> Call:
+    batch, length, dtype, device = tokens
+    width = next((size for name in WIDTHS if isinstance(size := getattr(module, name, None), int)), None)
+    width = width or getattr(config_of(module), "hidden_size", 64 * heads) // heads
+    groups = heads // getattr(module, "num_key_value_groups", 1)
+    query = torch.empty(batch, heads, length, width, dtype=dtype, device=device)
+    key = query.new_empty(batch, groups, length, width)
+    learned = learned_by(module) or {}
+    return Call(
+        query,
+        key,
+        key,
+        method,
+        scale=width**-0.5,
+        causal=bool(getattr(module, "is_causal", False)),
+        softcap=getattr(module, "attn_logit_softcapping", None),
+        sinks=query.new_empty(heads) if getattr(module, "sinks", None) is not None else None,
+        seed=torch.empty((), dtype=torch.int64, device=device) if method.uses_seed else None,
+        learned={name: query.new_empty(value.shape) for name, value in learned.items()},
+    )
