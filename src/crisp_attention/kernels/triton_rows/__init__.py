@@ -1,0 +1,84 @@
+"""Exact row rules on GPUs, in Triton: the threshold of every row first, then a flash pass that uses it.
+
+Nothing of size L × S is held, forward or backward: the gradients compute the scores again and need
+three numbers per row. Everything runs on the host as well, in Triton's interpreter.
+"""
+
+import math
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from crisp_attention.heads import PerHead
+from crisp_attention.kernels.call import Call
+from crisp_attention.layouts import Full
+from crisp_attention.ranking import ROUNDING
+from crisp_attention.rules import Dense, Rule, Threshold, TopK, TopP
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WIDEST = 128  # wider tiles do not fit beside each other
+
+
+def lacks(call: Call) -> str | None:
+    """What the kernel lacks for this call, None if it can do it."""
+    query = call.query
+    if find_spec("triton") is None:
+        return "the package triton"
+    if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"tensors on {query.device.type}"
+    if query.dtype not in DTYPES:
+        return f"the dtype {str(query.dtype).removeprefix('torch.')}"
+    if isinstance(call.method, PerHead):
+        return "a method for each head"
+    if not isinstance(call.method.layout, Full):
+        return f"the layout {call.method.layout.name}"
+    if not isinstance(call.method.rule, (Dense, TopK, TopP, Threshold)):
+        return f"the rule {call.method.rule.name}"
+    if max(query.shape[-1], call.value.shape[-1]) > WIDEST:
+        return f"heads wider than {WIDEST}"
+    if 0 in query.shape:
+        return "empty tensors"
+    given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
+    return next((words for words, value in given.items() if value is not None), None)
+
+
+def attention(call: Call) -> Tensor:
+    """Output (B, H, L, Dv) of a call that lacks nothing; differentiable in query, key and value."""
+    from crisp_attention.kernels.triton_rows import operators
+
+    query, keys = call.query, call.key.shape[2]
+    rule, number = _of(call.method.rule)
+    count_of = None
+    if isinstance(call.method.rule, TopK):
+        seen = torch.arange(keys + 1, device=query.device)
+        count_of = call.method.rule.count_of(seen).to(torch.int32)
+    valid = call.valid
+    if valid is not None:
+        valid = valid.expand(query.shape[0], query.shape[1], query.shape[2], keys)
+    seed = torch.randint(2**31, (), device=query.device) if call.dropout else None
+    output, *_ = operators.forward(
+        query,
+        call.key,
+        call.value,
+        valid,
+        count_of,
+        seed,
+        rule,
+        number,
+        call.scale,
+        call.causal,
+        call.dropout,
+    )
+    return output
+
+
+def _of(rule: Rule) -> tuple[str, float]:
+    """The kernel's rule, and its number: what is added to the largest score, or the mass to reach."""
+    if isinstance(rule, TopK):
+        return "topk", 0.0
+    if isinstance(rule, TopP) and rule.mass < 1:
+        return "topp", rule.mass - ROUNDING
+    epsilon = rule.epsilon if isinstance(rule, Threshold) else 0.0
+    return "threshold", math.log(epsilon) if epsilon else -math.inf

@@ -1,0 +1,190 @@
+"""The kernels as operators of torch, which autograd and torch.compile see."""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from crisp_attention.kernels.triton_rows.backward import key_gradients, query_gradients
+from crisp_attention.kernels.triton_rows.cut import THRESHOLD, TOPK, TOPP, find_cuts
+from crisp_attention.kernels.triton_rows.forward import attend
+
+# the same for every kernel: `tiles` says why
+BLOCK_M, BLOCK_N, WARPS = 64, 64, 4
+RULES = {"topk": TOPK, "topp": TOPP, "threshold": THRESHOLD}
+
+
+@torch.library.custom_op("crisp::triton_rows", mutates_args=())
+def forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    count_of: Tensor | None,
+    seed: Tensor | None,
+    rule: str,
+    number: float,
+    scale: float,
+    causal: bool,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output (B, H, L, Dv); and log-sum-exp, threshold and last tied key of every row, (B, H, L).
+
+    `valid` has the full shape (B, H, L, S), with strides of 0 where it was broadcast; `count_of` (S + 1,)
+    holds the k of a row that sees n keys; `seed` () starts the dropout.
+    """
+    query, key, value = (_by_rows(states) for states in (query, key, value))
+    output, sums, cuts, lasts = _empty(query, value)
+    tops = torch.empty_like(sums)
+    tiles, common = _common(query, key, valid, scale, causal)
+    grid = (tiles * query.shape[0] * query.shape[1],)
+    with torch.cuda.device_of(query):
+        find_cuts[grid](
+            query=query,
+            key=key,
+            count_of=count_of,
+            cuts=cuts,
+            lasts=lasts,
+            tops=tops,
+            number=number,
+            RULE=RULES[rule],
+            **common,
+        )
+        attend[grid](
+            query=query,
+            key=key,
+            cuts=cuts,
+            lasts=lasts,
+            tops=tops,
+            output=output,
+            sums=sums,
+            o_strides=output.stride(),
+            **common,
+            **_with_values(value, seed, dropout),
+        )
+    return output, sums, cuts, lasts
+
+
+@torch.library.custom_op("crisp::triton_rows_backward", mutates_args=())
+def backward(
+    given: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    seed: Tensor | None,
+    output: Tensor,
+    sums: Tensor,
+    cuts: Tensor,
+    lasts: Tensor,
+    scale: float,
+    causal: bool,
+    dropout: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value from that of the output, `given`."""
+    given, query, key, value = (_by_rows(states) for states in (given, query, key, value))
+    means = (given.float() * output.float()).sum(dim=-1)
+    d_query, d_key, d_value = _empty_gradients(query, key, value)
+    tiles, common = _common(query, key, valid, scale, causal)
+    common |= _with_values(value, seed, dropout)
+    common |= {"query": query, "key": key, "given": given, "g_strides": given.stride()}
+    common |= {"sums": sums, "cuts": cuts, "lasts": lasts, "means": means}
+    with torch.cuda.device_of(query):
+        query_gradients[(tiles * query.shape[0] * query.shape[1],)](
+            d_query=d_query, dq_strides=d_query.stride(), **common
+        )
+        del common["row_tiles"], common["heads"]
+        tiles = triton.cdiv(key.shape[2], BLOCK_N)
+        key_gradients[(tiles * key.shape[0] * key.shape[1],)](
+            d_key=d_key,
+            d_value=d_value,
+            dk_strides=d_key.stride(),
+            dv_strides=d_value.stride(),
+            key_tiles=tiles,
+            groups=key.shape[1],
+            **common,
+        )
+    return d_query, d_key, d_value
+
+
+@forward.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return _empty(query, value)
+
+
+@backward.register_fake
+def _(given: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return _empty_gradients(query, key, value)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, value, valid, _, seed, _, _, *ctx.numbers = inputs
+    ctx.save_for_backward(query, key, value, valid, seed, *output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, given: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    return *backward(given, *ctx.saved_tensors, *ctx.numbers), *[None] * 8
+
+
+forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _empty(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows = query.shape[:3]
+    output = query.new_empty(*rows, value.shape[3])
+    sums, cuts = (query.new_empty(rows, dtype=torch.float32) for _ in range(2))
+    return output, sums, cuts, query.new_empty(rows, dtype=torch.int32)
+
+
+def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
+    return tuple(each.new_empty(each.shape) for each in states)
+
+
+def _by_rows(states: Tensor) -> Tensor:
+    return states if states.stride(-1) == 1 else states.contiguous()
+
+
+def _common(
+    query: Tensor, key: Tensor, valid: Tensor | None, scale: float, causal: bool
+) -> tuple[int, dict[str, Any]]:
+    tiles = triton.cdiv(query.shape[2], BLOCK_M)
+    return tiles, {
+        "valid": None if valid is None else valid.view(torch.uint8),
+        "q_strides": query.stride(),
+        "k_strides": key.stride(),
+        "valid_strides": (0, 0, 0, 0) if valid is None else valid.stride(),
+        "row_tiles": tiles,
+        "heads": query.shape[1],
+        "shared": query.shape[1] // key.shape[1],
+        "queries": query.shape[2],
+        "keys": key.shape[2],
+        "width": query.shape[3],
+        "scale": scale,
+        "MASKED": valid is not None,
+        "CAUSAL": causal,
+        "BLOCK_M": BLOCK_M,
+        "BLOCK_N": BLOCK_N,
+        "WIDTH": _padded(query),
+        "num_warps": WARPS,
+        "num_stages": 1 if query.dtype == torch.float32 else 2,
+    }
+
+
+def _with_values(value: Tensor, seed: Tensor | None, dropout: float) -> dict[str, Any]:
+    return {
+        "value": value,
+        "v_strides": value.stride(),
+        "value_width": value.shape[3],
+        "seed": seed,
+        "dropout": dropout,
+        "dropout_scale": 1 / (1 - dropout),
+        "DROPOUT": seed is not None,
+        "VALUE_WIDTH": _padded(value),
+    }
+
+
+def _padded(states: Tensor) -> int:
+    # the least that a matrix product on tensor cores takes
+    return max(16, triton.next_power_of_2(states.shape[3]))
