@@ -24,7 +24,7 @@ from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
 
 
 @compiled
-def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):  # type: ignore[no-untyped-def]
+def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
     # NaN in a row of scores is NaN in its gradients, and in those of the keys it sees
     for d in range(width):
         query_grad[d] = NAN
@@ -37,7 +37,7 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):  # typ
 
 
 @cfunc(entry(JOB), cache=True, error_model="numpy")
-def backward(jobs):  # type: ignore[no-untyped-def]
+def backward(jobs):
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]
     room = padded(job.keys) + LANES

@@ -12,14 +12,14 @@ ONE, ZERO = np.float32(1), np.float32(0)
 
 
 @compiled
-def seen_blocks(job, batch, head, block):  # type: ignore[no-untyped-def]
+def seen_blocks(job, batch, head, block):
     """Where the list of key blocks begins that a block of queries sees, and how many they are."""
     at = (batch * job.heads + head) * ((job.queries + job.block_size - 1) // job.block_size) + block
     return job.blocks + 4 * at * job.most_blocks, indices_at(job.block_counts)[at]
 
 
 @compiled
-def products(job, rows, a, stride_a, b, stride_b, width, blocks, seen, length, alpha, tile, stride):  # type: ignore[no-untyped-def]
+def products(job, rows, a, stride_a, b, stride_b, width, blocks, seen, length, alpha, tile, stride):
     """tile[:rows] = alpha * a · the rows of b in the seen blocks; -inf where the last is short of keys."""
     size = job.block_size
     for c in range(seen):
@@ -37,7 +37,7 @@ def products(job, rows, a, stride_a, b, stride_b, width, blocks, seen, length, a
 
 
 @compiled
-def weigh_row(job, row, columns, threshold, tie, norm, index, kept):  # type: ignore[no-untyped-def]
+def weigh_row(job, row, columns, threshold, tie, norm, index, kept):
     """Weights in place of a row's scores, by what the row rule has chosen; zero where nothing is kept."""
     if job.rule == plan.DENSE:
         exponentials(row, norm[0], columns)
@@ -54,7 +54,7 @@ def weigh_row(job, row, columns, threshold, tie, norm, index, kept):  # type: ig
 
 
 @compiled
-def key_numbers(job, blocks, seen, numbers):  # type: ignore[no-untyped-def]
+def key_numbers(job, blocks, seen, numbers):
     """The key that each column of a tile belongs to."""
     for c in range(seen):
         first = indices_at(blocks)[c] * job.block_size

@@ -22,14 +22,14 @@ from crisp_attention.kernels.cpu.weights import drop, score_gradient
 
 
 @compiled
-def _without_missing(row, count):  # type: ignore[no-untyped-def]
+def _without_missing(row, count):
     # the columns that a short last block lacks
     for j in range(count):
         row[j] = row[j] if row[j] > -np.inf else ZERO
 
 
 @cfunc(entry(JOB), cache=True, error_model="numpy")
-def backward(jobs):  # type: ignore[no-untyped-def]
+def backward(jobs):
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]
     size = job.block_size

@@ -21,7 +21,7 @@ from crisp_attention.kernels.cpu.weights import drop
 
 
 @cfunc(entry(JOB), cache=True, error_model="numpy")
-def forward(jobs):  # type: ignore[no-untyped-def]
+def forward(jobs):
     """Take blocks of queries until none is left."""
     job = carray(jobs, 1)[0]
     size = job.block_size

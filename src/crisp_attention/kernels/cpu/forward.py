@@ -26,7 +26,7 @@ NAN = np.float32(np.nan)
 
 
 @compiled
-def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def]
+def choose(job, row, n, index, kept, work, norm):
     """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
     low, high, seen, broken, total, squares = survey(row, padded(n))
     norm[0], norm[1] = high, NAN if broken else np.float32(0)
@@ -67,14 +67,14 @@ def choose(job, row, n, index, kept, work, norm):  # type: ignore[no-untyped-def
 
 
 @compiled
-def _total(kept, count, high, work):  # type: ignore[no-untyped-def]
+def _total(kept, count, high, work):
     for t in range(count):
         work[t] = kept[t]
     return exponentials(work, high, count)
 
 
 @cfunc(entry(JOB), cache=True, error_model="numpy")
-def forward(jobs):  # type: ignore[no-untyped-def]
+def forward(jobs):
     """Take tiles of rows until none is left."""
     job = carray(jobs, 1)[0]
     room = padded(job.keys) + LANES

@@ -33,7 +33,7 @@ def entry(job: np.dtype) -> Any:
 
 def _pointer(kind: Any) -> Any:
     @intrinsic
-    def pointer(typing, address):  # type: ignore[no-untyped-def]
+    def pointer(typing, address):
         def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(kind))
 
@@ -49,7 +49,7 @@ bytes_at = _pointer(BYTES)
 
 def _reinterpreted(source: Any, result: Any) -> Any:
     @intrinsic
-    def reinterpreted(typing, value):  # type: ignore[no-untyped-def]
+    def reinterpreted(typing, value):
         def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
             return builder.bitcast(arguments[0], context.get_value_type(result))
 
@@ -63,7 +63,7 @@ bits_of, float_of = _reinterpreted(types.float32, types.int32), _reinterpreted(t
 
 def _counter(field: int) -> Any:
     @intrinsic
-    def claim(typing, job):  # type: ignore[no-untyped-def]
+    def claim(typing, job):
         def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
             counters = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
             counter = builder.gep(counters, [ir.Constant(ir.IntType(32), field)])
@@ -79,7 +79,7 @@ next_item, next_thread = _counter(0), _counter(1)
 
 def _moved(kind: Any) -> Any:
     @intrinsic
-    def moved(typing, pointer, offset):  # type: ignore[no-untyped-def]
+    def moved(typing, pointer, offset):
         def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
             return builder.gep(arguments[0], [arguments[1]])
 
@@ -93,7 +93,7 @@ floats_after, bytes_after = _moved(POINTER), _moved(BYTES)
 
 def _product(left: str, right: str, meaning: str) -> Any:
     @intrinsic
-    def product(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c):  # type: ignore[no-untyped-def]
+    def product(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c):
         def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
             sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c = arguments
             # Fortran counts columns first: it is asked for C transposed

@@ -7,7 +7,7 @@ from crisp_attention.kernels.cpu.native import compiled, floats_after
 
 
 @compiled
-def gather_sum(out, rows, stride, index, weight, count, width):  # type: ignore[no-untyped-def]
+def gather_sum(out, rows, stride, index, weight, count, width):
     """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
     done = 0
     while width - done >= 64:
@@ -33,7 +33,7 @@ def gather_sum(out, rows, stride, index, weight, count, width):  # type: ignore[
 
 
 @compiled
-def scatter_add(rows, stride, index, weight, count, x, width):  # type: ignore[no-untyped-def]
+def scatter_add(rows, stride, index, weight, count, x, width):
     """rows[index[t], :width] += weight[t] * x[:width] for every t < count."""
     done = 0
     while width - done >= 64:
@@ -51,7 +51,7 @@ def scatter_add(rows, stride, index, weight, count, x, width):  # type: ignore[n
 
 
 @compiled
-def gather_dot(out, x, rows, stride, index, count, width):  # type: ignore[no-untyped-def]
+def gather_dot(out, x, rows, stride, index, count, width):
     """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
     if width >= 128:
         vectors.gather_dot(out, x, rows, stride, index, count, 128)

@@ -9,19 +9,19 @@ LANES = 16
 
 
 @compiled
-def padded(count):  # type: ignore[no-untyped-def]
+def padded(count):
     """The next multiple of a vector's lanes."""
     return (count + LANES - 1) // LANES * LANES
 
 
 @compiled
-def seen_by(job, row):  # type: ignore[no-untyped-def]
+def seen_by(job, row):
     """How many keys, from the first, a query may see at most."""
     return min(job.keys, row + 1) if job.causal else job.keys
 
 
 @compiled
-def score_tile(job, batch, head, first, rows, scores):  # type: ignore[no-untyped-def]
+def score_tile(job, batch, head, first, rows, scores):
     """Scores of `rows` queries from `first`, each row padded to whole vectors with -inf."""
     group = head // (job.heads // job.groups)
     stride = padded(job.keys)

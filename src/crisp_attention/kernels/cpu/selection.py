@@ -22,20 +22,20 @@ EVERYWHERE = LARGEST
 
 
 @compiled
-def ordered(value):  # type: ignore[no-untyped-def]
+def ordered(value):
     """The number of a float among all floats in their order."""
     bits = bits_of(value)
     return bits ^ ((bits >> np.int32(31)) & LARGEST)
 
 
 @compiled
-def unordered(number):  # type: ignore[no-untyped-def]
+def unordered(number):
     """The inverse of `ordered`."""
     return float_of(number ^ ((number >> np.int32(31)) & LARGEST))
 
 
 @compiled
-def count_from(row, n, least):  # type: ignore[no-untyped-def]
+def count_from(row, n, least):
     """How many of the first n are at least `least`."""
     count = np.int32(0)
     for j in range(n):
@@ -44,7 +44,7 @@ def count_from(row, n, least):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def kth_largest(row, n, seen, k, low, high, guess, pace):  # type: ignore[no-untyped-def]
+def kth_largest(row, n, seen, k, low, high, guess, pace):
     """Threshold and tie of the k largest of `seen` scores that lie between `low` and `high`.
 
     Counting, first at a `guess` and `pace` further for each score too many, then where a straight line
@@ -79,7 +79,7 @@ def kth_largest(row, n, seen, k, low, high, guess, pace):  # type: ignore[no-unt
 
 
 @compiled
-def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
+def tie_of(row, n, value, room):
     """The index of the `room`-th score that equals `value`."""
     for j in range(n):
         if row[j] == value:
@@ -90,7 +90,7 @@ def tie_of(row, n, value, room):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def fewest_with_mass(row, n, mass, low, high, work):  # type: ignore[no-untyped-def]
+def fewest_with_mass(row, n, mass, low, high, work):
     """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots."""
     for j in range(n):
         work[j] = row[j]
@@ -120,7 +120,7 @@ def fewest_with_mass(row, n, mass, low, high, work):  # type: ignore[no-untyped-
 
 
 @summing
-def _mass_from(row, work, n, least):  # type: ignore[no-untyped-def]
+def _mass_from(row, work, n, least):
     total = 0.0
     for j in range(n):
         total += np.float64(work[j]) if row[j] >= least else 0.0
@@ -128,7 +128,7 @@ def _mass_from(row, work, n, least):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
+def entmax_tau(rule, kept, count, high):
     """τ of α-entmax, α = 1.5 or 2, over scores of which `high` is the largest, by Newton's method.
 
     The sum of weights is convex and falls with τ: from the left, every step stays on the left.
@@ -145,7 +145,7 @@ def entmax_tau(rule, kept, count, high):  # type: ignore[no-untyped-def]
 
 
 @summing
-def _entmax_sums(rule, kept, count, high, scale, tau):  # type: ignore[no-untyped-def]
+def _entmax_sums(rule, kept, count, high, scale, tau):
     total, slope = np.float32(0), np.float32(0)
     if rule == ENTMAX15:
         for t in range(count):
@@ -161,7 +161,7 @@ def _entmax_sums(rule, kept, count, high, scale, tau):  # type: ignore[no-untype
 
 
 @compiled
-def n_of_m(row, count, n, m, index, kept):  # type: ignore[no-untyped-def]
+def n_of_m(row, count, n, m, index, kept):
     """Write the n largest of every m neighbours that are seen; of a short last group its share, rounded up."""
     taken, group, j = 0, 0, 0
     while j < count:
@@ -182,7 +182,7 @@ def n_of_m(row, count, n, m, index, kept):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def kept_of(job, row, n, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
+def kept_of(job, row, n, threshold, tie, index, kept):
     """Write again what the forward pass kept of a row, whose tail is padded to whole vectors; returns how many."""
     if job.rule == NOFM:
         return n_of_m(row, n, job.n, job.m, index, kept)

@@ -69,7 +69,7 @@ def _with_width(signature: Any, build: Callable[[Any, Any, int], None]) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def gather_sum(typing, out, rows, stride, index, weight, count, width):  # type: ignore[no-untyped-def]
+def gather_sum(typing, out, rows, stride, index, weight, count, width):
     """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
@@ -107,7 +107,7 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):  # type:
 
 
 @intrinsic(prefer_literal=True)
-def scatter_add(typing, rows, stride, index, weight, count, x, width):  # type: ignore[no-untyped-def]
+def scatter_add(typing, rows, stride, index, weight, count, x, width):
     """rows[index[t], :width] += weight[t] * x[:width] for every t < count, in order."""
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
@@ -123,7 +123,7 @@ def scatter_add(typing, rows, stride, index, weight, count, x, width):  # type: 
 
 
 @intrinsic(prefer_literal=True)
-def gather_dot(typing, out, x, rows, stride, index, count, width):  # type: ignore[no-untyped-def]
+def gather_dot(typing, out, x, rows, stride, index, count, width):
     """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
@@ -155,7 +155,7 @@ def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> An
 
 
 @intrinsic
-def survey(typing, row, count):  # type: ignore[no-untyped-def]
+def survey(typing, row, count):
     """Smallest and largest score of a row, their number, sum and sum of squares, and how many are NaN.
 
         -inf is no score.
@@ -204,7 +204,7 @@ def survey(typing, row, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def compact(typing, row, count, threshold, tie, index, kept):  # type: ignore[no-untyped-def]
+def compact(typing, row, count, threshold, tie, index, kept):
     """Write indices and scores of what is kept of a row, in order; returns how many.
 
     Kept are scores above the threshold, and those equal to it up to the index `tie`. `count` is a
@@ -255,7 +255,7 @@ LOWEST = -87.0
 
 
 @intrinsic
-def exponentials(typing, values, shift, count):  # type: ignore[no-untyped-def]
+def exponentials(typing, values, shift, count):
     """values[t] = exp(values[t] - shift) in place for every t < count; returns their sum.
 
     Differences are at most 0; below -87 the result is 0. `values` has room up to the next multiple

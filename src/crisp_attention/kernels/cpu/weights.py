@@ -12,7 +12,7 @@ ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
 
 
 @compiled
-def weigh(rule, kept, count, norm):  # type: ignore[no-untyped-def]
+def weigh(rule, kept, count, norm):
     """Weights of the kept scores, in place; `norm` holds the row's two numbers: its largest score, and its sum or τ."""
     if rule == ENTMAX15:
         for t in range(count):
@@ -29,7 +29,7 @@ def weigh(rule, kept, count, norm):  # type: ignore[no-untyped-def]
 
 
 @summing
-def score_gradient(rule, weight, grad, count):  # type: ignore[no-untyped-def]
+def score_gradient(rule, weight, grad, count):
     """The gradient of the kept scores, in place of that of their weights."""
     slope, sum_ = ZERO, ZERO
     for t in range(count):
@@ -42,7 +42,7 @@ def score_gradient(rule, weight, grad, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _slope(rule, weight):  # type: ignore[no-untyped-def]
+def _slope(rule, weight):
     if rule == ENTMAX15:
         return np.float32(math.sqrt(weight))
     if rule == SPARSEMAX:
@@ -51,7 +51,7 @@ def _slope(rule, weight):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def drop(factor, index, count, dropout, seed, row):  # type: ignore[no-untyped-def]
+def drop(factor, index, count, dropout, seed, row):
     """factor[t] = 0 with probability `dropout`, else 1 / (1 - dropout): the same for the same key, row and seed."""
     bound = np.uint32(min(dropout * 4294967296.0, 4294967295.0))
     keep = np.float32(1 / (1 - dropout))
@@ -62,7 +62,7 @@ def drop(factor, index, count, dropout, seed, row):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     # the finaliser of MurmurHash3, twice: every bit of the result depends on every bit of x
     for _ in range(2):
         x = np.uint32(x ^ (x >> np.uint32(16)))

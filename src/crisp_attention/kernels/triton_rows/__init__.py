@@ -14,8 +14,9 @@ from torch import Tensor
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels.call import Call
 from crisp_attention.layouts import Full
+from crisp_attention.methods import Method
 from crisp_attention.ranking import ROUNDING
-from crisp_attention.rules import Dense, Rule, Threshold, TopK, TopP
+from crisp_attention.rules import Dense, Threshold, TopK, TopP
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 128  # wider tiles do not fit beside each other
@@ -48,37 +49,29 @@ def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) of a call that lacks nothing; differentiable in query, key and value."""
     from crisp_attention.kernels.triton_rows import operators
 
-    query, keys = call.query, call.key.shape[2]
-    rule, number = _of(call.method.rule)
-    count_of = None
-    if isinstance(call.method.rule, TopK):
-        seen = torch.arange(keys + 1, device=query.device)
-        count_of = call.method.rule.count_of(seen).to(torch.int32)
-    valid = call.valid
+    assert isinstance(call.method, Method)
+    query, keys, rule = call.query, call.key.shape[2], call.method.rule
+    number, count_of, valid = 0.0, None, call.valid
+    if isinstance(rule, TopK):
+        count_of = rule.count_of(torch.arange(keys + 1, device=query.device)).to(torch.int32)
+    elif isinstance(rule, TopP) and rule.mass < 1:
+        number = rule.mass - ROUNDING
+    else:
+        epsilon = rule.epsilon if isinstance(rule, Threshold) else 0
+        number = math.log(epsilon) if epsilon else -math.inf
     if valid is not None:
-        valid = valid.expand(query.shape[0], query.shape[1], query.shape[2], keys)
-    seed = torch.randint(2**31, (), device=query.device) if call.dropout else None
+        valid = valid.expand(*query.shape[:3], keys)
     output, *_ = operators.forward(
         query,
         call.key,
         call.value,
         valid,
         count_of,
-        seed,
-        rule,
-        number,
-        call.scale,
-        call.causal,
-        call.dropout,
+        torch.randint(2**31, (), device=query.device) if call.dropout else None,
+        rule="topk" if count_of is not None else "topp" if number > 0 else "threshold",
+        number=number,
+        scale=call.scale,
+        causal=call.causal,
+        dropout=call.dropout,
     )
     return output
-
-
-def _of(rule: Rule) -> tuple[str, float]:
-    """The kernel's rule, and its number: what is added to the largest score, or the mass to reach."""
-    if isinstance(rule, TopK):
-        return "topk", 0.0
-    if isinstance(rule, TopP) and rule.mass < 1:
-        return "topp", rule.mass - ROUNDING
-    epsilon = rule.epsilon if isinstance(rule, Threshold) else 0.0
-    return "threshold", math.log(epsilon) if epsilon else -math.inf

@@ -8,7 +8,7 @@ from crisp_attention.kernels.triton_rows.tiles import keys_seen, load_rows, plac
 TOPK = tl.constexpr(0)
 TOPP = tl.constexpr(1)
 THRESHOLD = tl.constexpr(2)
-GUESSES = tl.constexpr(6)  # steps that trust the spread of the scores, before halving takes over
+GUESSES = tl.constexpr(8)  # steps that trust the spread of the scores, before halving takes over
 
 
 @triton.jit
@@ -104,7 +104,7 @@ def find_cuts(
                 lowest, highest = preimage(low), preimage(high - 1)
                 inside = at_low - at_high
                 middle = lowest + (highest - lowest) * ((at_low - wanted + 0.5 * (RULE == TOPK)) / inside)
-                side = (highest - lowest) * (0.1 if RULE == TOPP else 0.8 / tl.sqrt(inside))
+                side = (highest - lowest) * (0.1 if RULE == TOPP else 1.0 / tl.sqrt(inside))
             guess, guess_below, guess_above = image(middle), image(middle - side), image(middle + side)
             if step >= GUESSES:
                 gap = high - low
@@ -124,10 +124,7 @@ def find_cuts(
                 s, seen = score_tile(q, k, i, first + columns, queries, keys, scale,
                                      valid, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
                 s = tl.where(seen, s, float("-inf"))
-                if RULE == TOPP:
-                    each = tl.exp(s - top[:, None])
-                else:
-                    each = tl.full([BLOCK_M, BLOCK_N], 1.0, tl.float32)
+                each = tl.exp(s - top[:, None]) if RULE == TOPP else tl.full(s.shape, 1.0, tl.float32)
                 up = s >= at[:, None]
                 at_guess += tl.sum(tl.where(up, each, 0.0), 1)
                 at_below += tl.sum(tl.where(s >= below[:, None], each, 0.0), 1)
