@@ -35,6 +35,7 @@ def choose(query: Tensor, key: Tensor, layout: BlockTopK, lengths: Tensor | None
             return (present & real).expand_as(ranked)
         near = (block - block[:, None]).abs() < layout.local_blocks
         forced = present & ((block < layout.sink_blocks) | near)
+        ranked = ranked.masked_fill(ranked.isnan().any(dim=-1, keepdim=True), torch.nan)
         limit = torch.finfo(ranked.dtype).max
         ranked = torch.where(forced, torch.inf, ranked.clamp(-limit, limit))
         share = share_count(present.sum(dim=-1, keepdim=True), layout.sparsity)
