@@ -107,6 +107,7 @@ def test_flex_attention_says_why_it_is_not_there(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is:DeprecationWarning")
 def test_flex_attention_chooses_the_blocks_that_we_choose():
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("needs a C++ compiler")

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -63,18 +62,22 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 results.memory = measure_memory(plan.memory, told)
             else:
                 results.first_call = measure_first_calls(plan.first_call, told)
-            _write(results, options.output)  # so that an interruption loses one part at most
+            with _writable():
+                options.output.mkdir(parents=True, exist_ok=True)
+                # now, so that an interruption loses one part at most
+                write_json(options.output / "bench.json", results.plain())
+    with _writable():
+        draw(results, options.output)
     console = Console()
     show(results, console)
     _say(console, f"everything is in {options.output}")
     return results
 
 
-def _write(results: Results, folder: Path) -> None:
+@contextmanager
+def _writable() -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "bench.json", results.plain())
-        draw(results, folder)
+        yield
     except OSError as error:
         raise OptionError(f"cannot write the results: {error}") from error
 

@@ -21,7 +21,7 @@ LENGTHS: dict[str, dict[str, tuple[int, ...]]] = {
         "topk": (1024, 4096, 8192, 16384),
         "block_topk": (1024, 4096, 16384, 32768),
     },
-    "quick": {"topk": (64, 512), "block_topk": (512,), "entmax": (512,)},
+    "quick": {"topk": (64, 256), "block_topk": (512,), "entmax": (256,)},
 }
 STEPS = {
     False: ((32, 16), (32, 32), (32, 64), (32, 128), (8, 512)),
