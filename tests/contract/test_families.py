@@ -115,6 +115,20 @@ def test_densify_gives_back_exactly_the_model_it_was(family):
     assert not any(name.startswith("_crisp") for module in model.modules() for name in vars(module))
 
 
+@families
+def test_weights_are_there_when_asked_for_whoever_the_model_tells(family):
+    def shapes(model):
+        with torch.no_grad():
+            output = model(**inputs(family, model), output_attentions=True)
+        return {name: [each.shape for each in output[name]] for name in output if "attentions" in name}
+
+    model = family.build()
+    model.set_attn_implementation("eager")
+    own = shapes(model)
+    assert any(own.values())
+    assert shapes(crisp.sparsify(model, crisp.TopK(0.5))) == own
+
+
 @every_pair
 def test_saved_sparse_comes_back_sparse(family, row, tmp_path):
     model = crisp.sparsify(family.build(), row.method)
