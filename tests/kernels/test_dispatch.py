@@ -12,7 +12,7 @@ from crisp_attention import BlockTopK, Dense, Entmax, Method, PerHead, RandomK, 
 from crisp_attention.kernels import dispatch, measured, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.measured import Fastest
-from crisp_attention.kernels.registry import KERNELS, Kernel
+from crisp_attention.kernels.registry import Kernel
 from tests.cases import normal, self_attention
 
 
@@ -37,11 +37,12 @@ class Counting:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Two kernels and no others: `quick` for short calls, `broad` for the rest, neither for very long ones."""
     quick, broad = Counting(TopK), Counting(TopK, TopP, Dense)
-    for name in list(KERNELS):
-        monkeypatch.delitem(KERNELS, name)
-    monkeypatch.setitem(KERNELS, "quick", Kernel(lambda: quick))
-    monkeypatch.setitem(KERNELS, "broad", Kernel(lambda: broad))
-    monkeypatch.setitem(KERNELS, "absent", Kernel(lambda: pytest.fail("imported"), absent="a_library"))
+    known = {
+        "quick": Kernel(lambda: quick),
+        "broad": Kernel(lambda: broad),
+        "absent": Kernel(lambda: pytest.fail("imported"), absent="a_library"),
+    }
+    monkeypatch.setattr(dispatch, "KERNELS", known)
     rows = (
         Fastest("absent", device="cpu"),
         Fastest("quick", device="cpu", keys=(1, 8), methods=("topk",)),

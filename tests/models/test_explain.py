@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import crisp_attention as crisp
-from crisp_attention import Entmax, RandomK, TopK, Window
+from crisp_attention import BlockTopK, Entmax, RandomK, TopK, Window
 from crisp_attention.kernels import dispatch
 from crisp_attention.models.settings import attention_layers
 from tests.contract.families import available
@@ -84,3 +84,9 @@ def test_a_backend_stays_with_the_machine(tmp_path) -> None:
     }
     with pytest.raises(ValueError, match="backend must be one of auto"):
         crisp.sparsify(model, TopK(0.5), backend="fast")
+
+
+def test_training_wants_gradients() -> None:
+    model = crisp.sparsify(distilbert(), BlockTopK(0.5, block_size=16), backend="flex")
+    assert {row.why for row in crisp.explain(model).rows} == {"backend='flex' was asked for"}
+    assert all("it lacks gradients" in row.why for row in crisp.explain(model, training=True).rows)

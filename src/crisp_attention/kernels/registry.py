@@ -51,7 +51,21 @@ def _cpu() -> KernelModule:
     return cpu
 
 
+def _flex() -> KernelModule:
+    from crisp_attention.kernels import flex
+
+    return flex
+
+
+def _triton() -> KernelModule:
+    from crisp_attention.kernels import triton_rows
+
+    return triton_rows
+
+
 # imported by statements, and not by importlib, because torch.compile follows only those
 KERNELS: dict[str, Kernel] = {
     "cpu": Kernel(_cpu, absent=_missing("numba")),
+    "flex": Kernel(_flex),
+    "triton": Kernel(_triton, absent=_missing("triton")),
 }

@@ -55,7 +55,7 @@ def _explain(
         )
         return
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
-        call = _call(layer.module, method, len(every), tokens)
+        call = _call(layer.module, method, len(every), tokens, training)
         try:
             parts = dispatch.plan(call, settings.backend)
         except ValueError as error:
@@ -83,13 +83,13 @@ def _not(kernel: str, call: Call) -> str:
     return "it could, but was not chosen" if lacking is None else f"it lacks {lacking}"
 
 
-def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens) -> Call:
+def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens, training: bool) -> Call:
     batch, length, dtype, device = tokens
     width = next((size for name in WIDTHS if isinstance(size := getattr(module, name, None), int)), None)
     width = width or getattr(config_of(module), "hidden_size", 64 * heads) // heads
     groups = heads // getattr(module, "num_key_value_groups", 1)
-    query = torch.empty(batch, heads, length, width, dtype=dtype, device=device)
-    key = query.new_empty(batch, groups, length, width)
+    query = torch.empty(batch, heads, length, width, dtype=dtype, device=device, requires_grad=training)
+    key = query.new_empty(batch, groups, length, width, requires_grad=training)
     learned = learned_by(module) or {}
     return Call(
         query,
