@@ -24,7 +24,7 @@ def demo_study(options: DemoOptions) -> SweepOptions:
         dataset="builtin:digits",
         output=options.output,
         method=("topk", "random:sparsity=0.8"),
-        sparsity=("0.5", "0.8", "0.9"),
+        sparsity=options.sparsity,
         seeds=options.seeds,
         workers=options.workers,
         learning_rate=3e-4,

@@ -25,6 +25,14 @@ class DemoOptions:
     seeds: int = 3
     """Runs per configuration."""
 
+    sparsity: Annotated[
+        tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="(default: 0.5,0.8)")
+    ] = (
+        "0.5",
+        "0.8",
+    )
+    """Sparsities of top-k, split by commas or spaces."""
+
     workers: int = 2
     """Runs at a time; the cores are shared out among them."""
 
