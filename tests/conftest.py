@@ -10,6 +10,9 @@ import datasets
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
+
 from tests.browser import Browser, Tab, program_or_skip
 from tests.training import small
 

@@ -27,10 +27,13 @@ def lacks(call: Call) -> str | None:
     query = call.query
     if find_spec("triton") is None:
         return "the package triton"
-    if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    devices = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
+    if query.device.type not in devices:
         return f"tensors on {query.device.type}"
     if query.dtype not in DTYPES:
         return f"the dtype {str(query.dtype).removeprefix('torch.')}"
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return "the dtype bfloat16 in Triton's interpreter, whose products take its bits for whole numbers"
     if isinstance(call.method, PerHead):
         return "a method for each head"
     if not isinstance(call.method.layout, Full):

@@ -30,18 +30,22 @@ def weight_gradients(
 
 @triton.jit
 def query_gradients(
-    query, key, value, valid, seed, cuts, lasts, sums, means, given, d_query,
-    q_strides, k_strides, v_strides, valid_strides, g_strides, dq_strides,
+    query, key, value, valid, seed, cuts, lasts, sums, means, given, output, d_query,
+    q_strides, k_strides, v_strides, valid_strides, g_strides, o_strides, dq_strides,
     row_tiles, heads, shared, queries, keys, width, value_width, scale, dropout, dropout_scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the queries: each program has one tile of them and goes through the keys."""
+    """Gradient of the queries; and in `means` (B, H, L) the mean of the weights' gradients in each row.
+
+    Each program has one tile of queries and goes through the keys.
+    """
     tile, b, h = place(row_tiles, heads)
     query += b * q_strides[0] + h * q_strides[1]
     key += b * k_strides[0] + (h // shared) * k_strides[1]
     value += b * v_strides[0] + (h // shared) * v_strides[1]
     given += b * g_strides[0] + h * g_strides[1]
+    output += b * o_strides[0] + h * o_strides[1]
     d_query += b * dq_strides[0] + h * dq_strides[1]
     if MASKED:
         valid += b * valid_strides[0] + h * valid_strides[1]
@@ -51,13 +55,19 @@ def query_gradients(
     cut = tl.load(cuts + at_row, mask=i < queries, other=float("inf"))
     last = tl.load(lasts + at_row, mask=i < queries, other=0)
     log_sum = tl.load(sums + at_row, mask=i < queries, other=float("inf"))
-    mean = tl.load(means + at_row, mask=i < queries, other=0.0)
     at = (b * heads + h).to(tl.int32)
     start = 0
     if DROPOUT:
         start = tl.load(seed)
     q = load_rows(query, q_strides[2], tile * BLOCK_M, queries, width, BLOCK_M, WIDTH)
     g = load_rows(given, g_strides[2], tile * BLOCK_M, queries, value_width, BLOCK_M, VALUE_WIDTH)
+    # A product of tiles like the gradients of the weights: where one key has all the weight, both have
+    # the same bits, and their difference is 0 as it should be.
+    o = load_rows(output, o_strides[2], tile * BLOCK_M, queries, value_width, BLOCK_M, VALUE_WIDTH)
+    products = tl.dot(g, tl.trans(o), input_precision="ieee")
+    own = tl.arange(0, BLOCK_M)
+    mean = tl.sum(tl.where(own[:, None] == own[None, :], products, 0.0), 1)
+    tl.store(means + at_row, mean, mask=i < queries)
     dq = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     for first in range(0, keys_seen(tile, keys, BLOCK_M, CAUSAL), BLOCK_N):
         j = first + columns

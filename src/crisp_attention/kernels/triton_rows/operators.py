@@ -84,7 +84,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output, `given`."""
     given, query, key, value = (_by_rows(states) for states in (given, query, key, value))
-    means = (given.float() * output.float()).sum(dim=-1)
+    means = torch.empty_like(sums)
     d_query, d_key, d_value = _empty_gradients(query, key, value)
     tiles, common = _common(query, key, valid, scale, causal)
     common |= _with_values(value, seed, dropout)
@@ -92,7 +92,11 @@ def backward(
     common |= {"sums": sums, "cuts": cuts, "lasts": lasts, "means": means}
     with torch.cuda.device_of(query):
         query_gradients[(tiles * query.shape[0] * query.shape[1],)](
-            d_query=d_query, dq_strides=d_query.stride(), **common
+            output=output,
+            o_strides=output.stride(),
+            d_query=d_query,
+            dq_strides=d_query.stride(),
+            **common,
         )
         del common["row_tiles"], common["heads"]
         tiles = triton.cdiv(key.shape[2], BLOCK_N)

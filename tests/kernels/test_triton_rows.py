@@ -1,0 +1,313 @@
+"""Where there is no GPU, Triton's interpreter runs the kernels on the CPU."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crisp_attention import Dense, Entmax, Method, Threshold, TopK, TopP, Window
+from crisp_attention.heads import PerHead
+from crisp_attention.kernels import reference, triton_rows
+from crisp_attention.kernels.call import Call
+from crisp_attention.ranking import keep_largest
+from tests.cases import normal
+
+tl = pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # numpy's, of the interpreter: 0 / 0 and inf - inf
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RULES = {
+    "topk": TopK(0.7),
+    "keep": TopK(keep=5),
+    "topp": TopP(0.637),
+    "threshold": Threshold(0.3),
+    "dense": Dense(),
+}
+EVERY_RULE = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch) -> None:
+    """So that short sequences have several tiles; a GPU is given those it will have."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr("crisp_attention.kernels.triton_rows.operators.BLOCK_M", 16)
+        monkeypatch.setattr("crisp_attention.kernels.triton_rows.operators.BLOCK_N", 16)
+
+
+def a_call(
+    rule=RULES["topk"], length: int = 19, keys: int = 19, groups: int = 1, dtype=torch.float32, **more
+) -> Call:
+    query = normal(2, 2, length, 20, dtype=dtype).to(DEVICE)
+    key, value = (normal(2, groups, keys, d, seed=d, dtype=dtype).to(DEVICE) for d in (20, 12))
+    return Call(query, key, value, Method(rule=rule), scale=0.5, **more)
+
+
+def with_gradients(call: Call, dtype: torch.dtype, attention=None) -> list[Tensor]:
+    """Output and the gradients of query, key and value, in float64, computed in `dtype`."""
+    states = [
+        each.detach().to(dtype, copy=True).requires_grad_() for each in (call.query, call.key, call.value)
+    ]
+    call = replace(call, query=states[0], key=states[1], value=states[2])
+    output = (attention or by_reference)(call)
+    assert output.dtype == dtype
+    output.backward(normal(*output.shape, seed=9).to(output))
+    return [output.detach().double(), *(each.grad.double() for each in states)]
+
+
+def by_reference(call: Call) -> Tensor:
+    states = (call.query, call.key, call.value)
+    return reference.attention(*states, call.method, scale=call.scale, valid=call.pairs)[0]
+
+
+def assert_as_good_as_the_reference(call: Call) -> None:
+    found = with_gradients(call, call.query.dtype, triton_rows.attention)
+    usual, exact = with_gradients(call, call.query.dtype), with_gradients(call, torch.float64)
+    for name, *each, times in zip(
+        ("output", "query", "key", "value"), found, usual, exact, (2, 3, 3, 3), strict=True
+    ):
+        error, allowed = ((one - each[-1]).abs().max().item() for one in each[:2])
+        least = torch.finfo(call.query.dtype).eps * each[-1].abs().max().item()
+        assert error <= times * max(allowed, least), name
+
+
+def padding(lengths: list[int], keys: int) -> Tensor:
+    return (torch.arange(keys) < torch.tensor(lengths)[:, None])[:, None, None].to(DEVICE)
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_the_reference(rule, causal: bool) -> None:
+    assert_as_good_as_the_reference(a_call(rule, causal=causal))
+
+
+@pytest.fixture
+def _bfloat16(monkeypatch) -> None:
+    """The interpreter's products take the bits of a bfloat16 for a whole number: here they are widened first."""
+    if DEVICE == "cpu":
+        from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+        def create_dot(self, a, b, accumulator, *_):
+            wide = [
+                (each.data.astype(np.uint32) << 16).view(np.float32)
+                if each.dtype == tl.bfloat16
+                else each.data
+                for each in (a, b)
+            ]
+            product = np.matmul(*wide, dtype=accumulator.data.dtype)
+            return TensorHandle(product + accumulator.data, accumulator.dtype.scalar)
+
+        monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+@pytest.mark.usefixtures("_bfloat16")
+@pytest.mark.parametrize("dtype", triton_rows.DTYPES, ids=str)
+@EVERY_RULE
+def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
+    assert_as_good_as_the_reference(a_call(rule, dtype=dtype, valid=padding([18, 13], 19)))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 21, 37), (1, 2, 21, 37), (2, 4, 1, 37), (1, 1, 21, 1)], ids=str)
+def test_any_mask_of_fewer_queries_than_keys(shape: tuple[int, ...]) -> None:
+    valid = (normal(*shape, seed=3) > 0.2).to(DEVICE)
+    assert_as_good_as_the_reference(a_call(length=21, keys=37, valid=valid, causal=True))
+    assert_as_good_as_the_reference(a_call(RULES["topp"], length=21, keys=37, valid=valid))
+
+
+@pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 19), (19, 1), (20, 3), (3, 20)])
+def test_lengths_of_all_kinds(length: int, keys: int) -> None:
+    assert_as_good_as_the_reference(a_call(length=length, keys=keys))
+    assert_as_good_as_the_reference(a_call(RULES["topp"], length=length, keys=keys, causal=True))
+
+
+NUMBERS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 1e-44, math.inf, -math.inf])
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 10**6))
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_exactly_the_k_largest_of_any_numbers_and_the_first_of_equals(row, k: int, seed: int) -> None:
+    scores = torch.tensor(row, dtype=torch.float32)[None, None, :, None]
+    if seed % 2:  # many of them equal
+        scores = scores[:, :, torch.randint(len(row), (40,), generator=torch.Generator().manual_seed(seed))]
+    assert_kept(scores.to(DEVICE), k)
+
+
+@pytest.mark.parametrize("kind", ["normal", "exponential", "one outlier", "neighbours", "cauchy", "equal"])
+@pytest.mark.parametrize("k", [1, 60, 299])
+def test_exactly_the_k_largest_of_many(kind: str, k: int) -> None:
+    scores = normal(300, dtype=torch.float32)
+    if kind == "exponential":
+        scores = (8 * scores).exp()
+    elif kind == "one outlier":
+        scores[7] = 1e30
+    elif kind == "neighbours":
+        scores = (scores.argsort().int() + 0x3F800000).view(torch.float32)
+    elif kind == "cauchy":
+        scores = 1 / scores
+    elif kind == "equal":
+        scores = scores * 0
+    assert_kept(scores[None, None, :, None].to(DEVICE), k)
+
+
+def assert_kept(scores: Tensor, k: int) -> None:
+    """A query of 1 makes every key its own score."""
+    from crisp_attention.kernels.triton_rows import operators
+
+    keys = scores.shape[2]
+    k = min(k, keys)
+    _, _, cut, last = operators.forward(
+        torch.ones(1, 1, 1, 1, device=DEVICE), scores, torch.ones_like(scores), None,
+        torch.full((keys + 1,), k, dtype=torch.int32, device=DEVICE), None,
+        rule="topk", number=0.0, scale=1.0, causal=False, dropout=0.0,
+    )  # fmt: skip
+    row, place = scores[..., 0], torch.arange(keys, device=DEVICE)
+    kept = (row > cut) | ((row == cut) & (place <= last))
+    seen = torch.ones_like(kept)
+    assert kept.equal(keep_largest(row, seen, torch.full_like(cut, k, dtype=torch.int64).reshape(1, 1, 1)))
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("causal", [False, True])
+def test_equal_scores_are_settled_as_in_the_reference(rule, causal: bool) -> None:
+    call = a_call(rule, causal=causal, valid=padding([17, 19], 19))
+    whole = {"query": call.query.round(), "key": call.key.round()}
+    assert_as_good_as_the_reference(replace(call, **whole))
+    assert_as_good_as_the_reference(replace(call, query=torch.zeros_like(call.query)))
+
+
+@pytest.mark.parametrize("rule", [TopK(0.7), TopK(0.99, min_keep=4), TopK(keep=9), TopK(0)], ids=str)
+def test_k_comes_from_the_keys_that_a_row_sees(rule: TopK) -> None:
+    call = a_call(rule, causal=True)
+    value = torch.eye(19, device=DEVICE).expand(2, 1, -1, -1)
+    weights = triton_rows.attention(replace(call, value=value))
+    seen = torch.arange(1, 20, device=DEVICE)
+    assert ((weights > 0).sum(-1) == rule.count_of(seen)).all()
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e-20, 1e-38])
+@EVERY_RULE
+def test_very_large_and_very_small_inputs(rule, scale: float) -> None:
+    call = a_call(rule)
+    assert_as_good_as_the_reference(replace(call, query=(call.query.round() * scale)))
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_row_without_a_valid_key_gives_zeros_and_zero_gradients(rule, dropout: float) -> None:
+    valid = torch.ones(2, 1, 19, 19, dtype=torch.bool, device=DEVICE)
+    valid[0, :, 3], valid[1] = False, False
+    call = a_call(rule, valid=valid, dropout=dropout)
+    output, d_query, d_key, d_value = with_gradients(call, torch.float32, triton_rows.attention)
+    assert (output[0, :, 3] == 0).all()
+    assert (d_query[0, :, 3] == 0).all()
+    for each in (output, d_query, d_key, d_value):
+        assert (each[1] == 0).all()
+        assert each.isfinite().all()
+        assert each[0].abs().sum() > 0
+
+
+@EVERY_RULE
+def test_what_is_not_a_number_reaches_the_rows_that_see_it_and_no_other(rule) -> None:
+    call = a_call(rule, causal=True)
+    plain = triton_rows.attention(call)
+    key = call.key.clone()
+    key[:, :, 9] = torch.nan
+    output = triton_rows.attention(replace(call, key=key))
+    assert output[:, :, :9].equal(plain[:, :, :9])
+    assert output[:, :, 9:].isnan().all()
+
+
+@EVERY_RULE
+def test_inputs_in_any_memory_layout(rule) -> None:
+    call = a_call(rule, groups=2)
+    turned = {
+        "query": call.query.transpose(1, 2).contiguous().transpose(1, 2),
+        "key": call.key.mT.contiguous().mT,
+        "value": call.value[:, :1].expand(-1, 2, -1, -1),
+    }
+    assert_as_good_as_the_reference(replace(call, **turned))
+
+
+@EVERY_RULE
+@pytest.mark.parametrize("causal", [False, True])
+def test_uninitialised_memory_is_never_read(rule, causal: bool) -> None:
+    call = a_call(rule, causal=causal, valid=padding([18, 13], 19), dropout=0.25)
+    torch.manual_seed(0)
+    plain = with_gradients(call, torch.float32, triton_rows.attention)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
+    try:
+        assert torch.empty(1).isnan().all()
+        torch.manual_seed(0)
+        poisoned = with_gradients(call, torch.float32, triton_rows.attention)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(one.equal(other) for one, other in zip(plain, poisoned, strict=True))
+
+
+def test_dropout_drops_its_share_scales_the_rest_and_gradients_know_which() -> None:
+    call = a_call(length=32, keys=64)
+    call = replace(call, value=torch.eye(64, device=DEVICE).repeat(2, 1, 1, 1))
+    plain = triton_rows.attention(call)
+    torch.manual_seed(3)
+    found = with_gradients(replace(call, dropout=0.25), torch.float32, triton_rows.attention)
+    kept, stay = plain > 0, (found[0] > 0).to(DEVICE)
+    assert not (stay & ~kept).any()
+    torch.testing.assert_close(found[0][stay], plain[stay].double() / 0.75)
+    assert stay.sum() / kept.sum() == pytest.approx(0.75, abs=0.03)
+    heads = [stay[0, h][kept[0, 0] & kept[0, 1]] for h in range(2)]
+    assert not heads[0].equal(heads[1])
+
+    def with_the_same_mask(given: Call) -> Tensor:
+        _, weights = reference.attention(given.query, given.key, given.value, given.method, scale=given.scale)
+        return (weights * stay / 0.75) @ given.value.repeat_interleave(2, dim=1)
+
+    for one, other in zip(found, with_gradients(call, torch.float64, with_the_same_mask), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_follows_the_global_seed_and_draws_nothing_without() -> None:
+    call, outputs = a_call(dropout=0.5), []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        outputs.append(triton_rows.attention(call))
+    assert outputs[0].equal(outputs[1])
+    assert not outputs[0].equal(outputs[2])
+    before = torch.get_rng_state()
+    triton_rows.attention(a_call())
+    assert torch.get_rng_state().equal(before)
+
+
+def test_torch_sees_the_operators() -> None:
+    from crisp_attention.kernels.triton_rows import operators
+
+    call = a_call(valid=padding([18, 13], 19).expand(-1, 2, 19, -1))
+    states = [each.clone().requires_grad_() for each in (call.query, call.key, call.value)]
+    numbers = {"rule": "threshold", "number": -1.0, "scale": 0.5, "causal": True, "dropout": 0.0}
+    torch.library.opcheck(operators.forward, (*states, call.valid, None, None), numbers)
+    compiled = torch.compile(triton_rows.attention, backend="aot_eager", fullgraph=True)
+    call = replace(a_call(), query=states[0], key=states[1], value=states[2])
+    torch.testing.assert_close(compiled(call), triton_rows.attention(call))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"query": normal(2, 2, 5, 20)}, "the dtype float64"),
+        ({"query": torch.ones(2, 2, 5, 129)}, "heads wider than 128"),
+        ({"query": torch.ones(2, 2, 5, 20, device="meta")}, "tensors on meta"),
+        ({"method": Method(rule=Entmax())}, "the rule entmax"),
+        ({"method": Method(Window(3), TopK())}, "the layout window"),
+        ({"method": PerHead((Method(), Method(rule=TopK())))}, "a method for each head"),
+        ({"bias": torch.zeros(1)}, "a bias"),
+        ({"softcap": 2.0}, "a softcap"),
+        ({"sinks": torch.zeros(2)}, "attention sinks"),
+    ],
+)
+def test_it_says_what_it_lacks(change: dict, words: str) -> None:
+    assert triton_rows.lacks(a_call()) is None
+    assert triton_rows.lacks(replace(a_call(), **change)) == words
