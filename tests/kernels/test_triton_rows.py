@@ -24,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings(
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RULES = {
     "topk": TopK(0.7),
-    "keep": TopK(keep=5),
     "topp": TopP(0.637),
     "threshold": Threshold(0.3),
     "dense": Dense(),
@@ -36,8 +35,7 @@ EVERY_RULE = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def _small_tiles(monkeypatch) -> None:
     """So that short sequences have several tiles; a GPU is given those it will have."""
     if DEVICE == "cpu":
-        monkeypatch.setattr("crisp_attention.kernels.triton_rows.operators.BLOCK_M", 16)
-        monkeypatch.setattr("crisp_attention.kernels.triton_rows.operators.BLOCK_N", 16)
+        monkeypatch.setattr("crisp_attention.kernels.triton_rows.operators.block_size", lambda _: 16)
 
 
 def a_call(
@@ -112,7 +110,7 @@ def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
     assert_as_good_as_the_reference(a_call(rule, dtype=dtype, valid=padding([18, 13], 19)))
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 21, 37), (1, 2, 21, 37), (2, 4, 1, 37), (1, 1, 21, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 21, 37), (1, 2, 21, 37), (2, 2, 1, 37), (1, 1, 21, 1)], ids=str)
 def test_any_mask_of_fewer_queries_than_keys(shape: tuple[int, ...]) -> None:
     valid = (normal(*shape, seed=3) > 0.2).to(DEVICE)
     assert_as_good_as_the_reference(a_call(length=21, keys=37, valid=valid, causal=True))
@@ -129,7 +127,7 @@ NUMBERS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=60, derandomize=True)
 def test_exactly_the_k_largest_of_any_numbers_and_the_first_of_equals(row, k: int, seed: int) -> None:
     scores = torch.tensor(row, dtype=torch.float32)[None, None, :, None]
     if seed % 2:  # many of them equal
@@ -160,7 +158,7 @@ def assert_kept(scores: Tensor, k: int) -> None:
 
     keys = scores.shape[2]
     k = min(k, keys)
-    _, _, cut, last = operators.forward(
+    *_, cut, last = operators.forward(
         torch.ones(1, 1, 1, 1, device=DEVICE), scores, torch.ones_like(scores), None,
         torch.full((keys + 1,), k, dtype=torch.int32, device=DEVICE), None,
         rule="topk", number=0.0, scale=1.0, causal=False, dropout=0.0,
@@ -193,7 +191,11 @@ def test_k_comes_from_the_keys_that_a_row_sees(rule: TopK) -> None:
 @EVERY_RULE
 def test_very_large_and_very_small_inputs(rule, scale: float) -> None:
     call = a_call(rule)
-    assert_as_good_as_the_reference(replace(call, query=(call.query.round() * scale)))
+    query = call.query.round() * scale
+    query[:, :, 3] = query[:, :, 3].abs().amax()
+    key = call.key.round()
+    key[:, :, 1:4] = key[:, :, 1:2].abs() + 3  # three that are equal, and the largest of that row
+    assert_as_good_as_the_reference(replace(call, query=query, key=key))
 
 
 @EVERY_RULE
@@ -234,9 +236,8 @@ def test_inputs_in_any_memory_layout(rule) -> None:
 
 
 @EVERY_RULE
-@pytest.mark.parametrize("causal", [False, True])
-def test_uninitialised_memory_is_never_read(rule, causal: bool) -> None:
-    call = a_call(rule, causal=causal, valid=padding([18, 13], 19), dropout=0.25)
+def test_uninitialised_memory_is_never_read(rule) -> None:
+    call = a_call(rule, causal=True, valid=padding([18, 13], 19), dropout=0.25)
     torch.manual_seed(0)
     plain = with_gradients(call, torch.float32, triton_rows.attention)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN

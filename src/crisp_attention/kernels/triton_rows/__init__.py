@@ -1,7 +1,7 @@
 """Exact row rules on GPUs, in Triton: the threshold of every row first, then a flash pass that uses it.
 
 Nothing of size L × S is held, forward or backward: the gradients compute the scores again and need
-three numbers per row. Everything runs on the host as well, in Triton's interpreter.
+four numbers per row. Everything runs on the host as well, in Triton's interpreter.
 """
 
 import math

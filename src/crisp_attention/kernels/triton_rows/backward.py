@@ -1,4 +1,7 @@
-"""Gradients, from each row's threshold and log-sum-exp: the scores are computed again, tile by tile."""
+"""Gradients, from each row's threshold, largest score and sum: the scores are computed again, tile by tile.
+
+The largest score and the sum are not one number: where scores are large, the log of the sum is lost in it.
+"""
 
 import triton
 import triton.language as tl
@@ -16,10 +19,25 @@ from crisp_attention.kernels.triton_rows.tiles import (
 
 @triton.jit
 def weight_gradients(
-    s, seen, i, j, v, given, cut, last, log_sum, mean, seed, at, dropout, dropout_scale, DROPOUT: tl.constexpr
+    s,
+    seen,
+    i,
+    j,
+    v,
+    given,
+    cut,
+    last,
+    top,
+    total,
+    mean,
+    seed,
+    at,
+    dropout,
+    dropout_scale,
+    DROPOUT: tl.constexpr,
 ):
     """Weights after dropout, and the gradient of the scores, both (BLOCK_M, BLOCK_N)."""
-    w = tl.where(kept_of(s, seen, j, cut, last), tl.exp(s - log_sum[:, None]), 0.0)
+    w = tl.where(kept_of(s, seen, j, cut, last), tl.exp(s - top[:, None]) / total[:, None], 0.0)
     slope = tl.dot(given, tl.trans(v), input_precision="ieee")
     stays = w
     if DROPOUT:
@@ -30,7 +48,7 @@ def weight_gradients(
 
 @triton.jit
 def query_gradients(
-    query, key, value, valid, seed, cuts, lasts, sums, means, given, output, d_query,
+    query, key, value, valid, seed, cuts, lasts, tops, sums, means, given, output, d_query,
     q_strides, k_strides, v_strides, valid_strides, g_strides, o_strides, dq_strides,
     row_tiles, heads, shared, queries, keys, width, value_width, scale, dropout, dropout_scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, DROPOUT: tl.constexpr,
@@ -54,7 +72,8 @@ def query_gradients(
     at_row = (b * heads + h) * queries + i
     cut = tl.load(cuts + at_row, mask=i < queries, other=float("inf"))
     last = tl.load(lasts + at_row, mask=i < queries, other=0)
-    log_sum = tl.load(sums + at_row, mask=i < queries, other=float("inf"))
+    top = tl.load(tops + at_row, mask=i < queries, other=0.0)
+    total = tl.load(sums + at_row, mask=i < queries, other=1.0)
     at = (b * heads + h).to(tl.int32)
     start = 0
     if DROPOUT:
@@ -75,7 +94,7 @@ def query_gradients(
         v = load_rows(value, v_strides[2], first, keys, value_width, BLOCK_N, VALUE_WIDTH)
         s, seen = score_tile(q, k, i, j, queries, keys, scale,
                              valid, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
-        _, ds = weight_gradients(s, seen, i, j, v, g, cut, last, log_sum, mean, start, at,
+        _, ds = weight_gradients(s, seen, i, j, v, g, cut, last, top, total, mean, start, at,
                                  dropout, dropout_scale, DROPOUT)  # fmt: skip
         dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
     store_rows(d_query, dq_strides[2], dq * scale, tile * BLOCK_M, queries, width, BLOCK_M, WIDTH)
@@ -83,7 +102,7 @@ def query_gradients(
 
 @triton.jit
 def key_gradients(
-    query, key, value, valid, seed, cuts, lasts, sums, means, given, d_key, d_value,
+    query, key, value, valid, seed, cuts, lasts, tops, sums, means, given, d_key, d_value,
     q_strides, k_strides, v_strides, valid_strides, g_strides, dk_strides, dv_strides,
     key_tiles, groups, shared, queries, keys, width, value_width, scale, dropout, dropout_scale,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, DROPOUT: tl.constexpr,
@@ -116,7 +135,8 @@ def key_gradients(
             at_row = (b * groups * shared + h) * queries + i
             cut = tl.load(cuts + at_row, mask=i < queries, other=float("inf"))
             last = tl.load(lasts + at_row, mask=i < queries, other=0)
-            log_sum = tl.load(sums + at_row, mask=i < queries, other=float("inf"))
+            top = tl.load(tops + at_row, mask=i < queries, other=0.0)
+            total = tl.load(sums + at_row, mask=i < queries, other=1.0)
             mean = tl.load(means + at_row, mask=i < queries, other=0.0)
             q = load_rows(query + b * q_strides[0] + h * q_strides[1], q_strides[2],
                           first, queries, width, BLOCK_M, WIDTH)  # fmt: skip
@@ -124,7 +144,7 @@ def key_gradients(
                           first, queries, value_width, BLOCK_M, VALUE_WIDTH)  # fmt: skip
             s, seen = score_tile(q, k, i, j, queries, keys, scale,
                                  seen_by, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
-            w, ds = weight_gradients(s, seen, i, j, v, g, cut, last, log_sum, mean, start, at,
+            w, ds = weight_gradients(s, seen, i, j, v, g, cut, last, top, total, mean, start, at,
                                      dropout, dropout_scale, DROPOUT)  # fmt: skip
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee")
             dv = tl.dot(tl.trans(w.to(g.dtype)), g, dv, input_precision="ieee")

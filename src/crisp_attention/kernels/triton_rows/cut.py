@@ -154,7 +154,6 @@ def find_cuts(
         room = tl.minimum(tl.maximum(tl.ceil((wanted - at_high) / weight), 1.0), keys * 1.0)
         tied = sound & (high - low <= 1) & (at_low - at_high > (room + 0.5) * weight)
         if tl.max(tied.to(tl.int32), 0) > 0:
-            room = room.to(tl.int32)
             before = tl.zeros([BLOCK_M], tl.int32)
             bound = tl.full([BLOCK_M], -1, tl.int32)
             for first in range(0, end, BLOCK_N):
@@ -164,7 +163,7 @@ def find_cuts(
                                      valid, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
                 equal = (seen & (s == cut[:, None])).to(tl.int32)
                 place_in_row = before[:, None] + tl.cumsum(equal, 1)
-                fits = (equal > 0) & (place_in_row <= room[:, None])
+                fits = (equal > 0) & (place_in_row <= room.to(tl.int32)[:, None])
                 bound = tl.maximum(bound, tl.max(tl.where(fits, j[None, :], -1), 1))
                 before += tl.sum(equal, 1)
             last = tl.where(tied, bound, last)

@@ -22,7 +22,7 @@ def attend(
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, DROPOUT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Output (B, H, L, Dv), and in `sums` the log of each row's sum of exponentials, (B, H, L)."""
+    """Output (B, H, L, Dv), and in `sums` each row's sum of exponentials, the largest being 1, (B, H, L)."""
     tile, b, h = place(row_tiles, heads)
     query += b * q_strides[0] + h * q_strides[1]
     key += b * k_strides[0] + (h // shared) * k_strides[1]
@@ -54,8 +54,7 @@ def attend(
         if DROPOUT:
             w = dropped(w, start, at, i, j, dropout, dropout_scale)
         mixed = tl.dot(w.to(v.dtype), v, mixed, input_precision="ieee")
-    empty = cut == float("inf")
-    empty = empty & (total == 0.0)
+    empty = (cut == float("inf")) & (total == 0.0)
     mixed = tl.where(empty[:, None], 0.0, mixed / total[:, None])
-    tl.store(sums + at_row, tl.where(empty, float("inf"), top + tl.log(total)), mask=i < queries)
+    tl.store(sums + at_row, total, mask=i < queries)
     store_rows(output, o_strides[2], mixed, tile * BLOCK_M, queries, value_width, BLOCK_M, VALUE_WIDTH)

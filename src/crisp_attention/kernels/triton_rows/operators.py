@@ -10,8 +10,6 @@ from crisp_attention.kernels.triton_rows.backward import key_gradients, query_gr
 from crisp_attention.kernels.triton_rows.cut import THRESHOLD, TOPK, TOPP, find_cuts
 from crisp_attention.kernels.triton_rows.forward import attend
 
-# the same for every kernel: `tiles` says why
-BLOCK_M, BLOCK_N, WARPS = 64, 64, 4
 RULES = {"topk": TOPK, "topp": TOPP, "threshold": THRESHOLD}
 
 
@@ -28,15 +26,14 @@ def forward(
     scale: float,
     causal: bool,
     dropout: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output (B, H, L, Dv); and log-sum-exp, threshold and last tied key of every row, (B, H, L).
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output (B, H, L, Dv); and of every row sum, largest score, threshold and last tied key, (B, H, L).
 
     `valid` has the full shape (B, H, L, S), with strides of 0 where it was broadcast; `count_of` (S + 1,)
     holds the k of a row that sees n keys; `seed` () starts the dropout.
     """
     query, key, value = (_by_rows(states) for states in (query, key, value))
-    output, sums, cuts, lasts = _empty(query, value)
-    tops = torch.empty_like(sums)
+    output, sums, tops, cuts, lasts = _empty(query, value)
     tiles, common = _common(query, key, valid, scale, causal)
     grid = (tiles * query.shape[0] * query.shape[1],)
     with torch.cuda.device_of(query):
@@ -63,7 +60,7 @@ def forward(
             **common,
             **_with_values(value, seed, dropout),
         )
-    return output, sums, cuts, lasts
+    return output, sums, tops, cuts, lasts
 
 
 @torch.library.custom_op("crisp::triton_rows_backward", mutates_args=())
@@ -76,6 +73,7 @@ def backward(
     seed: Tensor | None,
     output: Tensor,
     sums: Tensor,
+    tops: Tensor,
     cuts: Tensor,
     lasts: Tensor,
     scale: float,
@@ -89,7 +87,7 @@ def backward(
     tiles, common = _common(query, key, valid, scale, causal)
     common |= _with_values(value, seed, dropout)
     common |= {"query": query, "key": key, "given": given, "g_strides": given.stride()}
-    common |= {"sums": sums, "cuts": cuts, "lasts": lasts, "means": means}
+    common |= {"sums": sums, "tops": tops, "cuts": cuts, "lasts": lasts, "means": means}
     with torch.cuda.device_of(query):
         query_gradients[(tiles * query.shape[0] * query.shape[1],)](
             output=output,
@@ -99,7 +97,7 @@ def backward(
             **common,
         )
         del common["row_tiles"], common["heads"]
-        tiles = triton.cdiv(key.shape[2], BLOCK_N)
+        tiles = triton.cdiv(key.shape[2], common["BLOCK_N"])
         key_gradients[(tiles * key.shape[0] * key.shape[1],)](
             d_key=d_key,
             d_value=d_value,
@@ -135,15 +133,19 @@ def _differentiate(ctx: Any, given: Tensor, *_: Any) -> tuple[Tensor | None, ...
 forward.register_autograd(_differentiate, setup_context=_remember)
 
 
-def _empty(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = query.shape[:3]
-    output = query.new_empty(*rows, value.shape[3])
-    sums, cuts = (query.new_empty(rows, dtype=torch.float32) for _ in range(2))
-    return output, sums, cuts, query.new_empty(rows, dtype=torch.int32)
+    sums, tops, cuts = (query.new_empty(rows, dtype=torch.float32) for _ in range(3))
+    return query.new_empty(*rows, value.shape[3]), sums, tops, cuts, query.new_empty(rows, dtype=torch.int32)
 
 
 def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
     return tuple(each.new_empty(each.shape) for each in states)
+
+
+def block_size(dtype: torch.dtype) -> int:
+    """Rows and columns of a tile, the same for every kernel: `tiles` says why."""
+    return 32 if dtype == torch.float32 else 64
 
 
 def _by_rows(states: Tensor) -> Tensor:
@@ -153,7 +155,8 @@ def _by_rows(states: Tensor) -> Tensor:
 def _common(
     query: Tensor, key: Tensor, valid: Tensor | None, scale: float, causal: bool
 ) -> tuple[int, dict[str, Any]]:
-    tiles = triton.cdiv(query.shape[2], BLOCK_M)
+    block = block_size(query.dtype)
+    tiles = triton.cdiv(query.shape[2], block)
     return tiles, {
         "valid": None if valid is None else valid.view(torch.uint8),
         "q_strides": query.stride(),
@@ -168,10 +171,12 @@ def _common(
         "scale": scale,
         "MASKED": valid is not None,
         "CAUSAL": causal,
-        "BLOCK_M": BLOCK_M,
-        "BLOCK_N": BLOCK_N,
+        "BLOCK_M": block,
+        "BLOCK_N": block,
         "WIDTH": _padded(query),
-        "num_warps": WARPS,
+        # score - largest in one rounding is not 0 where the score is the largest
+        "enable_fp_fusion": False,
+        "num_warps": 4,
         "num_stages": 1 if query.dtype == torch.float32 else 2,
     }
 
