@@ -18,9 +18,11 @@ from crisp_attention.ranking import keep_largest
 from tests.cases import normal
 
 tl = pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning"
-)  # numpy's, of the interpreter: 0 / 0 and inf - inf
+pytestmark = [
+    pytest.mark.slow,
+    # numpy's, of the interpreter: 0 / 0 and inf - inf
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RULES = {
     "topk": TopK(0.7),
@@ -59,8 +61,7 @@ def with_gradients(call: Call, dtype: torch.dtype, attention=None) -> list[Tenso
 
 
 def by_reference(call: Call) -> Tensor:
-    states = (call.query, call.key, call.value)
-    return reference.attention(*states, call.method, scale=call.scale, valid=call.pairs)[0]
+    return reference.attention(replace(call, dropout=0.0))[0]
 
 
 def assert_as_good_as_the_reference(call: Call) -> None:
@@ -264,7 +265,7 @@ def test_dropout_drops_its_share_scales_the_rest_and_gradients_know_which() -> N
     assert not heads[0].equal(heads[1])
 
     def with_the_same_mask(given: Call) -> Tensor:
-        _, weights = reference.attention(given.query, given.key, given.value, given.method, scale=given.scale)
+        _, weights = reference.attention(replace(given, dropout=0.0))
         return (weights * stay / 0.75) @ given.value.repeat_interleave(2, dim=1)
 
     for one, other in zip(found, with_gradients(call, torch.float64, with_the_same_mask), strict=True):
