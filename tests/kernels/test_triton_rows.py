@@ -1,7 +1,11 @@
 """Where there is no GPU, Triton's interpreter runs the kernels on the CPU."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,11 +115,11 @@ def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
     assert_as_good_as_the_reference(a_call(rule, dtype=dtype, valid=padding([18, 13], 19)))
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 21, 37), (1, 2, 21, 37), (2, 2, 1, 37), (1, 1, 21, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 17, 19), (1, 2, 17, 19), (2, 2, 1, 19), (1, 1, 17, 1)], ids=str)
 def test_any_mask_of_fewer_queries_than_keys(shape: tuple[int, ...]) -> None:
     valid = (normal(*shape, seed=3) > 0.2).to(DEVICE)
-    assert_as_good_as_the_reference(a_call(length=21, keys=37, valid=valid, causal=True))
-    assert_as_good_as_the_reference(a_call(RULES["topp"], length=21, keys=37, valid=valid))
+    assert_as_good_as_the_reference(a_call(length=17, valid=valid, causal=True))
+    assert_as_good_as_the_reference(a_call(RULES["topp"], length=17, valid=valid))
 
 
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 19), (19, 1), (20, 3), (3, 20)])
@@ -128,7 +132,7 @@ NUMBERS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=40, derandomize=True)
 def test_exactly_the_k_largest_of_any_numbers_and_the_first_of_equals(row, k: int, seed: int) -> None:
     scores = torch.tensor(row, dtype=torch.float32)[None, None, :, None]
     if seed % 2:  # many of them equal
@@ -188,7 +192,7 @@ def test_k_comes_from_the_keys_that_a_row_sees(rule: TopK) -> None:
     assert ((weights > 0).sum(-1) == rule.count_of(seen)).all()
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e-20, 1e-38])
+@pytest.mark.parametrize("scale", [1e4, 1e-38])
 @EVERY_RULE
 def test_very_large_and_very_small_inputs(rule, scale: float) -> None:
     call = a_call(rule)
@@ -252,7 +256,7 @@ def test_uninitialised_memory_is_never_read(rule) -> None:
 
 
 def test_dropout_drops_its_share_scales_the_rest_and_gradients_know_which() -> None:
-    call = a_call(length=32, keys=64)
+    call = a_call(length=16, keys=64)
     call = replace(call, value=torch.eye(64, device=DEVICE).repeat(2, 1, 1, 1))
     plain = triton_rows.attention(call)
     torch.manual_seed(3)
@@ -260,7 +264,7 @@ def test_dropout_drops_its_share_scales_the_rest_and_gradients_know_which() -> N
     kept, stay = plain > 0, (found[0] > 0).to(DEVICE)
     assert not (stay & ~kept).any()
     torch.testing.assert_close(found[0][stay], plain[stay].double() / 0.75)
-    assert stay.sum() / kept.sum() == pytest.approx(0.75, abs=0.03)
+    assert stay.sum() / kept.sum() == pytest.approx(0.75, abs=0.04)
     heads = [stay[0, h][kept[0, 0] & kept[0, 1]] for h in range(2)]
     assert not heads[0].equal(heads[1])
 
@@ -313,3 +317,14 @@ def test_torch_sees_the_operators() -> None:
 def test_it_says_what_it_lacks(change: dict, words: str) -> None:
     assert triton_rows.lacks(a_call()) is None
     assert triton_rows.lacks(replace(a_call(), **change)) == words
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_gpus() -> None:
+    """The interpreter is more lenient than the compiler, about types that change inside a branch for one."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.kernels.triton_compiling"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 18

@@ -1,0 +1,59 @@
+"""Compiles the kernels of `triton_rows` for GPUs that need not be there; prints the names of the kernels."""
+
+from typing import Any
+
+import torch
+from triton import compile as compiled
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from crisp_attention.kernels.triton_rows import backward, cut, forward, operators
+
+FLOATS = {"cuts", "tops", "sums", "means"}
+NUMBERS = {"scale", "number", "dropout", "dropout_scale"}
+STATES = {"query", "key", "value", "given", "output", "d_query", "d_key", "d_value"}
+
+
+def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
+    """The kernel with arguments as the operators pass them; pointers that it is not given are None."""
+    given = {"count_of": "*i32", "valid": "*u8", "seed": "*i64"}
+    absent = {
+        "count_of": constants.get("RULE") != cut.TOPK.value,
+        "valid": not constants["MASKED"],
+        "seed": not constants.get("DROPOUT"),
+    }
+    constants = constants | {name: None for name, missing in absent.items() if missing}
+    types: dict[str, Any] = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name.endswith("strides"):
+            types[name] = ("i64", "i64", "i32", "i32")
+        elif name in NUMBERS:
+            types[name] = "fp32"
+        else:
+            known = given | dict.fromkeys(STATES, states) | dict.fromkeys(FLOATS, "*fp32") | {"lasts": "*i32"}
+            types[name] = known.get(name, "i32")
+    values = {(kernel.arg_names.index(n),): v for n, v in constants.items() if n in kernel.arg_names}
+    return ASTSource(kernel, types, values, {})
+
+
+def main() -> None:
+    for capability, states, every in ((90, "*bf16", True), (80, "*fp16", False), (80, "*fp32", True)):
+        block = operators.block_size(torch.float32 if states == "*fp32" else torch.bfloat16)
+        sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": 64, "VALUE_WIDTH": 64}
+        flags = {"MASKED": every, "CAUSAL": every, "DROPOUT": every}
+        kernels = [(cut.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
+        kernels += [(k, {}) for k in (forward.attend, backward.query_gradients, backward.key_gradients)]
+        for kernel, more in kernels:
+            found = compiled(
+                source(kernel, sizes | flags | more, states),
+                target=GPUTarget("cuda", capability, 32),
+                options={"num_warps": 4, "num_stages": 2, "enable_fp_fusion": False},
+            )
+            assert found.metadata.shared <= 99 * 1024, kernel  # what every GPU since Ampere has
+            print(kernel.fn.__name__)
+
+
+if __name__ == "__main__":
+    main()
