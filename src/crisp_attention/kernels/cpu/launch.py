@@ -12,8 +12,9 @@ from crisp_attention.kernels.cpu.plan import Plan
 from crisp_attention.kernels.cpu.threads import run
 
 LANES = 16
-# Scores of a tile stay in a core's second cache; fewer rows make the matrix product slow.
-TILE_SCORES, LEAST_ROWS, MOST_ROWS = 65536, 16, 64
+# Each matrix product packs all keys first: the more rows share that the better, until the scores of a tile
+# leave the caches. Tiles that are too few leave threads idle at the end.
+TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**19, 16, 256, 4
 
 
 def fill(
@@ -28,7 +29,8 @@ def fill(
         if tensor is not None:
             point(job, name, tensor)
     sizes = {"batch": batch, "heads": heads, "groups": key.shape[1], "queries": queries, "keys": key.shape[2]}
-    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // key.shape[2])))
+    fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
+    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // key.shape[2], fair)))
     sizes |= {"width": width, "value_width": value.shape[3], "tile": tile, "chunks": 1}
     options = {"rule": plan.rule, "level": plan.level, "n": plan.n, "m": plan.m, "causal": plan.causal}
     options |= {"scale": plan.scale, "dropout": plan.dropout, "seed": plan.seed, "sgemm": sgemm_address()}
