@@ -18,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import LANES, keys_of, pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
 
@@ -44,6 +44,7 @@ def backward(jobs):
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     factor, scores = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
+    packed = floats_after(scores, job.tile * padded(job.keys))
     shared = job.heads // job.groups
     tiles = (job.queries + job.tile - 1) // job.tile
     share = (tiles + job.chunks - 1) // job.chunks
@@ -51,7 +52,8 @@ def backward(jobs):
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
         begin = item // (job.groups * job.batch) * share
-        key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+        pack_head(job, batch, group, packed)
+        key = keys_of(job, batch, group)
         value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
         key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
         value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
@@ -59,7 +61,7 @@ def backward(jobs):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
             for head in range(group * shared, (group + 1) * shared):
-                score_tile(job, batch, head, first, rows, scores)
+                score_tile(job, batch, head, first, rows, packed, scores)
                 for r in range(rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i

@@ -3,7 +3,8 @@
 import numpy as np
 
 from crisp_attention.kernels.cpu import plan, selection
-from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at, rows_times_rows
+from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at
+from crisp_attention.kernels.cpu.panels import multiply
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.vectors import exponentials
 from crisp_attention.kernels.cpu.weights import weigh
@@ -19,21 +20,18 @@ def seen_blocks(job, batch, head, block):
 
 
 @compiled
-def products(job, rows, a, stride_a, b, stride_b, width, blocks, seen, length, alpha, tile, stride):
-    """tile[:rows] = alpha * a · the rows of b in the seen blocks; -inf where the last is short of keys."""
+def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, stride):
+    """tile[:rows] = a · the seen blocks of `packed`; -inf where the last is short of keys."""
     size = job.block_size
     for c in range(seen):
         first = indices_at(blocks)[c] * size
-        keys = min(size, length - first)
         columns = floats_after(tile, c * size)
-        block = floats_after(b, first * stride_b)
-        rows_times_rows(
-            job.sgemm, rows, keys, width, alpha, a, stride_a, block, stride_b, ZERO, columns, stride
-        )
-        if keys < size:
-            for r in range(rows):
-                for j in range(r * stride + keys, r * stride + size):
-                    columns[j] = -INFINITY
+        right = floats_after(packed, first * width)
+        multiply(columns, stride, a, stride_a, 1, right, size, width, rows, size, False)
+        keys = length - first
+        for r in range(rows if keys < size else 0):
+            for j in range(r * stride + keys, r * stride + size):
+                columns[j] = -INFINITY
 
 
 @compiled

@@ -3,11 +3,10 @@
 import numpy as np
 from numba import carray, cfunc
 
-from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, key_numbers, products, seen_blocks, weigh_row
+from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, products, seen_blocks, weigh_row
 from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
-    columns_times_columns,
     compiled,
     entry,
     floats_after,
@@ -15,9 +14,9 @@ from crisp_attention.kernels.cpu.native import (
     indices_at,
     next_item,
     next_thread,
-    rows_times_columns,
 )
-from crisp_attention.kernels.cpu.scores import LANES
+from crisp_attention.kernels.cpu.panels import multiply, pack
+from crisp_attention.kernels.cpu.scores import LANES, keys_of
 from crisp_attention.kernels.cpu.weights import drop, score_gradient
 
 
@@ -39,6 +38,8 @@ def backward(jobs):
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     tile = floats_at(scratch + 16 * room)
     grads = floats_after(tile, size * stride)
+    packed_key = floats_after(grads, size * stride)
+    packed_value = floats_after(packed_key, (job.keys + size - 1) // size * size * job.width)
     shared = job.heads // job.groups
     blocks_of_queries = (job.queries + size - 1) // size
     share = (blocks_of_queries + job.chunks - 1) // job.chunks
@@ -47,8 +48,10 @@ def backward(jobs):
         group, batch = item % job.groups, item // job.groups % job.batch
         begin = item // (job.groups * job.batch) * share
         length = job.queries if job.lengths == 0 else indices_at(job.lengths)[batch]
-        key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+        key = keys_of(job, batch, group)
         value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
+        pack(packed_key, size, key, job.key_row, job.keys, job.width, job.scale)
+        pack(packed_value, size, value, job.value_row, job.keys, job.value_width, 1.0)
         key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
         value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
         for block in range(begin, min(begin + share, blocks_of_queries)):
@@ -69,12 +72,10 @@ def backward(jobs):
                 blocks, seen = seen_blocks(job, batch, head, block)
                 columns = seen * size
                 products(
-                    job, rows, query, job.query_row, key, job.key_row, job.width, blocks, seen, length, job.scale,
-                    tile, stride,
-                )  # fmt: skip
+                    job, rows, query, job.query_row, packed_key, job.width, blocks, seen, length, tile, stride
+                )
                 products(
-                    job, rows, grad, job.grad_row, value, job.value_row, job.value_width, blocks, seen, length, ONE,
-                    grads, stride,
+                    job, rows, grad, job.grad_row, packed_value, job.value_width, blocks, seen, length, grads, stride,
                 )  # fmt: skip
                 for r in range(rows):
                     row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)
@@ -100,17 +101,17 @@ def backward(jobs):
                     start = indices_at(blocks)[c] * size
                     keys = min(size, length - start)
                     weights, slopes = floats_after(tile, c * size), floats_after(grads, c * size)
-                    rows_times_columns(
-                        job.sgemm, rows, job.width, keys, ONE, slopes, stride, floats_after(key, start * job.key_row),
-                        job.key_row, ZERO if c == 0 else ONE, query_grad, job.query_grad_row,
+                    multiply(
+                        query_grad, job.query_grad_row, slopes, stride, 1, floats_after(key, start * job.key_row),
+                        job.key_row, keys, rows, job.width, c > 0,
                     )  # fmt: skip
-                    columns_times_columns(
-                        job.sgemm, keys, job.width, rows, ONE, slopes, stride, query, job.query_row, ONE,
-                        floats_after(key_grad, start * job.width), job.width,
+                    multiply(
+                        floats_after(key_grad, start * job.width), job.width, slopes, 1, stride, query,
+                        job.query_row, rows, keys, job.width, True,
                     )  # fmt: skip
-                    columns_times_columns(
-                        job.sgemm, keys, job.value_width, rows, ONE, weights, stride, grad, job.grad_row, ONE,
-                        floats_after(value_grad, start * job.value_width), job.value_width,
+                    multiply(
+                        floats_after(value_grad, start * job.value_width), job.value_width, weights, 1, stride, grad,
+                        job.grad_row, rows, keys, job.value_width, True,
                     )  # fmt: skip
                 for r in range(rows if seen > 0 else 0, min(size, job.queries - first)):
                     for d in range(job.width):

@@ -1,5 +1,6 @@
 """The forward pass of block layouts: only the blocks that are seen are computed at all."""
 
+import numpy as np
 from numba import carray, cfunc
 
 from crisp_attention.kernels.cpu import plan
@@ -13,9 +14,9 @@ from crisp_attention.kernels.cpu.native import (
     indices_at,
     next_item,
     next_thread,
-    rows_times_columns,
 )
-from crisp_attention.kernels.cpu.scores import LANES
+from crisp_attention.kernels.cpu.panels import multiply, pack
+from crisp_attention.kernels.cpu.scores import LANES, keys_of
 from crisp_attention.kernels.cpu.vectors import exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop
 
@@ -30,6 +31,7 @@ def forward(jobs):
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     tile = floats_at(scratch + 16 * room)
+    packed, packed_group = floats_after(tile, 2 * size * stride), np.int64(-1)
     blocks_of_queries = (job.queries + size - 1) // size
     item = next_item(jobs)
     while item < job.batch * job.heads * blocks_of_queries:
@@ -41,25 +43,16 @@ def forward(jobs):
         query = floats_at(
             job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
         )
-        key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+        if packed_group != batch * job.groups + group:
+            packed_group = batch * job.groups + group
+            key = keys_of(job, batch, group)
+            pack(packed, size, key, job.key_row, job.keys, job.width, job.scale)
         value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
         out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + first * job.out_row))
         blocks, seen = seen_blocks(job, batch, head, block)
         columns = seen * size
         products(
-            job,
-            rows,
-            query,
-            job.query_row,
-            key,
-            job.key_row,
-            job.width,
-            blocks,
-            seen,
-            length,
-            job.scale,
-            tile,
-            stride,
+            job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride
         )
         for r in range(rows):
             row = floats_after(tile, r * stride)
@@ -85,20 +78,10 @@ def forward(jobs):
                     row[j] *= work[j]
         for c in range(seen):
             start = indices_at(blocks)[c] * size
-            rows_times_columns(
-                job.sgemm,
-                rows,
-                job.value_width,
-                min(size, length - start),
-                ONE,
-                floats_after(tile, c * size),
-                stride,
-                floats_after(value, start * job.value_row),
-                job.value_row,
-                ZERO if c == 0 else ONE,
-                out,
-                job.out_row,
-            )
+            right, keys = floats_after(value, start * job.value_row), min(size, length - start)
+            weights = floats_after(tile, c * size)
+            width = job.value_width
+            multiply(out, job.out_row, weights, stride, 1, right, job.value_row, keys, rows, width, c > 0)
         for r in range(rows if seen > 0 else 0, min(size, job.queries - first)):
             for d in range(job.value_width):
                 out[r * job.out_row + d] = ZERO

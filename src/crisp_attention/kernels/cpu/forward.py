@@ -17,7 +17,7 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import LANES, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import LANES, pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop, weigh
@@ -81,16 +81,19 @@ def forward(jobs):
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     scores = floats_at(scratch + 12 * room)
+    packed, packed_group = floats_after(scores, job.tile * padded(job.keys)), np.int64(-1)
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
         head, first = item // tiles % job.heads, item % tiles * job.tile
         batch = item // (tiles * job.heads)
         rows = min(job.tile, job.queries - first)
-        score_tile(job, batch, head, first, rows, scores)
-        value = floats_at(
-            job.value + 4 * (batch * job.value_batch + head // (job.heads // job.groups) * job.value_head)
-        )
+        group = head // (job.heads // job.groups)
+        if packed_group != batch * job.groups + group:
+            packed_group = batch * job.groups + group
+            pack_head(job, batch, group, packed)
+        score_tile(job, batch, head, first, rows, packed, scores)
+        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i

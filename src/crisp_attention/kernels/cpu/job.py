@@ -12,6 +12,7 @@ SIZES = (
     "width",
     "value_width",
     "tile",
+    "whole",
     "chunks",
     "block_size",
     "most_blocks",

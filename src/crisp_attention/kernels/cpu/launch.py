@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.blas import sgemm_address
 from crisp_attention.kernels.cpu.plan import Plan
 from crisp_attention.kernels.cpu.threads import run
 
-LANES = 16
-# Each matrix product packs all keys first: the more rows share that the better, until the scores of a tile
-# leave the caches. Tiles that are too few leave threads idle at the end.
-TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**19, 16, 256, 4
+LANES, STRIP = 16, 64
+# Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
+TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
+# Beyond so many, the keys of a head are packed strip by strip for each tile.
+PACKED_NUMBERS = 2**19
 
 
 def fill(
@@ -32,8 +32,9 @@ def fill(
     fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
     tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // key.shape[2], fair)))
     sizes |= {"width": width, "value_width": value.shape[3], "tile": tile, "chunks": 1}
+    sizes["whole"] = key.shape[2] * width <= PACKED_NUMBERS
     options = {"rule": plan.rule, "level": plan.level, "n": plan.n, "m": plan.m, "causal": plan.causal}
-    options |= {"scale": plan.scale, "dropout": plan.dropout, "seed": plan.seed, "sgemm": sgemm_address()}
+    options |= {"scale": plan.scale, "dropout": plan.dropout, "seed": plan.seed}
     for name, number in (sizes | options).items():
         job[name] = number
     return job
@@ -56,11 +57,14 @@ def point(job: Any, name: str, tensor: Tensor) -> None:
 def launch(work: Callable[..., Any], job: Any, items: int) -> None:
     """Run a compiled function on the job, on at most as many threads as there are items."""
     threads = max(1, min(torch.get_num_threads(), items))
-    if job["blocks"]:
-        keys = int(job["most_blocks"][0] * job["block_size"][0])
+    number = {name: int(job[name][0]) for name in ("tile", "keys", "width", "value_width", "most_blocks")}
+    if block := int(job["block_size"][0]):
+        columns, tiles = number["most_blocks"] * block, 2
+        packed = -(-number["keys"] // block) * block * (number["width"] + number["value_width"])
     else:
-        keys = -(-int(job["keys"][0]) // LANES) * LANES
-    size = 4 * (keys + LANES) + (2 if job["blocks"] else 1) * int(job["tile"][0]) * keys
+        columns, tiles = -(-number["keys"] // LANES) * LANES, 1
+        packed = -(-(number["keys"] if job["whole"][0] else STRIP) // STRIP) * STRIP * number["width"]
+    size = 4 * (columns + LANES) + tiles * number["tile"] * columns + packed
     scratch = torch.empty(threads, size)
     job["scratch"], job["scratch_size"] = scratch.data_ptr(), size
     run(work.address, job.ctypes.data, threads)  # type: ignore[attr-defined]

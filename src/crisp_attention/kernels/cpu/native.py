@@ -1,11 +1,10 @@
-"""What compiled code needs of its surroundings: pointers, a matrix product, a shared counter."""
+"""What compiled code needs of its surroundings: pointers and a shared counter."""
 
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import from_dtype, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.vectors import INDICES, POINTER
@@ -22,7 +21,7 @@ def job_type(*integers: str, floats: tuple[str, ...] = ()) -> np.dtype:
 
     Its first two fields count: the items of work that are taken, and the threads that began.
     """
-    fields = [(name, np.int64) for name in ("taken", "began", "sgemm", *integers)]
+    fields = [(name, np.int64) for name in ("taken", "began", *integers)]
     return np.dtype([*fields, *((name, np.float64) for name in floats)], align=True)
 
 
@@ -89,54 +88,3 @@ def _moved(kind: Any) -> Any:
 
 
 floats_after, bytes_after = _moved(POINTER), _moved(BYTES)
-
-
-def _product(left: str, right: str, meaning: str) -> Any:
-    @intrinsic
-    def product(typing, sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c):
-        def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-            sgemm, m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c = arguments
-            # Fortran counts columns first: it is asked for C transposed
-            factors = (b, stride_b, a, stride_a)
-            return _sgemm(builder, sgemm, right, left, n, m, k, alpha, *factors, beta, c, stride_c)
-
-        whole, real = types.int64, types.float32
-        sizes, strided = (whole,) * 4, (POINTER, whole)
-        return types.void(*sizes, real, *strided, *strided, real, *strided), code
-
-    product.__doc__ = (
-        f"C (m, n) = alpha * {meaning} + beta * C, all with contiguous rows, by the sgemm at an address."
-    )
-    return product
-
-
-rows_times_rows = _product("N", "T", "A (m, k) · B (n, k) transposed")
-rows_times_columns = _product("N", "N", "A (m, k) · B (k, n)")
-columns_times_columns = _product("T", "N", "A (k, m) transposed · B (k, n)")
-
-
-def _sgemm(builder: Any, address: Any, left: str, right: str, *rest: Any) -> Any:
-    m, n, k, alpha, a, stride_a, b, stride_b, beta, c, stride_c = rest
-    int32, byte = ir.IntType(32), ir.IntType(8)
-
-    def slot(value: Any) -> Any:
-        return cgutils.alloca_once_value(builder, value)
-
-    def whole(value: Any) -> Any:
-        return slot(builder.trunc(value, int32))
-
-    arguments = [
-        slot(ir.Constant(byte, ord(left))),
-        slot(ir.Constant(byte, ord(right))),
-        *map(whole, (m, n, k)),
-        slot(alpha),
-        a,
-        whole(stride_a),
-        b,
-        whole(stride_b),
-        slot(beta),
-        c,
-        whole(stride_c),
-    ]
-    kind = ir.FunctionType(ir.VoidType(), [each.type for each in arguments])
-    builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)

@@ -1,11 +1,10 @@
 """The scores of a tile of rows, as every rule sees them: what may not be attended is -inf."""
 
-import numpy as np
-
-from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at, rows_times_rows
+from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at
+from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.selection import INFINITY
 
-LANES = 16
+LANES, STRIP = 16, 64
 
 
 @compiled
@@ -21,29 +20,36 @@ def seen_by(job, row):
 
 
 @compiled
-def score_tile(job, batch, head, first, rows, scores):
+def keys_of(job, batch, group):
+    """Where the keys of a head begin."""
+    return floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+
+
+@compiled
+def pack_head(job, batch, group, packed):
+    """Lay out the keys of a head for its tiles, if there is room for all of them."""
+    if job.whole:
+        pack(packed, STRIP, keys_of(job, batch, group), job.key_row, job.keys, job.width, job.scale)
+
+
+@compiled
+def score_tile(job, batch, head, first, rows, packed, scores):
     """Scores of `rows` queries from `first`, each row padded to whole vectors with -inf."""
     group = head // (job.heads // job.groups)
     stride = padded(job.keys)
     query = floats_at(
         job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
     )
-    key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
-    columns = seen_by(job, first + rows - 1)
-    rows_times_rows(
-        job.sgemm,
-        rows,
-        columns,
-        job.width,
-        np.float32(job.scale),
-        query,
-        job.query_row,
-        key,
-        job.key_row,
-        np.float32(0),
-        scores,
-        stride,
-    )
+    columns = padded(seen_by(job, first + rows - 1))
+    for start in range(0, columns, STRIP):
+        strip = packed
+        if job.whole:
+            strip = floats_after(packed, start * job.width)
+        else:
+            keys = floats_after(keys_of(job, batch, group), start * job.key_row)
+            pack(strip, STRIP, keys, job.key_row, min(STRIP, job.keys - start), job.width, job.scale)
+        sums, width = floats_after(scores, start), min(STRIP, columns - start)
+        multiply(sums, stride, query, job.query_row, 1, strip, STRIP, job.width, rows, width, False)
     for r in range(rows):
         row, i = floats_after(scores, r * stride), first + r
         n = seen_by(job, i)

@@ -21,11 +21,11 @@ POINTER = types.CPointer(types.float32)
 INDICES = types.CPointer(types.int32)
 
 
-def _load(builder: Any, pointer: Any, offset: int = 0) -> Any:
+def load(builder: Any, pointer: Any, offset: int = 0) -> Any:
     return builder.load(_at(builder, pointer, offset), align=4)
 
 
-def _store(builder: Any, value: Any, pointer: Any, offset: int = 0) -> None:
+def store(builder: Any, value: Any, pointer: Any, offset: int = 0) -> None:
     builder.store(value, _at(builder, pointer, offset), align=4)
 
 
@@ -34,7 +34,7 @@ def _at(builder: Any, pointer: Any, offset: int) -> Any:
     return builder.bitcast(moved, FLOATS.as_pointer())
 
 
-def _splat(builder: Any, scalar: Any) -> Any:
+def splat(builder: Any, scalar: Any) -> Any:
     vector = builder.insert_element(
         ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined), scalar, INT(0)
     )
@@ -48,7 +48,7 @@ def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any
     return builder.call(function, arguments)
 
 
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, "llvm.fmuladd.v16f32", FLOATS, [a, b, c])
 
 
@@ -82,11 +82,11 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):
 
         def add(t: Any, chain: int) -> None:
             row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
-            share = _splat(builder, builder.load(builder.gep(weight, [t])))
+            share = splat(builder, builder.load(builder.gep(weight, [t])))
             for v in range(vectors):
                 total = sums[chain][v]
                 builder.store(
-                    _fma(builder, _load(builder, row, v * LANES), share, builder.load(total)), total
+                    fma(builder, load(builder, row, v * LANES), share, builder.load(total)), total
                 )
 
         step = count.type(chains)
@@ -101,7 +101,7 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):
             total = builder.load(sums[0][v])
             for chain in range(1, chains):
                 total = builder.fadd(total, builder.load(sums[chain][v]))
-            _store(builder, total, out, v * LANES)
+            store(builder, total, out, v * LANES)
 
     return _with_width(types.void(POINTER, POINTER, types.int64, INDICES, POINTER, types.int64, width), build)
 
@@ -112,12 +112,12 @@ def scatter_add(typing, rows, stride, index, weight, count, x, width):
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
         rows, stride, index, weight, count, x, _ = arguments
-        values = [_load(builder, x, v * LANES) for v in range(vectors)]
+        values = [load(builder, x, v * LANES) for v in range(vectors)]
         with cgutils.for_range(builder, count) as loop:
             row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
-            share = _splat(builder, builder.load(builder.gep(weight, [loop.index])))
+            share = splat(builder, builder.load(builder.gep(weight, [loop.index])))
             for v, value in enumerate(values):
-                _store(builder, _fma(builder, value, share, _load(builder, row, v * LANES)), row, v * LANES)
+                store(builder, fma(builder, value, share, load(builder, row, v * LANES)), row, v * LANES)
 
     return _with_width(types.void(POINTER, types.int64, INDICES, POINTER, types.int64, POINTER, width), build)
 
@@ -128,12 +128,12 @@ def gather_dot(typing, out, x, rows, stride, index, count, width):
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
         out, x, rows, stride, index, count, _ = arguments
-        values = [_load(builder, x, v * LANES) for v in range(vectors)]
+        values = [load(builder, x, v * LANES) for v in range(vectors)]
         with cgutils.for_range(builder, count) as loop:
             row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
             total = ir.Constant(FLOATS, None)
             for v, value in enumerate(values):
-                total = _fma(builder, value, _load(builder, row, v * LANES), total)
+                total = fma(builder, value, load(builder, row, v * LANES), total)
             builder.store(_sum(builder, total), builder.gep(out, [loop.index]))
 
     return _with_width(types.void(POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, width), build)
@@ -170,7 +170,7 @@ def survey(typing, row, count):
         seen, broken = (cgutils.alloca_once_value(builder, zeros) for _ in range(2))
         sum_, squares = (cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None)) for _ in range(2))
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            x = _load(builder, builder.gep(row, [t]))
+            x = load(builder, builder.gep(row, [t]))
             there = builder.fcmp_unordered("!=", x, below)
             candidate = builder.select(there, x, infinity)
             for extreme, new, order in ((low, candidate, "<"), (high, x, ">")):
@@ -178,7 +178,7 @@ def survey(typing, row, count):
                 builder.store(builder.select(builder.fcmp_ordered(order, new, old), new, old), extreme)
             value = builder.select(there, x, ir.Constant(FLOATS, None))
             builder.store(builder.fadd(builder.load(sum_), value), sum_)
-            builder.store(_fma(builder, value, value, builder.load(squares)), squares)
+            builder.store(fma(builder, value, value, builder.load(squares)), squares)
             for counter, mask in ((seen, there), (broken, builder.fcmp_unordered("uno", x, x))):
                 builder.store(builder.add(builder.load(counter), builder.zext(mask, INTS)), counter)
         values = [
@@ -213,12 +213,12 @@ def compact(typing, row, count, threshold, tie, index, kept):
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         row, count, threshold, tie, index, kept = arguments
-        threshold, tie = _splat(builder, threshold), _splat(builder, tie)
+        threshold, tie = splat(builder, threshold), splat(builder, tie)
         lanes = ir.Constant(INTS, list(range(LANES)))
         taken = cgutils.alloca_once_value(builder, ir.Constant(count.type, 0))
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            x = _load(builder, builder.gep(row, [t]))
-            place = builder.add(_splat(builder, builder.trunc(t, INT)), lanes)
+            x = load(builder, builder.gep(row, [t]))
+            place = builder.add(splat(builder, builder.trunc(t, INT)), lanes)
             equal = builder.fcmp_ordered("==", x, threshold)
             early = builder.icmp_signed("<=", place, tie)
             keep = builder.or_(builder.fcmp_ordered(">", x, threshold), builder.and_(equal, early))
@@ -264,17 +264,17 @@ def exponentials(typing, values, shift, count):
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
         values, shift, count = arguments
-        shift = _splat(builder, shift)
+        shift = splat(builder, shift)
         total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None))
         lane = ir.Constant(INTS, list(range(LANES)))
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
             at = builder.gep(values, [t])
-            x = builder.fsub(_load(builder, at), shift)
+            x = builder.fsub(load(builder, at), shift)
             result = _exponential(builder, x)
-            left = _splat(builder, builder.trunc(builder.sub(count, t), INT))
+            left = splat(builder, builder.trunc(builder.sub(count, t), INT))
             inside = builder.icmp_signed("<", lane, left)
             result = builder.select(inside, result, ir.Constant(FLOATS, None))
-            _store(builder, result, at)
+            store(builder, result, at)
             builder.store(builder.fadd(builder.load(total), result), total)
         return _sum(builder, builder.load(total))
 
@@ -287,11 +287,11 @@ def _exponential(builder: Any, x: Any) -> Any:
 
     turns = builder.fmul(x, constant(1.44269504088896341))
     n = _call(builder, "llvm.rint.v16f32", FLOATS, [turns])
-    rest = _fma(builder, n, constant(-0.693359375), x)
-    rest = _fma(builder, n, constant(2.12194440e-4), rest)
+    rest = fma(builder, n, constant(-0.693359375), x)
+    rest = fma(builder, n, constant(2.12194440e-4), rest)
     result = constant(COEFFICIENTS[0])
     for coefficient in COEFFICIENTS[1:]:
-        result = _fma(builder, result, rest, constant(coefficient))
+        result = fma(builder, result, rest, constant(coefficient))
     enough = builder.fcmp_unordered(">=", x, constant(LOWEST))
     whole = builder.fptosi(builder.select(enough, n, constant(0.0)), INTS)
     # NaN has no whole part: its exponent is left alone, and NaN it stays
