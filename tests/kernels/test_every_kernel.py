@@ -17,7 +17,13 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1}
 SMALLEST = 2.0**-148
 
-every_kernel = pytest.mark.parametrize("kernel", [*KERNELS, dispatch.REFERENCE])
+# where there is no GPU, Triton's interpreter takes minutes
+SLOW = [] if torch.cuda.is_available() else ["triton"]
+
+every_kernel = pytest.mark.parametrize(
+    "kernel",
+    [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in [*KERNELS, dispatch.REFERENCE]],
+)
 every_device = pytest.mark.parametrize("device", DEVICES)
 every_method = pytest.mark.parametrize("method", EVERY_METHOD.values(), ids=EVERY_METHOD)
 

@@ -51,9 +51,7 @@ def forward(jobs):
         out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + first * job.out_row))
         blocks, seen = seen_blocks(job, batch, head, block)
         columns = seen * size
-        products(
-            job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride
-        )
+        products(job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride)
         for r in range(rows):
             row = floats_after(tile, r * stride)
             at = (batch * job.heads + head) * job.queries + first + r

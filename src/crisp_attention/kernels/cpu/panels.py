@@ -4,6 +4,7 @@ A library packs its factors in each call and shares locks with other threads: fo
 quarter of the time on one thread, and more than half on two.
 """
 
+import os
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from crisp_attention.kernels.cpu.native import compiled, floats_after
 from crisp_attention.kernels.cpu.vectors import FLOATS, INTS, LANES, POINTER, fma, load, splat, store
 
 ZERO = np.float32(0)
+# numba compiles for the host unless it is told otherwise
+TOLD = os.environ.get("NUMBA_CPU_FEATURES", "") if os.environ.get("NUMBA_CPU_NAME") else None
+FEATURES = binding.get_host_cpu_features().flatten() if TOLD is None else TOLD
 # 4 x 4 vectors of sums leave AVX-512 registers for the factors; other machines hold half as many numbers or fewer
-ROWS = 4
-WIDE = 64 if binding.get_host_cpu_features().get("avx512f") else 16
+ROWS, WIDE = 4, 64 if "+avx512f" in FEATURES else 16
 
 
 @compiled

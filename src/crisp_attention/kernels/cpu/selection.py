@@ -131,33 +131,41 @@ def _mass_from(row, work, n, least):
 def entmax_tau(rule, kept, count, high):
     """τ of α-entmax, α = 1.5 or 2, over scores of which `high` is the largest, by Newton's method.
 
-    The sum of weights is convex and falls with τ: from the left, every step stays on the left.
+    The sum of weights is convex and falls with τ: from the left, every step stays on the left. τ of
+    sparsemax is always taken from the scores alone, so that a score that equals it weighs nothing at all.
     """
-    scale = HALF if rule == ENTMAX15 else np.float32(1)
     tau = np.float32(-1)
     for _ in range(NEWTON):
-        surplus, slope = _entmax_sums(rule, kept, count, high, scale, tau)
-        step = np.float32((surplus - 1) / slope)
-        tau += step
-        if not step > 0:  # there; what was rounded on the way is taken back
-            break
+        if rule == ENTMAX15:
+            surplus, slope = _entmax_sums(kept, count, high, tau)
+            new = tau + np.float32((surplus - 1) / slope)
+        else:
+            total, support = _support_sums(kept, count, high, tau)
+            new = np.float32((total - 1) / support)
+        if not new > tau:  # there; what was rounded on the way is taken back
+            return new
+        tau = new
     return tau
 
 
 @summing
-def _entmax_sums(rule, kept, count, high, scale, tau):
+def _entmax_sums(kept, count, high, tau):
     total, slope = np.float32(0), np.float32(0)
-    if rule == ENTMAX15:
-        for t in range(count):
-            root = max((kept[t] - high) * scale - tau, np.float32(0))
-            total += root * root
-            slope += root + root
-    else:
-        for t in range(count):
-            weight = (kept[t] - high) * scale - tau
-            total += max(weight, np.float32(0))
-            slope += np.float32(weight > 0)
+    for t in range(count):
+        root = max((kept[t] - high) * HALF - tau, np.float32(0))
+        total += root * root
+        slope += root + root
     return total, slope
+
+
+@summing
+def _support_sums(kept, count, high, tau):
+    total, support = np.float32(0), np.float32(0)
+    for t in range(count):
+        score = kept[t] - high
+        total += score if score > tau else np.float32(0)
+        support += np.float32(score > tau)
+    return total, support
 
 
 @compiled

@@ -85,9 +85,7 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):
             share = splat(builder, builder.load(builder.gep(weight, [t])))
             for v in range(vectors):
                 total = sums[chain][v]
-                builder.store(
-                    fma(builder, load(builder, row, v * LANES), share, builder.load(total)), total
-                )
+                builder.store(fma(builder, load(builder, row, v * LANES), share, builder.load(total)), total)
 
         step = count.type(chains)
         whole = builder.mul(builder.udiv(count, step), step)
