@@ -7,6 +7,11 @@ from crisp_attention.layouts import BlockTopK
 from crisp_attention.ranking import keep_largest, share_count
 
 
+def only_keys(valid: Tensor) -> bool:
+    """Whether a mask of pairs (·, ·, ·, S) says the same to all heads and queries, as far as strides tell."""
+    return all(valid.shape[dim] == 1 or valid.stride(dim) == 0 for dim in (1, 2))
+
+
 def front(present: Tensor) -> Tensor:
     """(B, L): the tokens' indices with those that are `present` (B, L) first, else in their order."""
     return (~present).int().argsort(dim=-1, stable=True)

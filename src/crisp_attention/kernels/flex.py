@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.heads import PerHead
-from crisp_attention.kernels.blocks import choose, front, listed
+from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
 from crisp_attention.layouts import BlockTopK
 from crisp_attention.methods import Method
@@ -34,7 +34,7 @@ def lacks(call: Call) -> str | None:
         return "as many queries as keys"
     if 0 in query.shape:
         return "empty tensors"
-    if call.valid is not None and not _only_keys(call.valid):
+    if call.valid is not None and not only_keys(call.valid):
         return "masks that differ between queries or heads"
     if not call.scale > 0:
         return f"the scale {call.scale}"
@@ -119,10 +119,6 @@ def _flex_attention(device: str, block_size: int) -> tuple[Callable[..., Tensor]
 
 def _moved(states: Tensor, order: Tensor) -> Tensor:
     return states.gather(2, order[:, None, :, None].expand_as(states))
-
-
-def _only_keys(valid: Tensor) -> bool:
-    return all(valid.shape[dim] == 1 or valid.stride(dim) == 0 for dim in (1, 2))
 
 
 def _lacks_on_host(call: Call) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import _active_collector
 
@@ -50,8 +50,16 @@ HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
 
 
 def crisp_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """transformers' boolean mask, never skipped for causal models: a row must know its own keys."""
-    return sdpa_mask(*args, **{**kwargs, "allow_is_causal_skip": False})
+    """transformers' boolean mask, never skipped for causal models: a row must know its own keys.
+
+    Where it only says which keys are padding, one row of it is held, whatever the number of queries.
+    """
+    options = {**kwargs, "allow_is_causal_skip": False}
+    queries = options.get("q_length")
+    if queries is None or options.get("mask_function") is not bidirectional_mask_function:
+        return sdpa_mask(*args, **options)
+    mask = sdpa_mask(*args, **{**options, "q_length": 1})
+    return None if mask is None else mask.expand(-1, -1, queries, -1)
 
 
 def crisp_attention(

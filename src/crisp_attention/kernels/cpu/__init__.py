@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.heads import PerHead
-from crisp_attention.kernels.blocks import choose, front, listed
+from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
 from crisp_attention.layouts import BlockTopK, Full, Layout
 
@@ -85,7 +85,7 @@ def _layout_lacks(call: Call, layout: Layout) -> str | None:
         return f"blocks of {layout.block_size} keys (a multiple of {LANES} is needed)"
     if call.causal or call.query.shape[2] != call.key.shape[2]:
         return "block choices for single queries (causal attention, decoding, cross-attention)"
-    if call.valid is not None and call.valid.shape[1:3] != (1, 1):
+    if call.valid is not None and not only_keys(call.valid):
         return "blocks under a mask that is not the same for all queries"
     return "blocks with a bias" if call.bias is not None else None
 
