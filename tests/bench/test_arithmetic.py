@@ -108,10 +108,9 @@ def test_the_tables_fit_and_say_what_is_missing():
     text = shown(made.results())
     assert max(map(len, text.splitlines())) <= 100
     assert "FlexAttention: cannot rank a row" in text
-    assert [line for line in text.splitlines() if "GPU" in line and "not measured" in line]
     assert "missed" not in text
-    for bar in BARS:
-        assert bar.name in text
+    for bar in BARS:  # those of other machines are left out
+        assert (bar.name in text) == ("GPU" not in bar.name)
 
 
 def test_the_numbers_survive_json():

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from crisp_attention import cli
+from crisp_attention.bench.options import PARTS
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -80,7 +81,7 @@ def test_a_small_run_of_the_attention_part(bench, tmp_path):
 
 @pytest.mark.slow
 def test_a_quick_run_of_everything(bench, tmp_path):
-    status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3")
+    status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3", "--parts", *PARTS)
     assert status == 0
     found = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert {len(step["timed"]) for step in found["step"]} == {2}

@@ -35,7 +35,8 @@ def test_it_says_which_kernel_the_forward_pass_takes(family, monkeypatch) -> Non
 def test_it_reads_well() -> None:
     model = crisp.sparsify(distilbert(), layers={"1-3": TopK(0.5), "2": RandomK(0.5)}, backend="reference")
     assert str(crisp.explain(model, batch=2, length=64)).splitlines()[:6] == [
-        "DistilBertForSequenceClassification in evaluation: 2 x 64 tokens, float32, cpu",
+        "DistilBertForSequenceClassification in evaluation: 2 x 64 tokens, float32, cpu "
+        "(padding, biases and outputs that a forward pass asks for are not considered)",
         "layer 0 (distilbert.transformer.layer.0.attention)",
         "  dense -> the model's own attention: it is dense; it runs sdpa",
         "layer 1 (distilbert.transformer.layer.1.attention)",

@@ -51,7 +51,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
     dtype = plan.memory.shape.dtype
     results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
     with _progress(plan, options, notes) as told:
-        for part in options.parts:
+        for part in plan.parts:
             if part == "attention":
                 results.attention = measure_attention(plan.cases, plan.effort, rate, options.quick, told)
             elif part == "step":
@@ -98,7 +98,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bars:
-        task = bars.add_task("", total=sum(cases[part] for part in options.parts), completed=-1)
+        task = bars.add_task("", total=sum(cases[part] for part in plan.parts), completed=-1)
 
         def told(what: str) -> None:
             bars.update(task, description=what, advance=1, refresh=True)

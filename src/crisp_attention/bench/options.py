@@ -26,17 +26,18 @@ class BenchOptions:
     """Folder for the numbers and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
-    """Few lengths and rounds: under a minute, and numbers that only show the order of things."""
+    """Few lengths and rounds, no first calls: about a minute, and numbers that only show the order of things."""
 
-    parts: Annotated[tuple[Part, ...], arg(metavar="PART ...")] = PARTS
-    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation)."""
+    parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
+    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation). Default: all;
+    with --quick all but the last."""
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.
     Default: topk, block_topk, entmax, topp, threshold, nofm."""
 
     lengths: Counts = ()
-    """Tokens in a sequence, for the attention part. Default: 64 to 8,192, by method."""
+    """Tokens in a sequence, for the attention part. Default: 16 to 8,192, by method."""
 
     batch: Count = None
     """Sequences in a batch. Default: 32 up to 128 tokens, 1 beyond."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
-from crisp_attention.bench.options import BenchOptions
+from crisp_attention.bench.options import PARTS, BenchOptions, Part
 from crisp_attention.bench.rounds import Effort
 from crisp_attention.checks import check_number, check_whole
 from crisp_attention.methods import Method
@@ -13,7 +13,7 @@ SHORT, SHORT_BATCH = 128, 32  # sequences up to so many tokens come in batches
 OTHERS = (128, 512, 2048)
 LENGTHS: dict[str, dict[str, tuple[int, ...]]] = {
     "cpu": {
-        "topk": (64, 128, 512, 1024, 2048, 4096, 8192),
+        "topk": (16, 64, 128, 512, 1024, 2048, 4096, 8192),
         "block_topk": (512, 2048, 4096, 8192),
         "entmax": (64, 512, 1024, 2048, 4096),
     },
@@ -28,13 +28,14 @@ STEPS = {
     True: ((32, 16), (8, 64)),
 }  # batch, length
 MEMORY_LENGTH = {False: 16384, True: 2048}
-EFFORT = {False: Effort(30, 30), True: Effort(5, 0.5)}
+EFFORT = {False: Effort(30, 20), True: Effort(5, 0.5)}
 
 
 @dataclass(frozen=True)
 class Plan:
     """All that one run measures; `first_call` and `memory` are at one shape for all their methods."""
 
+    parts: tuple[Part, ...]
     cases: list[Case]
     steps: tuple[tuple[int, int], ...]
     step_method: Method
@@ -70,6 +71,7 @@ def planned(options: BenchOptions) -> Plan:
     ]
     topk, usual = at("topk", SHORT), EFFORT[options.quick]
     return Plan(
+        parts=options.parts or (PARTS[:-1] if options.quick else PARTS),
         cases=cases,
         steps=STEPS[options.quick],
         step_method=topk,
@@ -82,11 +84,11 @@ def planned(options: BenchOptions) -> Plan:
 
 
 def _check(options: BenchOptions) -> None:
+    if options.parts == ():
+        raise ValueError(f"--parts needs at least one of {', '.join(PARTS)}")
     check_number("--sparsity", options.sparsity, "[0, 1)")
     for length in options.lengths:
         check_whole("--lengths", length, 1)
     for flag in ("batch", "heads", "width", "threads", "rounds"):
         if (value := getattr(options, flag)) is not None:
             check_whole(f"--{flag}", value, 1)
-    if not options.parts:
-        raise ValueError("--parts needs at least one part")

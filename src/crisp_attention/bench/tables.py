@@ -17,7 +17,6 @@ MOST = 7  # lengths beside one another
 
 def show(results: Results, console: Console) -> None:
     """Print the bars and everything that was measured, with what is missing and why."""
-    _print(console, bars(results))
     for name in dict.fromkeys(each.name for each in results.attention):
         for backward in (False, True):
             cells = [each for each in results.attention if (each.name, each.backward) == (name, backward)]
@@ -35,18 +34,22 @@ def show(results: Results, console: Console) -> None:
     if results.first_call:
         _print(console, first_calls(results))
         _missing(console, ((each.method, each.absent) for each in results.first_call))
+    if (table := bars(results)).row_count:
+        _print(console, table)
 
 
 def bars(results: Results) -> Table:
-    """The worst ratio of each promised case, its bar, and whether it holds."""
-    table = _table("what was promised: ratio to dense SDPA at most; the worst length counts", "case")
+    """The worst ratio of each of the project's bars that the run touched, its bar, and whether it holds."""
+    table = _table(
+        "the project's bars: ratio to dense SDPA at most, at the worst of the lengths that were measured",
+        "case",
+    )
     for heading in ("forward", "bar", "and backward", "bar"):
         table.add_column(heading, justify="right")
     for bar in BARS:
-        cells: list[str] = []
-        for backward in (False, True):
-            cells += _judged(verdict(bar, results, backward))
-        table.add_row(bar.name, *cells)
+        found = [verdict(bar, results, backward) for backward in (False, True)]
+        if any(each is not None and each.worst is not None for each in found):
+            table.add_row(bar.name, *(cell for each in found for cell in _judged(each)))
     return table
 
 

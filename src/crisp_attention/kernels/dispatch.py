@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels import measured, reference
@@ -69,8 +70,8 @@ def lacks(kernel: str, call: Call) -> str | None:
     """What a kernel cannot do of a call, None if nothing. The reference can do everything."""
     if kernel == REFERENCE:
         return None
-    if torch._C._are_functorch_transforms_active():
-        return "the transforms of torch.func"
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "forward-mode gradients and the transforms of torch.func"
     if call.query.dtype == torch.float64:
         return "float64"
     return KERNELS[kernel].lacks(call)

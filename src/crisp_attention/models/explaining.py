@@ -35,7 +35,8 @@ def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bo
     tokens = (batch, length, root.dtype, root.device)
     question = (
         f"{type(root).__name__} in {'training' if training else 'evaluation'}: "
-        f"{batch} x {length} tokens, {str(root.dtype).removeprefix('torch.')}, {root.device}"
+        f"{batch} x {length} tokens, {str(root.dtype).removeprefix('torch.')}, {root.device} "
+        f"(padding, biases and outputs that a forward pass asks for are not considered)"
     )
     found = [
         row for layer, settings in settings_of(root) for row in _explain(layer, settings, tokens, training)
@@ -74,8 +75,8 @@ def _why(part: dispatch.Part, backend: str) -> str:
     if backend != dispatch.AUTO:
         return f"backend={backend!r} was asked for"
     if part.kernel != dispatch.REFERENCE:
-        return "measured to be the fastest for a call like this, and it lacks nothing"
-    return "no other kernel can, or none was measured to be faster"
+        return "the first choice for a call like this, and it lacks nothing"
+    return "no other kernel can, or none is preferred"
 
 
 def _not(kernel: str, call: Call) -> str:

@@ -6,26 +6,26 @@ from torch import Tensor
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.cpu.plan import LANES, code_of
 from crisp_attention.layouts import BlockTopK, Full, Layout
 
-LANES = 16
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def lacks(call: Call) -> str | None:
     """What this kernel cannot do of the call, None if it can."""
-    from crisp_attention.kernels.cpu.plan import code_of
-
     if call.query.device.type != "cpu":
         return f"the device {call.query.device.type}"
     if call.query.dtype not in DTYPES:
         return f"{call.query.dtype}"
+    if 0 in call.query.shape or 0 in call.key.shape:
+        return "empty tensors"
     if isinstance(call.method, PerHead):
         return "methods by head"
     if not isinstance(call.method.layout, Full) and (missing := _layout_lacks(call, call.method.layout)):
         return missing
     if code_of(call.method.rule) is None:
-        return f"the rule {call.method.rule.name}"
+        return f"the rule of {call.method.spec}"
     if call.softcap is not None or call.sinks is not None:
         return "softcap and sinks"
     if call.bias is not None and call.bias.requires_grad:
@@ -36,7 +36,6 @@ def lacks(call: Call) -> str | None:
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
     from crisp_attention.kernels.cpu.operators import rows
-    from crisp_attention.kernels.cpu.plan import code_of, counts_of
 
     assert not isinstance(call.method, PerHead)
     code = code_of(call.method.rule)
@@ -51,10 +50,8 @@ def attention(call: Call) -> Tensor:
             valid, order, lengths = None, front(real), real.sum(dim=-1, dtype=torch.int32)
             query, key, value = (_in_order(states, order) for states in (query, key, value))
         block_counts, blocks = listed(choose(query, key, layout, lengths))
-        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
-    seed = torch.zeros((), dtype=torch.int64)
-    if call.dropout > 0:
-        seed = torch.randint(2**31, ())
+    limit = 2**31 if call.dropout > 0 else 1
+    seed = torch.randint(limit, (), device=query.device)
     full = (*query.shape[:3], key.shape[2])
     output, *_ = rows(
         query,
@@ -65,7 +62,6 @@ def attention(call: Call) -> Tensor:
         blocks,
         block_counts,
         lengths,
-        *counts_of(call.method.rule, key.shape[2]),
         seed,
         *code,
         call.causal,
@@ -83,10 +79,9 @@ def _layout_lacks(call: Call, layout: Layout) -> str | None:
         return f"the layout {layout.name}"
     if layout.block_size % LANES:
         return f"blocks of {layout.block_size} keys (a multiple of {LANES} is needed)"
-    if call.causal or call.query.shape[2] != call.key.shape[2]:
-        return "block choices for single queries (causal attention, decoding, cross-attention)"
-    if call.valid is not None and not only_keys(call.valid):
-        return "blocks under a mask that is not the same for all queries"
+    same = call.valid is None or only_keys(call.valid)
+    if call.causal or not same or call.query.shape[2] != call.key.shape[2]:
+        return "block choices for single queries (causal and other masks, decoding, cross-attention)"
     return "blocks with a bias" if call.bias is not None else None
 
 

@@ -3,7 +3,7 @@
 An item of work is all queries of one chunk over one group of keys, so that no two threads add to one row.
 """
 
-from numba import carray, cfunc
+from numba import carray
 
 from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.forward import NAN
@@ -17,8 +17,9 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
+from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import LANES, keys_of, pack_head, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import keys_of, pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
 
@@ -36,7 +37,7 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
                 value_grad[j * value_width + d] = NAN
 
 
-@cfunc(entry(JOB), cache=True, error_model="numpy")
+@entry(JOB)
 def backward(jobs):
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]

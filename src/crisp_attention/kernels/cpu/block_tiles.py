@@ -5,7 +5,6 @@ import numpy as np
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at
 from crisp_attention.kernels.cpu.panels import multiply
-from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.vectors import exponentials
 from crisp_attention.kernels.cpu.weights import weigh
 
@@ -20,8 +19,8 @@ def seen_blocks(job, batch, head, block):
 
 
 @compiled
-def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, stride):
-    """tile[:rows] = a · the seen blocks of `packed`; -inf where the last is short of keys."""
+def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, stride, absent):
+    """tile[:rows] = a · the seen blocks of `packed`; `absent` where the last is short of keys."""
     size = job.block_size
     for c in range(seen):
         first = indices_at(blocks)[c] * size
@@ -31,7 +30,7 @@ def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, 
         keys = length - first
         for r in range(rows if keys < size else 0):
             for j in range(r * stride + keys, r * stride + size):
-                columns[j] = -INFINITY
+                columns[j] = absent
 
 
 @compiled

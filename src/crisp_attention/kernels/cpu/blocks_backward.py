@@ -1,13 +1,11 @@
 """The backward pass of block layouts: the tiles computed again, and four products over seen blocks."""
 
-import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, products, seen_blocks, weigh_row
 from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
-    compiled,
     entry,
     floats_after,
     floats_at,
@@ -16,18 +14,13 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.scores import LANES, keys_of
+from crisp_attention.kernels.cpu.plan import LANES
+from crisp_attention.kernels.cpu.scores import keys_of
+from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import drop, score_gradient
 
 
-@compiled
-def _without_missing(row, count):
-    # the columns that a short last block lacks
-    for j in range(count):
-        row[j] = row[j] if row[j] > -np.inf else ZERO
-
-
-@cfunc(entry(JOB), cache=True, error_model="numpy")
+@entry(JOB)
 def backward(jobs):
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]
@@ -71,19 +64,31 @@ def backward(jobs):
                 )
                 blocks, seen = seen_blocks(job, batch, head, block)
                 columns = seen * size
+                width = job.width
                 products(
-                    job, rows, query, job.query_row, packed_key, job.width, blocks, seen, length, tile, stride
-                )
-                products(
-                    job, rows, grad, job.grad_row, packed_value, job.value_width, blocks, seen, length, grads, stride,
+                    job, rows, query, job.query_row, packed_key, width, blocks, seen, length, tile, stride, -INFINITY
                 )  # fmt: skip
+                width = job.value_width
+                products(
+                    job,
+                    rows,
+                    grad,
+                    job.grad_row,
+                    packed_value,
+                    width,
+                    blocks,
+                    seen,
+                    length,
+                    grads,
+                    stride,
+                    ZERO,
+                )
                 for r in range(rows):
                     row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)
                     at = (batch * job.heads + head) * job.queries + first + r
                     norm = floats_at(job.norm + 8 * at)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
                     weigh_row(job, row, columns, threshold, tie, norm, index, kept)
-                    _without_missing(row_grads, columns)
                     if job.dropout > 0:
                         key_numbers(job, blocks, seen, index)
                         drop(work, index, columns, job.dropout, job.seed, at)

@@ -1,7 +1,7 @@
 """The forward pass of block layouts: only the blocks that are seen are computed at all."""
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from crisp_attention.kernels.cpu import plan
 from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, key_numbers, products, seen_blocks, weigh_row
@@ -16,12 +16,14 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.scores import LANES, keys_of
+from crisp_attention.kernels.cpu.plan import LANES
+from crisp_attention.kernels.cpu.scores import keys_of
+from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.vectors import exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop
 
 
-@cfunc(entry(JOB), cache=True, error_model="numpy")
+@entry(JOB)
 def forward(jobs):
     """Take blocks of queries until none is left."""
     job = carray(jobs, 1)[0]
@@ -51,7 +53,9 @@ def forward(jobs):
         out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + first * job.out_row))
         blocks, seen = seen_blocks(job, batch, head, block)
         columns = seen * size
-        products(job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride)
+        products(
+            job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride, -INFINITY
+        )
         for r in range(rows):
             row = floats_after(tile, r * stride)
             at = (batch * job.heads + head) * job.queries + first + r

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from numba import carray, cfunc
+from numba import carray
 
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.job import JOB
@@ -16,8 +16,9 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
+from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import LANES, pack_head, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop, weigh
@@ -73,7 +74,7 @@ def _total(kept, count, high, work):
     return exponentials(work, high, count)
 
 
-@cfunc(entry(JOB), cache=True, error_model="numpy")
+@entry(JOB)
 def forward(jobs):
     """Take tiles of rows until none is left."""
     job = carray(jobs, 1)[0]

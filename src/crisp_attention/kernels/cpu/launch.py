@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.plan import Plan
+from crisp_attention.kernels.cpu.plan import LANES, STRIP, Plan
 from crisp_attention.kernels.cpu.threads import run
 
-LANES, STRIP = 16, 64
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
 # Beyond so many, the keys of a head are packed strip by strip for each tile.
@@ -65,6 +64,6 @@ def launch(work: Callable[..., Any], job: Any, items: int) -> None:
         columns, tiles = -(-number["keys"] // LANES) * LANES, 1
         packed = -(-(number["keys"] if job["whole"][0] else STRIP) // STRIP) * STRIP * number["width"]
     size = 4 * (columns + LANES) + tiles * number["tile"] * columns + packed
-    scratch = torch.empty(threads, size)
+    scratch = torch.empty(threads, size, dtype=torch.float32, device="cpu")
     job["scratch"], job["scratch_size"] = scratch.data_ptr(), size
     run(work.address, job.ctypes.data, threads)  # type: ignore[attr-defined]

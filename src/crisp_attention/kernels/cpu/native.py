@@ -1,10 +1,11 @@
 """What compiled code needs of its surroundings: pointers and a shared counter."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, njit, types
+from numba import cfunc, from_dtype, njit, types
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.vectors import INDICES, POINTER
@@ -25,9 +26,17 @@ def job_type(*integers: str, floats: tuple[str, ...] = ()) -> np.dtype:
     return np.dtype([*fields, *((name, np.float64) for name in floats)], align=True)
 
 
-def entry(job: np.dtype) -> Any:
-    """The signature of a function that works on such a job."""
-    return types.void(types.CPointer(from_dtype(job)))
+def entry(job: np.dtype) -> Callable[[Callable[[Any], None]], Any]:
+    """Compiles a function that works on such a job, for threads to call; cached on disk where that can be written."""
+    signature = types.void(types.CPointer(from_dtype(job)))
+
+    def compiled_entry(work: Callable[[Any], None]) -> Any:
+        try:
+            return cfunc(signature, cache=True, error_model="numpy")(work)
+        except RuntimeError:  # no folder of the package or of the user takes a cache
+            return cfunc(signature, error_model="numpy")(work)
+
+    return compiled_entry
 
 
 def _pointer(kind: Any) -> Any:
@@ -87,4 +96,4 @@ def _moved(kind: Any) -> Any:
     return moved
 
 
-floats_after, bytes_after = _moved(POINTER), _moved(BYTES)
+floats_after = _moved(POINTER)

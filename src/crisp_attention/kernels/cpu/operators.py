@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crisp_attention.kernels.cpu.compiling import compiled
 from crisp_attention.kernels.cpu.launch import fill, launch, point, restrict
-from crisp_attention.kernels.cpu.plan import Plan
+from crisp_attention.kernels.cpu.plan import TOPK, Plan, counts_of
 
 
 @torch.library.custom_op("crisp::rows", mutates_args=(), device_types="cpu")
@@ -19,8 +20,6 @@ def rows(
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
-    counts: Tensor,
-    hints: Tensor,
     seed: Tensor,
     rule: int,
     level: float,
@@ -32,20 +31,22 @@ def rows(
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
-    from crisp_attention.kernels.cpu import blocks_forward, forward
-
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     query, key, value = map(_rows, (query, key, value))
     results = _outputs(query, value)
     job = fill(query, key, value, valid, bias, plan)
-    kernel = forward.forward
+    kernel = "forward"
     if blocks is not None and block_counts is not None:
+        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
         restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = blocks_forward.forward
+        kernel = "blocks_forward"
     point(job, "out", results[0])
-    _saved(job, counts, hints, *results[1:])
+    _saved(job, *results[1:])
+    counts = counts_of(plan.topk(), key.shape[2]) if rule == TOPK else ()
+    for name, table in zip(("counts", "hints"), counts, strict=False):
+        job[name] = table.ctypes.data
     tiles = -(-query.shape[2] // int(job["tile"][0]))
-    launch(kernel, job, query.shape[0] * query.shape[1] * tiles)
+    launch(compiled(kernel), job, query.shape[0] * query.shape[1] * tiles)
     return results
 
 
@@ -65,8 +66,6 @@ def rows_backward(
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
-    counts: Tensor,
-    hints: Tensor,
     seed: Tensor,
     threshold: Tensor,
     tie: Tensor,
@@ -81,15 +80,14 @@ def rows_backward(
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
-    from crisp_attention.kernels.cpu import backward, blocks_backward
-
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     grad, query, key, value = map(_rows, (grad, query, key, value))
     job = fill(query, key, value, valid, bias, plan)
-    kernel = backward.backward
+    kernel = "backward"
     if blocks is not None and block_counts is not None:
+        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
         restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = blocks_backward.backward
+        kernel = "blocks_backward"
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
     tiles = -(-query.shape[2] // int(job["tile"][0]))
@@ -98,26 +96,26 @@ def rows_backward(
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
     point(job, "grad", grad)
     point(job, "query_grad", query_grad)
-    _saved(job, counts, hints, threshold, tie, norm)
+    _saved(job, threshold, tie, norm)
     job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
-    launch(kernel, job, chunks * groups)
+    launch(compiled(kernel), job, chunks * groups)
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
 
 
 @rows_backward.register_fake
 def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(query), key.new_empty(key.shape), value.new_empty(value.shape)
+    return torch.empty_like(_rows(query)), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:11], *output[1:])
+    ctx.save_for_backward(*inputs[:9], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[11:]
+    ctx.options = inputs[9:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (8 + len(ctx.options))
+    return *grads, *[None] * (6 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)
@@ -127,23 +125,17 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     batch, heads, queries, _ = query.shape
     # laid out as models want it next: (B, L, H, Dv)
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
-    per_row = query.new_empty(batch, heads, queries)
+    per_row = query.new_zeros(batch, heads, queries)  # some rows and rules leave some of it as it is
     return (
         output,
         per_row,
-        torch.empty_like(per_row, dtype=torch.int32),
-        query.new_empty(batch, heads, queries, 2),
+        torch.zeros_like(per_row, dtype=torch.int32),
+        query.new_zeros(batch, heads, queries, 2),
     )
 
 
-def _saved(job: Any, counts: Tensor, hints: Tensor, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
-    for name, tensor in (
-        ("counts", counts),
-        ("hints", hints),
-        ("threshold", threshold),
-        ("tie", tie),
-        ("norm", norm),
-    ):
+def _saved(job: Any, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
+    for name, tensor in (("threshold", threshold), ("tie", tie), ("norm", norm)):
         job[name] = tensor.data_ptr()
 
 

@@ -3,18 +3,24 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from crisp_attention.rules import Dense, Entmax, NofM, Rule, Threshold, TopK, TopP
 
+# floats in a vector; keys that are laid out together
+LANES, STRIP = 16, 64
 DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX = range(7)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A rule and its numbers: `level` is a mass, or the logarithm of ε; `seed` is that of dropout."""
+    """A rule and its numbers; `seed` is that of dropout.
+
+    `level` is a sparsity, a mass, or the logarithm of ε; `n` and `m` are those of N:M, or top-k's
+    least number of keys and its only one, 0 if it has a sparsity.
+    """
 
     rule: int
     level: float
@@ -25,11 +31,17 @@ class Plan:
     dropout: float
     seed: int
 
+    def topk(self) -> TopK:
+        """The rule, if it is top-k."""
+        return TopK(keep=self.m) if self.m else TopK(self.level, min_keep=self.n)
+
 
 def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
     """The rule's number, level, n and m, None for a rule these kernels do not have."""
     if isinstance(rule, TopK):
-        return (DENSE if rule.sparsity == 0 else TOPK), 0.0, 1, 1
+        if rule.sparsity is None:
+            return TOPK, 0.0, 1, rule.keep or 0
+        return (TOPK if rule.sparsity else DENSE), rule.sparsity, rule.min_keep, 0
     if isinstance(rule, TopP):
         return (DENSE if rule.mass == 1 else TOPP), rule.mass, 1, 1
     if isinstance(rule, Threshold):
@@ -45,17 +57,16 @@ ENTMAX = {1.0: DENSE, 1.5: ENTMAX15, 2.0: SPARSEMAX}
 
 
 @lru_cache(maxsize=64)
-def counts_of(rule: Rule, keys: int) -> tuple[Tensor, Tensor]:
+def counts_of(rule: TopK, keys: int) -> tuple[Any, Any]:
     """k for every number of keys that a row may see, int32 (keys + 1,), and where to look for the k-th largest.
 
     The latter, float32 (keys + 1, 2): in normal scores, by standard deviations above their mean, and
-    further for each score too many.
+    further for each score too many. Arrays of numpy, which know nothing of torch's modes.
     """
-    if not isinstance(rule, TopK):
-        return torch.zeros(0, dtype=torch.int32), torch.zeros(0, 2)
-    seen = torch.arange(keys + 1)
+    seen = torch.arange(keys + 1, device="cpu")
     counts = rule.count_of(seen)
     above = ((counts - 0.5) / seen.clamp(min=1)).clamp(1e-6, 1 - 1e-6)
     z = torch.special.ndtri(1 - above.double())
     density = seen.clamp(min=1) * torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return counts.to(torch.int32), torch.stack([z, 1 / density], dim=-1).float()
+    hints = torch.stack([z, 1 / density], dim=-1)
+    return counts.numpy().astype("int32"), hints.numpy().astype("float32")

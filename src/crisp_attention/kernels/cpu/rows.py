@@ -5,6 +5,8 @@ import numpy as np
 from crisp_attention.kernels.cpu import vectors
 from crisp_attention.kernels.cpu.native import compiled, floats_after
 
+ZERO = np.float32(0)
+
 
 @compiled
 def gather_sum(out, rows, stride, index, weight, count, width):
@@ -26,7 +28,7 @@ def gather_sum(out, rows, stride, index, weight, count, width):
         )
         done += 16
     for d in range(done, width):
-        total = np.float32(0)
+        total = ZERO
         for t in range(count):
             total += weight[t] * rows[index[t] * stride + d]
         out[d] = total
@@ -53,24 +55,24 @@ def scatter_add(rows, stride, index, weight, count, x, width):
 @compiled
 def gather_dot(out, x, rows, stride, index, count, width):
     """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
-    if width >= 128:
-        vectors.gather_dot(out, x, rows, stride, index, count, 128)
-        done = 128
-    elif width >= 64:
-        vectors.gather_dot(out, x, rows, stride, index, count, 64)
-        done = 64
-    elif width >= 32:
-        vectors.gather_dot(out, x, rows, stride, index, count, 32)
-        done = 32
-    elif width >= 16:
-        vectors.gather_dot(out, x, rows, stride, index, count, 16)
-        done = 16
-    else:
-        done = 0
-        for t in range(count):
-            out[t] = 0.0
+    done = 0
+    while width - done >= 64:
+        vectors.gather_dot(
+            out, floats_after(x, done), floats_after(rows, done), stride, index, count, done > 0, 64
+        )
+        done += 64
+    if width - done >= 32:
+        vectors.gather_dot(
+            out, floats_after(x, done), floats_after(rows, done), stride, index, count, done > 0, 32
+        )
+        done += 32
+    if width - done >= 16:
+        vectors.gather_dot(
+            out, floats_after(x, done), floats_after(rows, done), stride, index, count, done > 0, 16
+        )
+        done += 16
     for t in range(count if done < width else 0):
-        total = out[t]
+        total = out[t] if done > 0 else ZERO
         for d in range(done, width):
             total += x[d] * rows[index[t] * stride + d]
         out[t] = total

@@ -2,9 +2,8 @@
 
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
+from crisp_attention.kernels.cpu.plan import LANES, STRIP
 from crisp_attention.kernels.cpu.selection import INFINITY
-
-LANES, STRIP = 16, 64
 
 
 @compiled

@@ -12,7 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16
+from crisp_attention.kernels.cpu.plan import LANES
+
 FLOAT = ir.FloatType()
 INT = ir.IntType(32)
 FLOATS = ir.VectorType(FLOAT, LANES)
@@ -121,20 +122,23 @@ def scatter_add(typing, rows, stride, index, weight, count, x, width):
 
 
 @intrinsic(prefer_literal=True)
-def gather_dot(typing, out, x, rows, stride, index, count, width):
-    """out[t] = x[:width] · rows[index[t], :width] for every t < count."""
+def gather_dot(typing, out, x, rows, stride, index, count, add, width):
+    """out[t] = x[:width] · rows[index[t], :width] for every t < count, added to out[t] if `add`."""
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
-        out, x, rows, stride, index, count, _ = arguments
+        out, x, rows, stride, index, count, add, _ = arguments
         values = [load(builder, x, v * LANES) for v in range(vectors)]
         with cgutils.for_range(builder, count) as loop:
             row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
             total = ir.Constant(FLOATS, None)
             for v, value in enumerate(values):
                 total = fma(builder, value, load(builder, row, v * LANES), total)
-            builder.store(_sum(builder, total), builder.gep(out, [loop.index]))
+            goal = builder.gep(out, [loop.index])
+            before = builder.select(add, builder.load(goal), ir.Constant(FLOAT, 0.0))
+            builder.store(builder.fadd(before, _sum(builder, total)), goal)
 
-    return _with_width(types.void(POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, width), build)
+    arguments = (POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, types.boolean, width)
+    return _with_width(types.void(*arguments), build)
 
 
 def _sum(builder: Any, vector: Any) -> Any:
@@ -156,8 +160,7 @@ def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> An
 def survey(typing, row, count):
     """Smallest and largest score of a row, their number, sum and sum of squares, and how many are NaN.
 
-        -inf is no score.
-    `count` is a multiple of 16.
+    -inf is no score. `count` is a multiple of 16.
     """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
