@@ -17,8 +17,9 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1}
 SMALLEST = 2.0**-148
 
-# where there is no GPU, Triton's interpreter takes minutes
+# where there is no GPU, Triton's interpreter takes minutes: it sees three tiles at most
 SLOW = [] if torch.cuda.is_available() else ["triton"]
+TILES = 130
 
 every_kernel = pytest.mark.parametrize(
     "kernel",
@@ -87,7 +88,7 @@ def _of_real_queries(call: Call, output: Tensor) -> Tensor:
 @every_method
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_as_near_to_float64_as_the_reference(kernel, device, method, case) -> None:
-    if not case.fits(method):
+    if not case.fits(method) or (kernel in SLOW and case.length > TILES):
         return
     call = case.call(method, device)
     if lacks(kernel, call):
@@ -165,7 +166,7 @@ def test_a_row_without_a_valid_key_gives_zeros(kernel, device, method) -> None:
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_call_again_gives_the_same_bits(kernel, device, method, dtype) -> None:
-    call = Case(130, dtype=dtype).call(method, device)
+    call = Case(33 if kernel in SLOW else 130, dtype=dtype).call(method, device)
     if not lacks(kernel, call) and device == "cpu":
         first, second = (results(call, kernel) for _ in range(2))
         assert all(a.equal(b) for a, b in zip(first, second, strict=True))

@@ -99,6 +99,8 @@ def rows_backward(
     _saved(job, threshold, tie, norm)
     job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
     launch(compiled(kernel), job, chunks * groups)
+    if chunks == 1:  # a sum would hold another copy
+        return query_grad, key_grad[0], value_grad[0]
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
 
 
