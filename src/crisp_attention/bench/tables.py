@@ -12,7 +12,7 @@ from crisp_attention.bench.contender import Absent
 from crisp_attention.bench.ours import CRISP, DENSE
 from crisp_attention.bench.results import Attention, Results
 
-MOST = 7  # lengths beside one another
+MOST = 5  # lengths beside one another, in 80 columns
 
 
 def show(results: Results, console: Console) -> None:
