@@ -56,7 +56,10 @@ def test_with_nothing_dropped_it_is_the_models_own_attention_bit_for_bit(family,
 
 
 @every_pair
-@pytest.mark.parametrize("backend", ["auto", *KERNELS])
+@pytest.mark.parametrize(
+    "backend",
+    ["auto", *(pytest.param(kernel, marks=[pytest.mark.slow] * (kernel != "cpu")) for kernel in KERNELS)],
+)
 def test_every_backend_is_the_reference_to_rounding_or_says_what_it_lacks(family, row, backend):
     model = crisp.sparsify(family.build(), row.method, backend="reference")
     expected = run(family, model, extra=3)
