@@ -55,6 +55,13 @@ def test_what_inference_left_does_not_hinder_training() -> None:
     assert given[0].grad.isfinite().all()
 
 
+@METHODS
+def test_without_dropout_the_generator_is_left_alone(method) -> None:
+    before = torch.get_rng_state()
+    attend(method)
+    assert torch.get_rng_state().equal(before)
+
+
 class Attention(torch.nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()

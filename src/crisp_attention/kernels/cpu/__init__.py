@@ -50,8 +50,9 @@ def attention(call: Call) -> Tensor:
             valid, order, lengths = None, front(real), real.sum(dim=-1, dtype=torch.int32)
             query, key, value = (_in_order(states, order) for states in (query, key, value))
         block_counts, blocks = listed(choose(query, key, layout, lengths))
-    limit = 2**31 if call.dropout > 0 else 1
-    seed = torch.randint(limit, (), device=query.device)
+    seed = torch.zeros((), dtype=torch.int64, device=query.device)
+    if call.dropout > 0:  # without it torch's generator is left alone
+        seed = torch.randint(2**31, (), device=query.device)
     full = (*query.shape[:3], key.shape[2])
     output, *_ = rows(
         query,

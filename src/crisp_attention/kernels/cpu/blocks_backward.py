@@ -70,19 +70,8 @@ def backward(jobs):
                 )  # fmt: skip
                 width = job.value_width
                 products(
-                    job,
-                    rows,
-                    grad,
-                    job.grad_row,
-                    packed_value,
-                    width,
-                    blocks,
-                    seen,
-                    length,
-                    grads,
-                    stride,
-                    ZERO,
-                )
+                    job, rows, grad, job.grad_row, packed_value, width, blocks, seen, length, grads, stride, ZERO
+                )  # fmt: skip
                 for r in range(rows):
                     row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)
                     at = (batch * job.heads + head) * job.queries + first + r

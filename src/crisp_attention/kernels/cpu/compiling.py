@@ -10,7 +10,7 @@ PATIENCE = 4.0  # seconds; from the cache on disk, kernels are there in less
 
 
 @cache
-def compiled(name: str) -> Any:
+def loaded(name: str) -> Any:
     """The kernel `name`: "forward", "backward", "blocks_forward" or "blocks_backward"."""
     text = "compiling a kernel for this CPU (%s): some ten seconds, once on this machine"
     notice = Timer(PATIENCE, logging.getLogger(__name__).warning, (text, name))

@@ -39,12 +39,19 @@ def fill(
     return job
 
 
-def restrict(job: Any, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int) -> None:
-    """Enter which blocks of keys (B, H, n, most) each block of queries sees, how many, and real tokens (B,)."""
+def restrict(
+    job: Any, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int
+) -> Tensor:
+    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and real tokens (B,).
+
+    Returns the part of `blocks` that the job points to, to be held while it runs.
+    """
+    blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
     job["blocks"], job["block_counts"] = blocks.data_ptr(), block_counts.data_ptr()
     job["most_blocks"], job["block_size"], job["tile"] = blocks.shape[-1], block_size, block_size
     if lengths is not None:
         job["lengths"] = lengths.data_ptr()
+    return blocks
 
 
 def point(job: Any, name: str, tensor: Tensor) -> None:

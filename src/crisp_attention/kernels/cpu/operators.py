@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.compiling import compiled
+from crisp_attention.kernels.cpu.compiling import loaded
 from crisp_attention.kernels.cpu.launch import fill, launch, point, restrict
 from crisp_attention.kernels.cpu.plan import TOPK, Plan, counts_of
 
@@ -37,8 +37,7 @@ def rows(
     job = fill(query, key, value, valid, bias, plan)
     kernel = "forward"
     if blocks is not None and block_counts is not None:
-        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
-        restrict(job, blocks, block_counts, lengths, block_size)
+        blocks = restrict(job, blocks, block_counts, lengths, block_size)
         kernel = "blocks_forward"
     point(job, "out", results[0])
     _saved(job, *results[1:])
@@ -46,7 +45,7 @@ def rows(
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job[name] = table.ctypes.data
     tiles = -(-query.shape[2] // int(job["tile"][0]))
-    launch(compiled(kernel), job, query.shape[0] * query.shape[1] * tiles)
+    launch(loaded(kernel), job, query.shape[0] * query.shape[1] * tiles)
     return results
 
 
@@ -85,8 +84,7 @@ def rows_backward(
     job = fill(query, key, value, valid, bias, plan)
     kernel = "backward"
     if blocks is not None and block_counts is not None:
-        blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
-        restrict(job, blocks, block_counts, lengths, block_size)
+        blocks = restrict(job, blocks, block_counts, lengths, block_size)
         kernel = "blocks_backward"
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
@@ -98,7 +96,7 @@ def rows_backward(
     point(job, "query_grad", query_grad)
     _saved(job, threshold, tie, norm)
     job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
-    launch(compiled(kernel), job, chunks * groups)
+    launch(loaded(kernel), job, chunks * groups)
     if chunks == 1:  # a sum would hold another copy
         return query_grad, key_grad[0], value_grad[0]
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
