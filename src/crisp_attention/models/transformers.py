@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import _active_collector
 
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods import Method
 from crisp_attention.models.learned import learned_by
@@ -84,6 +85,7 @@ def crisp_attention(
     if method is None and not (settings and settings.observers):
         eager = settings is not None and settings.original == "eager"
         if not eager and not wanted and not given & ONLY_EAGER:
+            note("sdpa")
             return ALL_ATTENTION_FUNCTIONS["sdpa"](
                 module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
             )

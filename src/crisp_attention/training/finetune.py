@@ -15,6 +15,8 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from crisp_attention.kernels.recording import recording
+from crisp_attention.models.settings import settings_of
 from crisp_attention.schedule import Schedule
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.callback import SparsityCallback
@@ -105,7 +107,7 @@ def finetune(
     if options.resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
-    with progress:
+    with progress, recording() as kernels:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = results(trainer, source, task, directory, progress)
     metrics |= {
@@ -115,6 +117,9 @@ def finetune(
         # of the process that took most
         "peak_memory_bytes": max(gather_object([peak_memory(arguments.device)])),
         "device": str(arguments.device),
+        "kernels": sorted(kernels)
+        if settings_of(source.model)
+        else [source.model.config._attn_implementation],
     }
     metrics = gather_object([metrics])[0]  # the main process's times
     with agreed():
