@@ -145,8 +145,13 @@ def _finetune(options: FinetuneOptions, console: "Console") -> None:
     PartialState().destroy_process_group()
     output = Console(quiet=not is_main())
     output.print(_table(run.metrics))
+    sparsity, mass = run.metrics["achieved_sparsity"], run.metrics["kept_mass"]
+    diverged = [
+        split for split in ("validation", "test") if run.metrics.get(split, {"loss": 0})["loss"] is None
+    ]
     for line in (
-        f"achieved sparsity {run.metrics['achieved_sparsity']:.1%}, kept mass {run.metrics['kept_mass']:.1%} "
+        *([f"the run diverged: logits on {' and '.join(diverged)} are not finite"] if diverged else []),
+        f"achieved sparsity {_percent(sparsity)}, kept mass {_percent(mass)} "
         f"(in evaluation, mean over all layers and heads)",
         f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
         f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
@@ -199,6 +204,11 @@ def _table(metrics: dict[str, Any]) -> Any:
     for split in ("train", "validation", "test"):
         if split in metrics:
             seen = metrics[split]
-            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", f"{seen['loss']:.4f}")
+            loss = "not finite" if seen["loss"] is None else f"{seen['loss']:.4f}"
+            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", loss)
             table.add_row(split, *cells)
     return table
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"

@@ -28,7 +28,7 @@ FILES = ["figures", "report.html", "runs.csv", "summary.md", "table.csv"]
 @pytest.fixture
 def small(tmp_path):
     """A study of two configurations."""
-    make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 2, World(examples=50))
+    make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 3, World(examples=50))
     return tmp_path / "study"
 
 
@@ -219,7 +219,7 @@ def test_the_command_prints_the_answer_the_table_and_where_the_report_is(crisp, 
     assert "no difference" in out
     assert "topk 50 %" in out
     assert f"the report is {small / 'report' / 'report.html'}" in out.splitlines()
-    assert "intervals over 2 seeds are wide" in err
+    assert "intervals over 3 seeds are wide" in err
 
 
 @pytest.mark.parametrize(

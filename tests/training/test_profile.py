@@ -74,6 +74,9 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     heads, curves = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("heads", "curves"))
     assert len(heads) == 3 * 2
     assert len(curves) == 3 * 2 * 2 * 40
+    achieved = curves[curves["target"] == 0.8].groupby("method")["sparsity"].mean()
+    assert achieved["block_topk"] < 0.75  # the texts are short: a heading of 80 % would not be true
+    assert f"at {achieved['block_topk']:.0%}" in out
     assert (tmp_path / "out" / "profile.png").stat().st_size > 10_000
     assert str(tmp_path / "out") in out
 

@@ -28,7 +28,7 @@ from crisp_attention.training.predictions import accuracy_of
 from crisp_attention.training.processes import OwnPart, agreed
 from crisp_attention.training.progress import RunProgress
 from crisp_attention.training.ranks import is_main
-from crisp_attention.training.records import write_json
+from crisp_attention.training.records import finite, write_json
 from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
@@ -121,7 +121,7 @@ def finetune(
         if settings_of(source.model)
         else [source.model.config._attn_implementation],
     }
-    metrics = gather_object([metrics])[0]  # the main process's times
+    metrics = finite(gather_object([metrics])[0])  # the main process's times
     with agreed():
         if not options.discard_model:
             trainer.save_model(str(directory.model))

@@ -8,6 +8,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from crisp_attention.evidence.options import SweepOptions
+from crisp_attention.evidence.statistics import SEEDS_NEEDED
 from crisp_attention.evidence.study import STUDY, Configuration
 from crisp_attention.evidence.sweep.plan import run_options
 from crisp_attention.evidence.sweep.storage import DATABASE
@@ -64,7 +65,8 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         if settings_of(source.model):
             densify(source.model)
     build(source, task, arguments[0])
-    for note in (*source.notes, *task.notes):
+    few = f"with {options.seeds} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
+    for note in (*source.notes, *task.notes, *([few] if options.seeds < SEEDS_NEEDED else [])):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     return layers
 
