@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from crisp_attention.evidence.study import Study
 from crisp_attention.training.data import DataError, Task, load_task
+from crisp_attention.training.data.images import as_rgb
 
 MOST_LETTERS = 300
 MOST_PIXELS = 64
@@ -29,6 +30,7 @@ def read_examples(study: Study, split: str, indices: Sequence[int], labels: Sequ
     """
     task = load_task(
         study.options["dataset"],
+        revision=study.options.get("revision"),
         text_columns=study.options.get("text_columns") or (),
         image_column=study.options.get("image_column"),
         label_column=study.options.get("label_column"),
@@ -58,7 +60,7 @@ def _example(task: Task, rows: Dataset, place: int | None, index: int, label: in
 
 
 def _data_uri(image: Any) -> str:
-    small = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    small = image.convert("L") if image.mode in ("1", "L") else as_rgb(image)
     small.thumbnail((MOST_PIXELS, MOST_PIXELS))
     raw = io.BytesIO()
     small.save(raw, format="PNG")

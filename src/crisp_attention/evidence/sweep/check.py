@@ -15,6 +15,7 @@ from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources import load_source
@@ -45,6 +46,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     arguments = [training_arguments(each, options.output / "checkpoints") for each in runs]
     task = load_task(
         options.dataset,
+        revision=options.revision,
         text_columns=options.text_columns,
         image_column=options.image_column,
         label_column=options.label_column,
@@ -63,6 +65,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
+    task = encoded(source, task, options.max_length)
     build(source, task, arguments[0])
     for note in (*source.notes, *task.notes):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
