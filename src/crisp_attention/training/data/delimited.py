@@ -88,11 +88,16 @@ class Delimited(datasets.ArrowBasedBuilder):
 def _rows(file: Path) -> Iterator[list[str]]:
     """The names of the columns, then every row. Raises DataError for what `read_delimited` says."""
     separator = SEPARATORS[ending_of(file)]
-    quoting = csv.QUOTE_NONE if separator == "\t" and _quotes_are_text(file) else csv.QUOTE_MINIMAL
+    plain = separator == "\t" and _quotes_are_text(file)
     names: list[str] = []
     line = 1
     with _opened(file) as lines:
-        reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
+        reader = csv.reader(
+            lines,
+            delimiter=separator,
+            quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
         try:
             for cells in reader:
                 if not names and cells:

@@ -129,8 +129,8 @@ def _look(value: Mapping[str, Any]) -> _Found:
                 return _Found(problem)
             if mode in SIXTEEN_BITS:
                 return _Found(brightest=_extremes(image)[1], frames=frames)
-            transparent = _has_alpha(image) and image.convert("RGBA").getextrema()[3][0] < 255  # type: ignore[index]
-            return _Found(transparent=transparent, frames=frames)
+            transparent = _has_alpha(image) and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+            return _Found(transparent=bool(transparent), frames=frames)
     except Pillow.UnidentifiedImageError:
         return _Found("no image")
     except UNREADABLE as error:

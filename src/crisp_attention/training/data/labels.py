@@ -47,9 +47,11 @@ class LabelMap:
         return np.array([known[label] for label in labels], dtype=np.int64)
 
     def _numbers(self) -> dict[Label, int]:
-        written = {str(label): number for label, number in self.ids.items()}
-        whole = {int(text): number for text, number in written.items() if _WHOLE.fullmatch(text)}
-        return {**whole, **written, **self.ids}
+        known: dict[Label, int] = {}
+        for label, number in self.ids.items():
+            text = str(label)
+            known |= {text: number} | ({int(text): number} if _WHOLE.fullmatch(text) else {})
+        return known | dict(self.ids)
 
 
 def learn_labels(train: Dataset, column: str, values: Sequence[Label]) -> LabelMap:
