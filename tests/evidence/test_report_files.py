@@ -119,7 +119,7 @@ def test_a_data_set_that_is_not_there_leaves_the_table_without_texts(small):
     change(small, options={"model": "m", "dataset": "/nowhere/sst2"})
     write_report(small, small.parent / "report")
     page = (small.parent / "report" / "report.html").read_text(encoding="utf-8")
-    assert "cannot be shown: expected a folder; /nowhere/sst2 does not exist" in page
+    assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
     assert "runs</td>" in page
 
 

@@ -1,6 +1,7 @@
 """Where data comes from: folders, files, splits, the hub, and the real data sets."""
 
 import os
+import sys
 from pathlib import Path
 
 import datasets
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from crisp_attention.cli import main
 from crisp_attention.training.data import DataError, load_task
 from crisp_attention.training.data import source as data_source
 from tests.training.tables import PAIR, ROWS, noted, refuses, write
@@ -205,6 +207,16 @@ def test_a_configuration_and_a_revision_of_the_hub(hub):
     load_task("nyu-mll/glue:sst2")
     load_task("some/set", revision="v2")
     assert hub[1] == [("nyu-mll/glue", "sst2", None), ("some/set", None, "v2")]
+
+
+@pytest.mark.parametrize("command", ["finetune", "profile", "sweep"])
+def test_commands_ask_the_hub_for_the_configuration_and_the_revision(hub, tmp_path, monkeypatch, command):
+    output = ["--output", str(tmp_path / "out")]
+    words = ["--model", "/no/model", "--dataset", "some/set:plain", "--revision", "v2", *output]
+    monkeypatch.setattr(sys, "argv", ["crisp", command, *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert hub[1] == [("some/set", "plain", "v2")]
 
 
 def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path):
