@@ -145,7 +145,10 @@ class ReproduceOptions(StudyOptions):
     """A hub id, a folder or `builtin:minilm`."""
 
     dataset: str = "stanfordnlp/sst2"
-    """A hub id, or a folder of train/validation/test parquet, csv or jsonl files."""
+    """A hub id (`id:configuration` where it has several), a file, or a folder, as for `crisp finetune`."""
+
+    revision: Text = None
+    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
 
     seeds: int = 5
     """Runs per configuration."""

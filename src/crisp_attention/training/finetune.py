@@ -23,6 +23,7 @@ from crisp_attention.training.callback import SparsityCallback
 from crisp_attention.training.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.training.data import Task, load_task
 from crisp_attention.training.data.error import first_line
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.predictions import accuracy_of
 from crisp_attention.training.processes import OwnPart, agreed
@@ -69,6 +70,7 @@ def finetune(
             check_resuming()
         task = load_task(
             options.dataset,
+            revision=options.revision,
             text_columns=options.text_columns,
             image_column=options.image_column,
             label_column=options.label_column,
@@ -77,6 +79,7 @@ def finetune(
         set_seed(options.seed)
         source = load_source(options.model, task, options.max_length)
         make_sparse(source.model, method, options)
+        task = encoded(source, task, options.max_length)
         checkpoint, passed_over = (
             newest_checkpoint(directory.checkpoints, arguments.world_size) if options.resume else (None, ())
         )
@@ -141,7 +144,7 @@ def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) ->
 
 def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
     """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
-    trainer, _ = build(source, task, arguments)
+    trainer, _ = build(source, encoded(source, task), arguments)
     trainer.train()
     return trainer
 
@@ -153,20 +156,19 @@ def build(
     schedule: Schedule | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, StepTimes]:
-    """A Trainer ready to start, its optimizer and learning rate schedule tried; the disk stays as it was.
+    """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
 
-    Raises OptionError for what the arguments ask for and cannot be had, such as a package.
+    The disk stays as it was. Raises OptionError for what the arguments ask for and cannot be had, such as a package.
     """
     times = StepTimes()
-    training, validation = source.encode(task.splits["train"]), task.splits.get("validation")
-    evaluation = longest_first(source.encode(validation)) if validation is not None else None
+    validation = task.splits.get("validation")
     try:
         with _no_new_folders(Path(str(arguments.output_dir))):
             trainer = RunTrainer(
                 model=source.model,
                 args=arguments,
-                train_dataset=training,
-                eval_dataset=evaluation,
+                train_dataset=task.splits["train"],
+                eval_dataset=longest_first(validation) if validation is not None else None,
                 data_collator=source.collate,
                 compute_metrics=accuracy_of,
                 preprocess_logits_for_metrics=lambda logits, labels: (

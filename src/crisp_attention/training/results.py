@@ -26,13 +26,13 @@ TRAIN_EXAMPLES_EVALUATED = 2000
 def results(
     trainer: Trainer, source: Source, task: Task, directory: RunDirectory, progress: RunProgress
 ) -> dict[str, Any]:
-    """Evaluate every split, measure the attention; writes predictions, measurements, the log and figures.
+    """Evaluate every split of the encoded task, and measure the attention.
 
-    All processes of a run compute, and the main one writes.
+    Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
     """
     splits = {"validation": trainer.eval_dataset}
     if "test" in task.splits:
-        splits["test"] = longest_first(source.encode(task.splits["test"]))
+        splits["test"] = longest_first(task.splits["test"])
     metrics: dict[str, Any] = {}
     for name, split in splits.items():
         progress.phase = name

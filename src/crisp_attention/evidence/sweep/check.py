@@ -16,6 +16,7 @@ from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources import load_source
@@ -46,6 +47,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     arguments = [training_arguments(each, options.output / "checkpoints") for each in runs]
     task = load_task(
         options.dataset,
+        revision=options.revision,
         text_columns=options.text_columns,
         image_column=options.image_column,
         label_column=options.label_column,
@@ -64,6 +66,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
+    task = encoded(source, task, options.max_length)
     build(source, task, arguments[0])
     few = f"with {options.seeds} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
     for note in (*source.notes, *task.notes, *([few] if options.seeds < SEEDS_NEEDED else [])):
