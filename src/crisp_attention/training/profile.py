@@ -88,7 +88,7 @@ def _notes(source: Source) -> list[str]:
     inside = f"{source.model.base_model_prefix}."
     drawn = [name for name in source.drawn if name.startswith(inside) and ".pooler." not in name]
     warning = f"the profile is of weights drawn at random, as the checkpoint lacks {listed(drawn)}"
-    return [source.notes[0], *([warning] if drawn else [])]
+    return [source.notes[0], *([warning] if drawn else []), *source.settled]
 
 
 def _recommended(found: Profile, options: ProfileOptions) -> Budgets:

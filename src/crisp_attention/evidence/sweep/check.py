@@ -17,6 +17,7 @@ from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
 from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.sources import load_source
 from crisp_attention.training.sparsity import make_sparse, method_of
 
@@ -57,13 +58,14 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         )
     set_seed(0)
     source = load_source(options.model, task, options.max_length)
+    trainer, _ = build(source, task, arguments[0])
     layers = 0
     for each in runs:
         make_sparse(source.model, method_of(each), each)
+        rehearse(trainer, source, task)
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
-    build(source, task, arguments[0])
     for note in (*source.notes, *task.notes):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     return layers
