@@ -90,13 +90,13 @@ def fnet() -> FNetConfig:
     )
 
 
-def vit(folder: Path, channels: int = 3, size: int = 8, **processor) -> str:
+def vit(folder: Path, channels: int = 3, pixels: int = 8, **processor) -> str:
     """A random ViT of one layer with its processor, saved in `folder`."""
     set_seed(0)
     body = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = ViTConfig(**body, image_size=size, patch_size=4, num_channels=channels)
+    config = ViTConfig(**body, image_size=pixels, patch_size=4, num_channels=channels)
     ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessor(**{"size": {"height": size, "width": size}, **processor}).save_pretrained(folder)
+    ViTImageProcessor(**{"size": {"height": pixels, "width": pixels}, **processor}).save_pretrained(folder)
     return str(folder)
 
 

@@ -168,6 +168,11 @@ def test_what_pads_is_what_the_classifier_skips(tmp_path, pad, of_model, used, n
     assert note is None or said(source, note)
 
 
+def test_texts_that_end_in_the_token_that_pads(tmp_path):
+    folder = small.saved(tmp_path, LlamaConfig(**LLAMA), pad_token="[SEP]")
+    assert said(load_source(folder, SOME, 16), "ends every text with its padding token, [SEP]")
+
+
 def test_positions_that_skip_padding_keep_the_number_of_the_model(tmp_path):
     """Loaded again, RoBERTa counts positions from its configuration's padding token: it has to stay."""
     source = load_source(small.saved(tmp_path, RobertaConfig(**BODY, pad_token_id=5)), SOME, 16)

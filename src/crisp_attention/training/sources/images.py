@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from PIL.Image import Image, fromarray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -96,14 +95,10 @@ def _one_size(pixels: Any) -> bool:
 
 def _check_sizes(path: str | Path, task: Task, column: str, expected: tuple[int, int]) -> None:
     for name, split in task.splits.items():
-        for row, image in enumerate(_images(split, column)):
-            if image.size != expected:
+        for row, each in enumerate(split.select_columns([column])):
+            if (image := each[column]).size != expected:
                 raise OptionError(
                     f"the processor of {path} leaves images as large as their size makes them, so all must have one: "
                     f"{expected[0]} x {expected[1]} in row 0 of train, {image.width} x {image.height} in row {row} of "
                     f"{name}; set size in its preprocessor_config.json"
                 )
-
-
-def _images(split: Dataset, column: str) -> Any:
-    return (each[column] for each in split.select_columns([column]))

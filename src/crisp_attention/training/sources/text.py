@@ -65,6 +65,11 @@ def text_model(path: str | Path, task: Task, max_length: int) -> Source:
     check_tokens(
         Dataset.from_dict({"input_ids": short["input_ids"], "index": rows["index"]}), model, tokenizer
     )
+    if all(tokens[-1:] == [tokenizer.pad_token_id] for tokens in short["input_ids"]):
+        notes.append(
+            f"padding: the tokenizer ends every text with its padding token, {tokenizer.pad_token}; a classifier that "
+            f"reads the last token reads the one before"
+        )
     fixed, said = choose_padding(tokenizer, _short_and_long(short), logits, limit)
 
     def encode(split: Dataset) -> Dataset:
