@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -19,6 +20,17 @@ from crisp_attention.models.settings import attention_layers
 
 # what says where a file of the hub lies, for the configuration as for the weights
 HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
+# what configurations, models and processors raise where a file gives them a value that they cannot use
+UNUSABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -88,19 +100,19 @@ def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfi
         raise CheckpointError(f"no such folder: {path}")
     try:
         return AutoConfig.from_pretrained(path, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, *UNUSABLE) as error:
         raise CheckpointError(
             f"cannot read a model configuration from {path}: {_first_line(error)}"
         ) from error
 
 
 def read_model(cls: Any, path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """`cls.from_pretrained(path)`; a damaged weights file is a CheckpointError that names the folder."""
+    """`cls.from_pretrained(path)`; a damaged file or an unusable value is a CheckpointError that names the folder."""
     try:
         return cls.from_pretrained(path, **kwargs)
     except SafetensorError as error:
         raise CheckpointError(f"the weights in {path} are damaged or cut short: {error}") from error
-    except OSError as error:
+    except (OSError, *UNUSABLE) as error:
         raise CheckpointError(f"cannot load a model from {path}: {_first_line(error)}") from error
 
 
@@ -123,4 +135,11 @@ def _expecting_learned(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(
+        error, StrictDataclassError
+    ):  # its first line names the field, the second one says what is wrong
+        return " ".join(str(error).split())
+    lines = str(error).strip().splitlines()
+    if not lines or isinstance(error, (AssertionError, LookupError)):
+        return ": ".join([type(error).__name__, *lines[:1]])
+    return lines[0]

@@ -9,10 +9,10 @@ from crisp_attention.training.data.tokens import WHOLE, check_tokens, count_cut
 from crisp_attention.training.sources import Source
 
 
-def encoded(source: Source, task: Task, max_length: int | None = None) -> Task:
+def encoded(source: Source, task: Task) -> Task:
     """The task with its splits encoded, and a note on the texts that were cut.
 
-    `max_length` is what was asked for. Raises DataError for a text of which the tokenizer makes no token.
+    Raises DataError for a text of which the tokenizer makes no token.
     """
     splits: dict[str, Dataset] = {}
     cut: list[str] = []
@@ -30,6 +30,4 @@ def encoded(source: Source, task: Task, max_length: int | None = None) -> Task:
     if not cut:
         return replace(task, splits=splits)
     note = f"texts cut to {limit:,} tokens: {', '.join(cut)}; the longest has {longest:,}"
-    if max_length is not None and max_length > limit:
-        note += f"; --max-length {max_length} is more than the model or its tokenizer takes"
     return replace(task, splits=splits, notes=(*task.notes, note))

@@ -30,6 +30,7 @@ from crisp_attention.training.processes import OwnPart, agreed
 from crisp_attention.training.progress import RunProgress
 from crisp_attention.training.ranks import is_main
 from crisp_attention.training.records import finite, write_json
+from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
@@ -79,7 +80,7 @@ def finetune(
         set_seed(options.seed)
         source = load_source(options.model, task, options.max_length)
         make_sparse(source.model, method, options)
-        task = encoded(source, task, options.max_length)
+        task = encoded(source, task)
         checkpoint, passed_over = (
             newest_checkpoint(directory.checkpoints, arguments.world_size) if options.resume else (None, ())
         )
@@ -103,6 +104,8 @@ def finetune(
         )  # read when --report-to asks for it
         progress = RunProgress(console)
         trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
+        if unmeasured := rehearse(trainer, source, task):
+            notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
         if is_main():
             directory.claim(options, resolved)
@@ -112,7 +115,7 @@ def finetune(
 
     with progress, recording() as kernels:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = results(trainer, source, task, directory, progress)
+        metrics = results(trainer, source, task, directory, progress, measured=unmeasured is None)
     metrics |= {
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),

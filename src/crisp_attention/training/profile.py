@@ -44,7 +44,7 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
     source = load_source(options.model, task, options.max_length)
     split = options.split
     task = replace(task, splits={split: sample(task.splits[split], options.examples)})
-    task = encoded(source, task, options.max_length)
+    task = encoded(source, task)
     rows = longest_first(task.splits[split])
     notes = [*_notes(source), *task.notes, f"profiling {len(rows):,} examples of the {split} split"]
     for note in notes:
@@ -95,7 +95,7 @@ def _notes(source: Source) -> list[str]:
     inside = f"{source.model.base_model_prefix}."
     drawn = [name for name in source.drawn if name.startswith(inside) and ".pooler." not in name]
     warning = f"the profile is of weights drawn at random, as the checkpoint lacks {listed(drawn)}"
-    return [source.notes[0], *([warning] if drawn else [])]
+    return [source.notes[0], *([warning] if drawn else []), *source.settled]
 
 
 def _recommended(found: Profile, options: ProfileOptions) -> Budgets:

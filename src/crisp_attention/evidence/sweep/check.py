@@ -19,6 +19,7 @@ from crisp_attention.training.data import load_task
 from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.sources import load_source
 from crisp_attention.training.sparsity import make_sparse, method_of
 
@@ -60,14 +61,15 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         )
     set_seed(0)
     source = load_source(options.model, task, options.max_length)
+    task = encoded(source, task)
+    trainer, _ = build(source, task, arguments[0])
     layers = 0
     for each in runs:
         make_sparse(source.model, method_of(each), each)
+        rehearse(trainer, source, task)
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
-    task = encoded(source, task, options.max_length)
-    build(source, task, arguments[0])
     few = f"with {options.seeds} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
     for note in (*source.notes, *task.notes, *([few] if options.seeds < SEEDS_NEEDED else [])):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
