@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def give_parameters(module: nn.Module, method: LayerMethod | None) -> None:
         return
     take_parameters(module)
     if initial:
-        home = next(module.parameters()).device
+        # modules that were quantised for a CPU hold neither parameters nor buffers
+        home = next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).device
         made = {name: nn.Parameter(value.to(home)) for name, value in initial.items()}
         module.add_module(MODULE, nn.ParameterDict(made))
 
