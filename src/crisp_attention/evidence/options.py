@@ -142,7 +142,7 @@ class ReproduceOptions(StudyOptions):
     """
 
     model: str = "distilbert-base-uncased"
-    """A hub id, a folder or `builtin:minilm`."""
+    """A hub id, a folder of a model or a run, or `builtin:minilm`."""
 
     dataset: str = "stanfordnlp/sst2"
     """A hub id, or a folder of train/validation/test parquet, csv or jsonl files."""

@@ -23,7 +23,8 @@ class RecipeOptions:
     """What a run learns, from which data and how: the part that the runs of a study share."""
 
     model: str
-    """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
+    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    random)."""
 
     dataset: str
     """A hub id, a folder of train/validation/test parquet, csv or jsonl files, or `builtin:digits`."""

@@ -22,7 +22,7 @@ from transformers import (
 
 from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.persistence import CheckpointError, read_config, read_model
+from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.error import first_line, listed
 from crisp_attention.training.options import OptionError
@@ -51,7 +51,7 @@ class Source:
 
 
 def load_source(name: str, task: Task, max_length: int | None) -> Source:
-    """Load `name`: a hub id, a folder, `builtin:minilm` or `builtin:vit`.
+    """Load `name`: a hub id, a folder of a model or of a run, `builtin:minilm` or `builtin:vit`.
 
     `max_length`: tokens of a text, None for 128. Raises CheckpointError if the model cannot be read,
     OptionError if it or the length does not fit the data.
@@ -73,7 +73,7 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
         raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
     if name == "builtin:vit":
         return _small_vit(task)
-    path = minilm_folder() if name == "builtin:minilm" else name
+    path = minilm_folder() if name == "builtin:minilm" else model_folder(name)
     if task.image_column is not None:
         return _image_model(path, task)
     return _text_model(path, task, MAX_LENGTH if max_length is None else max_length)
@@ -105,7 +105,8 @@ def _labels(task: Task) -> dict[str, Any]:
 def _pretrained(auto_class: Any, path: str | Path, task: Task) -> tuple[PreTrainedModel, tuple[str, ...]]:
     try:
         with restoring():
-            config = read_config(path, **_labels(task))
+            # attention weights are of no use here, and transformers would save no sparse model with them
+            config = read_config(path, output_attentions=False, **_labels(task))
             record.erase(config)  # this run's own options say how sparse it is
             loaded: Any = read_model(
                 auto_class,
