@@ -45,10 +45,11 @@ def forget_sparsity(root: PreTrainedModel) -> None:
 
 
 def check_savable(root: PreTrainedModel) -> None:
-    """Raise ValueError if transformers would refuse to save `root` only because of Crisp's attention."""
-    sparse = deepcopy(root.config)
-    sparse._attn_implementation = IMPLEMENTATION
-    if _refusal(root.config) is not None or (reason := _refusal(sparse)) is None:
+    """Raise ValueError if transformers would save `root` with eager attention, but not with Crisp's."""
+    if (
+        _refusal(root.config, "eager") is not None
+        or (reason := _refusal(root.config, IMPLEMENTATION)) is None
+    ):
         return
     if root.config.output_attentions:
         reason = (
@@ -66,9 +67,11 @@ def original_implementation(root: PreTrainedModel, module: nn.Module) -> str:
     return root.get_correct_attn_implementation(None) if found == IMPLEMENTATION else found
 
 
-def _refusal(config: PreTrainedConfig) -> str | None:
-    """What transformers finds wrong with a configuration when it saves it."""
-    validate = getattr(config, "validate", None)  # not every configuration has it
+def _refusal(config: PreTrainedConfig, implementation: str) -> str | None:
+    """What transformers, which checks a configuration when it saves it, finds wrong under an implementation."""
+    asked = deepcopy(config)
+    asked._attn_implementation = implementation
+    validate = getattr(asked, "validate", None)  # not every configuration has it
     try:
         if validate is not None:
             validate()
