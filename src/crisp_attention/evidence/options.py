@@ -142,7 +142,7 @@ class ReproduceOptions(StudyOptions):
     """
 
     model: str = "distilbert-base-uncased"
-    """A hub id, a folder or `builtin:minilm`."""
+    """A hub id, a folder of a model or a run, or `builtin:minilm`."""
 
     dataset: str = "stanfordnlp/sst2"
     """A hub id (`id:configuration` where it has several), a file, or a folder, as for `crisp finetune`."""

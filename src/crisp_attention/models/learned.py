@@ -1,8 +1,8 @@
 """The parameters that a method learns, as parameters of the attention module that uses it."""
 
 import json
-from collections.abc import Iterable, Mapping
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,18 @@ from crisp_attention.models.settings import AttentionLayer, heads_of
 from crisp_attention.rules.base import Learned
 
 MODULE = "crisp_learned"
+
+
+class LearnedParameters(nn.ParameterDict):
+    """Parameters that stay in float32 when their model is cast: a half precision would swallow small steps."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "LearnedParameters":
+        # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        return super()._apply(moved, recurse)
 
 
 def learned_by(module: nn.Module) -> Learned | None:
@@ -37,9 +49,10 @@ def give_parameters(module: nn.Module, method: LayerMethod | None) -> None:
         return
     take_parameters(module)
     if initial:
-        home = next(module.parameters()).device
+        # modules that were quantised for a CPU hold neither parameters nor buffers
+        home = next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).device
         made = {name: nn.Parameter(value.to(home)) for name, value in initial.items()}
-        module.add_module(MODULE, nn.ParameterDict(made))
+        module.add_module(MODULE, LearnedParameters(made))
 
 
 def take_parameters(module: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """A model saved sparse comes back sparse."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +14,10 @@ from transformers import AutoConfig, PreTrainedModel
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.models import record
 from crisp_attention.models.apply import activate, outermost
+from crisp_attention.models.configs import check_savable
 from crisp_attention.models.learned import MODULE, fill_parameters, read_parameters
 from crisp_attention.models.notice import DenseUntilRestored, restoring
+from crisp_attention.models.rollback import all_or_nothing
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.settings import attention_layers
 
@@ -58,15 +61,18 @@ def _restore(model: Model, path: str | Path, backend: str, **hub: Any) -> Model:
     found = attention_layers(root)
     chosen = [(by_name(found, name), method) for name, method in methods.items()]
     learned = read_parameters(chosen, path, **hub)
-    activate(root, {layer.index: method for layer, method in chosen}, phase, backend)
-    fill_parameters(learned)
+    check_savable(root)
+    with all_or_nothing(root):
+        activate(root, {layer.index: method for layer, method in chosen}, phase, backend)
+        record.write(root)
+        fill_parameters(learned)
     return model
 
 
 def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> PreTrainedModel:
     """Load a model, sparse if it was saved sparse, as the class it was saved from.
 
-    `path` is a folder or hub id, `backend` as in `sparsify`, `kwargs` go to `from_pretrained`. Only
+    `path` is a folder, a run's folder or a hub id, `backend` as in `sparsify`, `kwargs` go to `from_pretrained`. Only
     safetensors are read, nothing is unpickled. Warns if the checkpoint holds no settings, so that the
     model is dense. Raises CheckpointError if the folder is not a model or a file in it is damaged, and
     TypeError for `use_safetensors` and `output_loading_info`.
@@ -74,6 +80,7 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> PreTrainedM
     for refused in ("use_safetensors", "output_loading_info"):
         if refused in kwargs:
             raise TypeError(f"crisp.load does not take {refused}: it reads safetensors and returns the model")
+    path = path if "subfolder" in kwargs else model_folder(path)
     with restoring():
         hub = {name: kwargs[name] for name in HUB & set(kwargs)}
         config = read_config(path, **hub)
@@ -84,6 +91,13 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> PreTrainedM
         return _restore(model, path, backend, variant=kwargs.get("variant"), **hub)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
     return model
+
+
+def model_folder(path: str | Path) -> str | Path:
+    """Where the model is: in `path` itself, or, where that is the folder of a run of `crisp finetune`, in it."""
+    inside = Path(path) / "model"
+    has_weights = any(Path(path).glob("*.safetensors*"))
+    return inside if (inside / "config.json").is_file() and not has_weights else path
 
 
 def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfig:
@@ -98,6 +112,11 @@ def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfi
         raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
     if not folder.exists() and (folder.is_absolute() or str(path).startswith(".")):
         raise CheckpointError(f"no such folder: {path}")
+    if (folder / "config.json").is_file() and _of_a_run(folder / "config.json"):
+        raise CheckpointError(
+            f"{path} is the folder of a run that holds no model: the run has not finished, or it kept none "
+            f"(crisp finetune with --discard-model, crisp sweep without --keep-models)"
+        )
     try:
         return AutoConfig.from_pretrained(path, **kwargs)
     except (OSError, *UNUSABLE) as error:
@@ -125,6 +144,14 @@ def model_class(config: transformers.PreTrainedConfig, path: str | Path) -> type
             f"own class and call crisp.restore(model)"
         )
     return getattr(transformers, names[0])
+
+
+def _of_a_run(file: Path) -> bool:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"options", "versions"} <= set(found) and "model_type" not in found
 
 
 def _expecting_learned(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:

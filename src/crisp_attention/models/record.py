@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from crisp_attention.heads import LayerMethod, layer_method
+from crisp_attention.models.configs import config_of
 from crisp_attention.models.notice import CONFIG_KEY, restoring
 from crisp_attention.models.settings import PHASES, settings_of
 
@@ -12,8 +13,11 @@ VERSION = 1
 
 
 def write(model: PreTrainedModel) -> None:
-    """Put the settings of a sparse model into its config."""
+    """Put the settings of a sparse model into its config, and into that of no part of it."""
     sparse = [settings for _, settings in settings_of(model) if settings.method is not None]
+    for module in model.modules():
+        if (config := config_of(module)) is not None:
+            erase(config)
     with restoring():
         setattr(
             model.config,

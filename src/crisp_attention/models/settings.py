@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
-from crisp_attention.models.configs import config_of
+from crisp_attention.models.configs import IMPLEMENTATION, config_of
 from crisp_attention.models.decoding import Decoding
 
 ATTRIBUTE = "_crisp"
@@ -26,7 +26,10 @@ CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
 
 @dataclass
 class Settings:
-    """Settings of one attention module; `method` None leaves the module as the model had it."""
+    """Settings of one attention module; `method` None leaves the module as the model had it.
+
+    `only_observed`: the model is not sparse, and loses its settings when nothing observes it any more.
+    """
 
     index: int
     name: str
@@ -38,9 +41,16 @@ class Settings:
     observers: list[Callable[["Settings", LayerMethod, Observation], None]] = field(default_factory=list)
     decoding: Decoding = field(default_factory=Decoding)
     hook: RemovableHandle | None = None
+    only_observed: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observers": []}  # a copy of the model is not being measured
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from crisp_attention.models.transformers import register
+
+        register()  # the process that reads a sparse model may never have made one
+        self.__dict__.update(state)
 
     def active_method(self, training: bool) -> LayerMethod | None:
         """The method to use now, None when the module is dense in this phase."""
@@ -72,6 +82,18 @@ def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
         for layer in attention_layers(model)
         if hasattr(layer.module, ATTRIBUTE)
     ]
+
+
+def check_dense(module: nn.Module) -> None:
+    """Raise ValueError if a module without settings is to run Crisp's attention: there is no method to run."""
+    config = config_of(module)
+    if config is None or config._attn_implementation == IMPLEMENTATION:
+        raise ValueError(
+            f"{type(module).__name__} has attn_implementation={IMPLEMENTATION!r} but no Crisp settings: that name "
+            f"alone selects no method, and is not for you to set. Load the model without it, then call "
+            f"crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if its config holds "
+            f"settings; crisp_attention.load(path) loads a model that was saved sparse"
+        )
 
 
 def heads_of(module: nn.Module) -> int:

@@ -18,11 +18,10 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods import Method
+from crisp_attention.models.configs import IMPLEMENTATION
 from crisp_attention.models.learned import learned_by
-from crisp_attention.models.settings import ATTRIBUTE, Settings
+from crisp_attention.models.settings import ATTRIBUTE, Settings, check_dense
 from crisp_attention.pairs import split_mask
-
-IMPLEMENTATION = "crisp"
 
 # Arguments that models pass along and that change nothing here: what they say is already in the
 # mask, or they only matter to other implementations.
@@ -76,9 +75,12 @@ def crisp_attention(
     """Sparse attention for one module of a transformers model, by the settings it carries.
 
     Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. Raises
-    NotImplementedError for an argument that could change the mathematics and is not handled.
+    NotImplementedError for an argument that could change the mathematics and is not handled, and ValueError
+    if the module has no settings and its configuration names Crisp's attention.
     """
     settings: Settings | None = getattr(module, ATTRIBUTE, None)
+    if settings is None:
+        check_dense(module)
     given = {name for name, value in kwargs.items() if value is not None and value is not False}
     wanted = "output_attentions" in given or _records_attentions()
     method = settings.active_method(module.training) if settings else None
@@ -110,7 +112,7 @@ def crisp_attention(
 
     def observe(seen: Observation) -> None:
         if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
-            for observer in settings.observers:
+            for observer in tuple(settings.observers):  # another thread may begin or end its watching
                 observer(settings, method, seen)
 
     call = Call(

@@ -23,7 +23,8 @@ class RecipeOptions:
     """What a run learns, from which data and how: the part that the runs of a study share."""
 
     model: str
-    """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
+    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    random)."""
 
     dataset: str
     """A hub id (`id:configuration` where it has several), a parquet, csv, tsv, json or jsonl file, a folder of such

@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from crisp_attention.evidence.options import ViewOptions
 from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.persistence import CheckpointError, read_config, read_model, restore
+from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model, restore
 from crisp_attention.training.data.error import first_line, listed
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources import agree, minilm_folder, read_tokenizer
@@ -60,8 +60,7 @@ def _folder(name: str) -> str | Path:
         if name != "builtin:minilm":
             raise OptionError(f"unknown model {name!r}; built in for text is builtin:minilm")
         return minilm_folder()
-    inside = Path(name) / "model"
-    return inside if (inside / "config.json").is_file() else name
+    return model_folder(name)
 
 
 def _load(path: str | Path, config: Any) -> tuple[PreTrainedModel, tuple[str, ...]]:

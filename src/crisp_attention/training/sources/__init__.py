@@ -1,5 +1,6 @@
 """The model a run starts from, and what turns examples into its inputs."""
 
+from crisp_attention.models.persistence import model_folder
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.images import survey
 from crisp_attention.training.options import OptionError
@@ -14,7 +15,7 @@ __all__ = ["MINILM", "Batch", "Source", "agree", "load_source", "minilm_folder",
 
 
 def load_source(name: str, task: Task, max_length: int | None) -> Source:
-    """Load `name`: a hub id, a folder, `builtin:minilm` or `builtin:vit`.
+    """Load `name`: a hub id, a folder of a model or of a run, `builtin:minilm` or `builtin:vit`.
 
     `max_length`: tokens of a text, None for 128. Raises CheckpointError if the model cannot be read,
     OptionError if it or the length does not fit the data, DataError if an image cannot be read.
@@ -37,7 +38,7 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
     if name == "builtin:vit":
         survey(task.splits, str(task.image_column))
         return small_vit(task)
-    path = minilm_folder() if name == "builtin:minilm" else name
+    path = minilm_folder() if name == "builtin:minilm" else model_folder(name)
     if task.image_column is not None:
         return image_model(path, task, survey(task.splits, task.image_column))
     return text_model(path, task, MAX_LENGTH if max_length is None else max_length)
