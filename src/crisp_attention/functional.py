@@ -1,5 +1,7 @@
 """`crisp.attention`: one sparse attention call, shaped like torch's scaled_dot_product_attention."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,39 +17,51 @@ def attention(
     key: Tensor,
     value: Tensor,
     method: AnyMethod | PerHead,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    dropout: float = 0.0,
-    scale: float | None = None,
     *,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Attention of `query` over `key` and `value` in which each query keeps what `method` keeps.
 
     Shapes: query (B, H, L, D), key (B, G, S, D), value (B, G, S, Dv) with H a multiple of G;
-    returns (B, H, L, Dv) in the query's dtype. `mask` broadcasts to (B, H, L, S), bool (True =
-    attend) or additive; `is_causal` aligns at the upper left, as in torch, and combines with
-    `mask`. `scale` defaults to D ** -0.5. `generator` (default: torch's global one) feeds `RandomK`.
-    `backend` names the kernel to compute it with, by default the fastest that can.
+    returns (B, H, L, Dv) in the query's dtype. The arguments after `method` are those of
+    `torch.nn.functional.scaled_dot_product_attention`, with which `Dense()` agrees:
+
+    - `attn_mask` broadcasts to (B, H, L, S), bool (True = attend) or additive, where entries of
+      -10,000 and below forbid the pair. Rows without a valid key give zeros.
+    - `dropout_p`, in [0, 1), is the share of the kept weights that is set to 0; the rest is scaled up.
+    - `is_causal` forbids the keys j > i, aligned at the upper left. torch refuses it beside `attn_mask`;
+      here a pair is valid if both allow it.
+    - `scale` defaults to D ** -0.5.
+    - `enable_gqa` changes nothing: grouped heads (G < H) need no permission here.
+
+    `generator` (default: torch's global one) feeds everything drawn: random keys and dropout, in whichever
+    kernel computes. `backend` names the kernel to compute it with, by default the fastest that can.
     Raises TypeError or ValueError naming the argument, with expected and actual value.
+
+    >>> query = key = value = torch.ones(1, 2, 8, 4)
+    >>> crisp.attention(query, key, value, crisp.TopK(sparsity=0.5), is_causal=True).shape
+    torch.Size([1, 2, 8, 4])
     """
     method = method if isinstance(method, PerHead) else as_method(method)
-    _check(query, key, value, mask, dropout)
+    _check(query, key, value, attn_mask, dropout_p)
     if isinstance(method, PerHead) and len(method.methods) != query.shape[1]:
         raise ValueError(f"query has {query.shape[1]} heads, the method is for {len(method.methods)}")
-    if mask is not None:
-        mask = mask.reshape(*[1] * (4 - mask.ndim), *mask.shape)
-    valid, bias = split_mask(mask)
+    if attn_mask is not None:
+        attn_mask = attn_mask.reshape(*[1] * (4 - attn_mask.ndim), *attn_mask.shape)
+    valid, bias = split_mask(attn_mask, "attn_mask")
     if method.uses_positions and query.shape[2] > key.shape[2]:
         raise ValueError(
             f"{method.name!r} places queries among the keys and needs at most as many queries as keys, "
             f"got {query.shape[2]} queries and {key.shape[2]} keys"
         )
-    seed = None
-    if method.uses_seed:
-        home = query.device if generator is None else generator.device
-        seed = torch.randint(2**31, (), generator=generator, device=home).to(query.device)
+    if generator is not None:
+        _check_generator(generator, draws=method.uses_seed or dropout_p > 0)
     call = Call(
         query,
         key,
@@ -57,13 +71,15 @@ def attention(
         valid=valid,
         causal=is_causal,
         bias=bias,
-        dropout=dropout,
-        seed=seed,
+        dropout=dropout_p,
+        generator=generator,
     )
+    if method.uses_seed:
+        call = replace(call, seed=call.draw())
     return dispatch.attention(call, backend)[0]
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> None:
+def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.ndim != 4:
             raise ValueError(f"{name} must have shape (B, H, L, D), got {tuple(tensor.shape)}")
@@ -80,9 +96,19 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
         )
     if value.shape[:3] != key.shape[:3]:
         raise ValueError(f"value must have shape ({batch}, {groups}, {keys}, Dv), got {tuple(value.shape)}")
-    if mask is not None:
-        full = (batch, heads, queries, keys)
-        if mask.ndim > 4 or any(m not in (1, f) for m, f in zip(mask.shape[::-1], full[::-1], strict=False)):
-            raise ValueError(f"mask must broadcast to {full}, got {tuple(mask.shape)}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    if attn_mask is not None:
+        full, given = (batch, heads, queries, keys), attn_mask.shape
+        if len(given) > 4 or any(m not in (1, f) for m, f in zip(given[::-1], full[::-1], strict=False)):
+            raise ValueError(f"attn_mask must broadcast to {full}, got {tuple(given)}")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+
+
+def _check_generator(generator: torch.Generator, *, draws: bool) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+    if draws and (torch.compiler.is_compiling() or dispatch.recorder() is not None):
+        raise ValueError(
+            f"generator cannot be part of a program made by {dispatch.recorder() or 'torch.compile'}; "
+            "leave it out and seed torch's global one with torch.manual_seed"
+        )

@@ -11,18 +11,18 @@ from torch import Tensor
 FORBIDDEN = -1e4
 
 
-def split_mask(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def split_mask(mask: Tensor | None, name: str = "attention_mask") -> tuple[Tensor | None, Tensor | None]:
     """Split an attention mask into (valid pairs, additive bias), each None where it says nothing.
 
     `mask` is boolean (True = attend) or additive floating point, as in torch's SDPA; additive
-    entries of -1e4 and below mean "not valid". Raises TypeError for any other dtype.
+    entries of -1e4 and below mean "not valid". Raises TypeError, with the mask's `name`, for any other dtype.
     """
     if mask is None:
         return None, None
     if mask.dtype == torch.bool:
         return mask, None
     if not mask.is_floating_point():
-        raise TypeError(f"mask must be bool (True = attend) or floating point (additive), got {mask.dtype}")
+        raise TypeError(f"{name} must be bool (True = attend) or floating point (additive), got {mask.dtype}")
     valid = ~(mask <= FORBIDDEN)  # so that NaN stays, and reaches the output
     return valid, mask.masked_fill(~valid, 0.0)
 

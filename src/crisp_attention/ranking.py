@@ -4,14 +4,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# (1 - 0.7) * 10 is 3.0000000000000004 in binary: without this, ceil makes it 4.
+# 0.3 * 10 is 3 however 0.3 is rounded: shares are compared with this to spare.
 ROUNDING = 1e-9
+# Shares are counted in whole numbers, of units of 2**-62 in two halves: ONNX rounds constants to float32.
+HALF = 2**31
 
 
 def share_count(seen: Tensor, sparsity: float, minimum: int = 1) -> Tensor:
-    """max(minimum, ceil((1 - sparsity) * seen)), at most `seen`; int64, elementwise."""
-    share = ((1 - sparsity) * seen.to(widest(seen)) - ROUNDING).ceil().long()
-    return torch.minimum(share.clamp(min=minimum), seen)
+    """max(minimum, ceil((1 - sparsity) * seen)), at most `seen`, which is below 2**31; int64, elementwise.
+
+    A share within 1e-9 above a whole number is that number: exact for every float, and for decimals as written.
+    """
+    seen = seen.long()
+    share = round(sparsity * HALF**2)
+    low = (share % HALF * seen + round(ROUNDING * HALF**2)) // HALF
+    dropped = (share // HALF * seen + low) // HALF
+    return torch.minimum((seen - dropped).clamp(min=minimum), seen)
 
 
 def keep_largest(ranked: Tensor, visible: Tensor, count: Tensor) -> Tensor:
@@ -41,6 +49,16 @@ def compact(values: Tensor, ranks: Tensor, member: Tensor, slots: int, fill: flo
     place = torch.where(member, ranks - 1, slots).expand_as(values)
     moved = values.new_full((*values.shape[:-1], slots + 1), fill)
     return moved.scatter(-1, place, values)[..., :slots]
+
+
+def grouped(values: Tensor, ranks: Tensor, member: Tensor, size: int, fill: float) -> Tensor:
+    """The members of each row in groups of `size` in the order of their ranks, (..., groups, size).
+
+    There is one group more than a row could fill, so that no length has a single one: programs that
+    torch.export makes for all lengths treat a dimension of one as another kind. See `compact` for the rest.
+    """
+    groups = -(-values.shape[-1] // size) + 1
+    return compact(values, ranks, member, groups * size, fill).unfold(-1, size, size)
 
 
 def sort_rows(values: Tensor) -> Tensor:

@@ -79,11 +79,11 @@ def problems(draw: st.DrawFn, method: Method | None = None) -> tuple[Method, dic
     elif kind != "none":
         valid = torch.rand(batch, heads, queries, keys, generator=generator) < 0.6
     if kind in ("none", "padding", "random"):
-        given["mask"] = None if kind == "none" else valid
+        given["attn_mask"] = None if kind == "none" else valid
     else:
         bias = grid(*valid.shape) if kind == "bias" else torch.zeros(valid.shape, dtype=dtype)
         forbidden = -math.inf if kind == "-inf" else torch.finfo(dtype).min
-        given["mask"] = bias.masked_fill(~valid, forbidden)
+        given["attn_mask"] = bias.masked_fill(~valid, forbidden)
     if given["is_causal"]:
         valid = valid & (torch.arange(keys) <= torch.arange(queries)[:, None])
     return method, given, {"valid": valid, "bias": bias}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from crisp_attention.heads import LayerMethod
@@ -18,8 +19,9 @@ class Call:
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     `valid` is bool and broadcasts to (B, H, L, S); `causal` forbids besides, without a mask that
     somebody has to hold, the keys j > i. `bias` broadcasts too. `seed`, of every example or of all,
-    is for rules that draw; `learned` holds the parameters of rules that have some; `block_means`
-    (B, G, ceil(S / block_size), D) the mean keys of the blocks, if they are at hand.
+    is for rules that draw; dropout draws from `generator`, by default torch's global one. `learned` holds
+    the parameters of rules that have some; `block_means` (B, G, ceil(S / block_size), D) the mean keys of
+    the blocks, where the caller has them.
     """
 
     query: Tensor
@@ -34,6 +36,7 @@ class Call:
     sinks: Tensor | None = None
     dropout: float = 0.0
     seed: Tensor | None = None
+    generator: torch.Generator | None = None
     learned: Learned = field(default_factory=dict)
     block_means: Tensor | None = None
 
@@ -44,6 +47,11 @@ class Call:
             return self.valid
         causal = causal_mask(self.query.shape[2], self.key.shape[2], self.query.device)
         return causal if self.valid is None else self.valid & causal
+
+    def draw(self) -> Tensor:
+        """A random number () from the call's generator, on the query's device, that further draws start from."""
+        home = self.query.device if self.generator is None else self.generator.device
+        return torch.randint(2**31, (), generator=self.generator, device=home).to(self.query.device)
 
     def of(self, heads: list[int], method: LayerMethod) -> "Call":
         """The same for these query heads only, each with its key and value head, by `method`."""

@@ -16,6 +16,18 @@ from crisp_attention.kernels.registry import KERNELS
 AUTO, REFERENCE = "auto", "reference"
 
 
+def recorder() -> str | None:
+    """What is recording this call into a program that will run elsewhere, None if nothing is.
+
+    torch.compile is not among them: its programs run in this process.
+    """
+    if not torch.compiler.is_exporting() and not torch.jit.is_tracing():
+        return None
+    if torch.onnx.is_in_onnx_export():
+        return "ONNX"
+    return "torch.jit.trace" if torch.jit.is_tracing() else "torch.export"
+
+
 @dataclass(frozen=True)
 class Part:
     """Some heads of a call, or all of them (None), and the kernel that computes them."""
@@ -57,6 +69,7 @@ def check_backend(backend: str) -> None:
 def plan(call: Call, backend: str = AUTO) -> list[Part]:
     """The kernel for a call; where heads have methods of their own, one for each group of them.
 
+    A program that torch records gets the reference, made of torch's own operations, unless a kernel was asked for.
     Raises ValueError if the backend asked for lacks something.
     """
     method = call.method
@@ -77,6 +90,8 @@ def lacks(kernel: str, call: Call) -> str | None:
         return "forward-mode gradients and the transforms of torch.func"
     if call.query.dtype == torch.float64:
         return "float64"
+    if recorder() == "ONNX":
+        return "a translation to ONNX"
     return KERNELS[kernel].lacks(call)
 
 
@@ -84,6 +99,8 @@ def _first(call: Call, backend: str) -> str | None:
     """The best kernel that lacks nothing, among those that the backend allows; None if each lacks something."""
     if backend != AUTO:
         return backend if lacks(backend, call) is None else None
+    if recorder() is not None:
+        return None
     for row in measured.FASTEST:
         if row.kernel in KERNELS and row.covers(call) and lacks(row.kernel, call) is None:
             return row.kernel

@@ -68,7 +68,7 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
                 queries = valid_queries(valid)
                 pairs = valid.expand_as(scores)
                 observe(Observation(rows.products, scores.detach(), pairs, keep, queries))
-        weights = apply_dropout(weights, p=call.dropout).to(value.dtype)
+        weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 
 
@@ -122,6 +122,13 @@ class _Rows:
             None if self.sinks is None else self.sinks[heads],
             {name: value[heads] for name, value in self.learned.items()},
         )
+
+
+def _drop(weights: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    if generator is None or not share:
+        return apply_dropout(weights, p=share)
+    stay = torch.rand(weights.shape, generator=generator, device=generator.device) >= share
+    return weights * (stay.to(weights.device, weights.dtype) / (1 - share))
 
 
 def _repeat_heads(states: Tensor, times: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from crisp_attention.checks import check_number, check_whole
 from crisp_attention.layouts.base import Layout
 from crisp_attention.pairs import key_ranks, query_ranks, valid_queries
-from crisp_attention.ranking import compact, keep_largest, share_count
+from crisp_attention.ranking import grouped, keep_largest, share_count
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,13 @@ class BlockTopK(Layout):
 
         The last two are bool and broadcast to the first, whose entries are infinite where always kept.
         """
-        size = self.block_size
-        count = -(-valid.shape[-1] // size)
-        block = torch.arange(count, device=valid.device)
-        keys = valid.sum(dim=-1, keepdim=True)
-        present = block * size < keys
+        size, keys = self.block_size, valid.sum(dim=-1, keepdim=True)
         if block_products is None:
-            grouped = compact(products, key_ranks(valid), valid, count * size, 0.0).unflatten(
-                -1, (count, size)
-            )
-            block_products = grouped.sum(dim=-1) / (keys - block * size).clamp(1, size)
+            sums = grouped(products, key_ranks(valid), valid, size, 0.0).sum(dim=-1)
+            first = torch.arange(sums.shape[-1], device=valid.device) * size
+            block_products = sums / (keys - first).clamp(1, size)
+        block = torch.arange(block_products.shape[-1], device=valid.device)
+        present = block * size < keys
         own = (query_ranks(valid) - 1) // size
         forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
         ranked = self._mean_query(block_products, valid)
@@ -74,29 +71,21 @@ class BlockTopK(Layout):
 
     def _mean_query(self, block_products: Tensor, valid: Tensor) -> Tensor:
         # products are linear in the query: their mean is the product with the mean query
-        queries = valid.shape[-2]
-        if queries == 1:
-            return block_products
         real = valid_queries(valid)
-        changes = (valid[..., 1:, :] != valid[..., :-1, :]).any(dim=-1).cumsum(dim=-1)
-        sees = torch.cat([torch.zeros_like(changes[..., :1]), changes], dim=-1)
-        place = real.cumsum(dim=-1)
-        count = -(-queries // self.block_size)
-        slots = count * self.block_size
+        previous = (torch.arange(valid.shape[-2], device=valid.device) - 1).clamp(min=0)
+        sees = (valid != valid.index_select(-2, previous)).any(dim=-1).cumsum(dim=-1)
+        block = (real.cumsum(dim=-1) - 1) // self.block_size
 
-        def blockwise(values: Tensor, at: Tensor, members: Tensor, fill: float) -> Tensor:
-            return compact(values, at, members, slots, fill).unflatten(-1, (count, self.block_size))
+        def equal(values: Tensor) -> Tensor:
+            return values[..., :, None] == values[..., None, :]
 
-        group = blockwise(sees, place, real, -1)
-        alike = group[..., :, None] == group[..., None, :]
-        share = (alike / alike.sum(dim=-1, keepdim=True)).to(block_products.dtype)
-        column = place.unsqueeze(-2)
+        alike = equal(block) & equal(sees) & real[..., None, :]
+        share = (alike / alike.sum(dim=-1, keepdim=True).clamp(min=1)).to(block_products.dtype)
         # 0 times NaN is NaN: what is broken travels as a flag, so that it reaches its own group and no other
         broken = block_products.isnan().any(dim=-1, keepdim=True).to(block_products.dtype)
-        means = torch.cat([block_products.nan_to_num(), broken], dim=-1)
-        grouped = blockwise(means.transpose(-1, -2), column, real.unsqueeze(-2), 0.0)
-        pooled = torch.einsum("...nqj,...qij->...nqi", grouped, share).flatten(-2)
-        index = (column - 1).clamp(min=0).expand(*pooled.shape[:-1], queries)
-        pooled = pooled.gather(-1, index).transpose(-1, -2)
+        pooled = share @ torch.cat([block_products.nan_to_num(), broken], dim=-1)
+        # that of its first query for the whole group, however products of matrices are rounded
+        first = alike.int().argmax(dim=-1, keepdim=True).expand(*pooled.shape[:-1], 1)
+        pooled = pooled.gather(-2, first.expand_as(pooled))
         pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
         return torch.where(real.unsqueeze(-1), pooled, block_products)

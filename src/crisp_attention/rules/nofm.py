@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crisp_attention.checks import check_whole
 from crisp_attention.pairs import key_ranks
-from crisp_attention.ranking import compact, keep_largest
+from crisp_attention.ranking import grouped, keep_largest
 from crisp_attention.rules.base import Rule
 
 
@@ -30,10 +30,14 @@ class NofM(Rule):
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.n == self.m:
             return visible.expand_as(scores)
-        ranks, groups = key_ranks(visible), -(-scores.shape[-1] // self.m)
-        slot = torch.arange(groups * self.m, device=scores.device)
-        taken = (slot < visible.sum(dim=-1, keepdim=True)).unflatten(-1, (groups, self.m))
-        moved = compact(scores, ranks, visible, groups * self.m, -torch.inf).unflatten(-1, (groups, self.m))
+        ranks = key_ranks(visible)
+        moved = grouped(scores, ranks, visible, self.m, -torch.inf)
+        slot = torch.arange(moved.shape[-2] * self.m, device=scores.device)
+        taken = (slot < visible.sum(dim=-1, keepdim=True)).unfold(-1, self.m, self.m)
         count = -(-taken.sum(dim=-1, keepdim=True) * self.n // self.m)
-        kept = keep_largest(moved, taken.expand_as(moved), count).flatten(-2)
-        return visible & kept.gather(-1, (ranks - 1).clamp(min=0).expand_as(scores))
+        kept = keep_largest(moved, taken.expand_as(moved), count)
+        # side by side by place in the group: what flatten does to the last two dimensions is nothing that
+        # torch.export can prove for all lengths
+        place = (ranks - 1).clamp(min=0)
+        index = place % self.m * kept.shape[-2] + place // self.m
+        return visible & torch.cat(kept.unbind(dim=-1), dim=-1).gather(-1, index.expand_as(scores))

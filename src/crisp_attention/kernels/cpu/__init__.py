@@ -52,7 +52,7 @@ def attention(call: Call) -> Tensor:
         block_counts, blocks = listed(choose(query, key, layout, lengths))
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
-        seed = torch.randint(2**31, (), device=query.device)
+        seed = call.draw()
     full = (*query.shape[:3], key.shape[2])
     output, *_ = rows(
         query,

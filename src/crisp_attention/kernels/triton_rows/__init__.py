@@ -70,7 +70,7 @@ def attention(call: Call) -> Tensor:
         call.value,
         valid,
         count_of,
-        torch.randint(2**31, (), device=query.device) if call.dropout else None,
+        call.draw() if call.dropout else None,
         rule="topk" if count_of is not None else "topp" if number > 0 else "threshold",
         number=number,
         scale=call.scale,
