@@ -10,6 +10,7 @@ from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
+from crisp_attention.models.adapters import adapters_on, forget
 from crisp_attention.models.configs import (
     ORIGINALS,
     config_of,
@@ -17,7 +18,7 @@ from crisp_attention.models.configs import (
     original_implementation,
     take_configs,
 )
-from crisp_attention.models.learned import give_parameters, take_parameters
+from crisp_attention.models.learned import give_parameters, learning_layers, take_parameters
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
 from crisp_attention.models.settings import (
     ATTRIBUTE,
@@ -53,9 +54,10 @@ def sparsify(
     method is active, `attention` which modules count. `backend` names the kernel that computes it, by
     default the fastest that can (`crisp.explain` says which); it belongs to the machine and is not saved
     with the model. Doing it again replaces what was set before; what a layer has learned stays as long as
-    its method learns it. Call it on the model that you save: a part's settings are not in the whole's
-    configuration. Raises TypeError or ValueError if the model does not use transformers' attention
-    interface, a layer or head does not exist, or a method does not fit.
+    its method learns it. On a PEFT model it is trained and saved with the adapters. Call it on the model
+    that you save: a part's settings are not in the whole's configuration. Raises TypeError or ValueError
+    if the model does not use transformers' attention interface, a layer or head does not exist, or a
+    method does not fit.
     """
     if heads is not None:
         if method is not None or isinstance(layers, Mapping):
@@ -67,12 +69,15 @@ def sparsify(
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
     activate(root, select(found, method, layers, attention), phase, backend)
+    adapters_on(model, root).train(learning_layers(root))
     return model
 
 
 def densify(model: Model) -> Model:
     """Undo `sparsify`, in place: the model is exactly what it was. Raises ValueError if it is not sparse."""
-    _revert(sparse_root(model))
+    root = sparse_root(model)
+    _revert(root)
+    forget(adapters_on(model, root))
     return model
 
 

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from crisp_attention.methods import AnyMethod
 from crisp_attention.models.apply import activate, densify, sparsify
-from crisp_attention.models.learned import MODULE, learned_by
+from crisp_attention.models.learned import MODULE
 from crisp_attention.models.settings import settings_of
 
 
@@ -19,7 +18,7 @@ def having(root: PreTrainedModel, method: AnyMethod) -> Iterator[None]:
     Raises TypeError or ValueError, as `sparsify` does, if the method does not fit the model.
     """
     before = settings_of(root)
-    learned = [(layer.module, learned_by(layer.module)) for layer, _ in before]
+    learned = [(layer.module, getattr(layer.module, MODULE, None)) for layer, _ in before]
     try:
         sparsify(root, method)
         yield
@@ -28,7 +27,7 @@ def having(root: PreTrainedModel, method: AnyMethod) -> Iterator[None]:
             methods = {each.index: each.method for _, each in before if each.method is not None}
             activate(root, methods, before[0][1].phase, before[0][1].backend)
             for module, parameters in learned:
-                if isinstance(parameters, nn.Module):
+                if parameters is not None:
                     module.add_module(MODULE, parameters)
         elif settings_of(root):
             densify(root)
