@@ -80,7 +80,8 @@ def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
     queries, keys = valid.shape
     rows = [[j for j in range(keys) if valid[q, j]] for q in range(queries)]
     own = [min(keys - queries + q, max(row, default=0)) for q, row in enumerate(rows)]
-    real = [q for q in range(queries) if rows[q] and (queries != keys or valid[:, q].any())]
+    first = min(keys - queries, max(max(row, default=0) - q for q, row in enumerate(rows)))
+    real = [q for q in range(queries) if rows[q] and (queries == 1 or valid[:, first + q].any())]
     size, seen = layout.block_size, rows[i]
     alike = [i]
     if i in real:

@@ -10,6 +10,7 @@ from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
+from crisp_attention.models.adapters import adapters_on, forget
 from crisp_attention.models.configs import (
     IMPLEMENTATION,
     ORIGINALS,
@@ -20,7 +21,7 @@ from crisp_attention.models.configs import (
     original_implementation,
     take_configs,
 )
-from crisp_attention.models.learned import give_parameters, take_parameters
+from crisp_attention.models.learned import give_parameters, learning_layers, take_parameters
 from crisp_attention.models.rollback import all_or_nothing
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
 from crisp_attention.models.settings import (
@@ -57,10 +58,10 @@ def sparsify(
     method is active, `attention` which modules count. `backend` names the kernel that computes it, by
     default the fastest that can (`crisp.explain` says which); it belongs to the machine and is not saved
     with the model. Doing it again replaces what was set before; what a layer has learned stays as long as
-    its method learns it. Call it on the model that you save: a part's settings are not in the whole's
-    configuration. Raises TypeError or ValueError if the model does not use transformers' attention
-    interface, a layer or head does not exist, a method does not fit, or the sparse model could not be
-    saved; after an error the model is what it was.
+    its method learns it. On a PEFT model it is trained and saved with the adapters. Call it on the model
+    that you save: a part's settings are not in the whole's configuration. Raises TypeError or ValueError
+    if the model does not use transformers' attention interface, a layer or head does not exist, a method
+    does not fit, or the sparse model could not be saved; after an error the model is what it was.
     """
     if heads is not None:
         if method is not None or isinstance(layers, Mapping):
@@ -75,6 +76,7 @@ def sparsify(
     check_savable(root)
     with all_or_nothing(root):
         activate(root, chosen, phase, backend)
+        adapters_on(model, root).train(learning_layers(root))
         record.write(root)
     return model
 
@@ -82,12 +84,13 @@ def sparsify(
 def densify(model: Model) -> Model:
     """Undo `sparsify`, in place: the model is exactly what it was, and dense. Raises ValueError if it is not sparse.
 
-    Settings that a checkpoint brought along are gone too: the model is saved dense.
+    Settings that a checkpoint or an adapter brought along are gone too: the model is saved dense.
     """
     root = sparse_root(model)
     with all_or_nothing(root):
         deactivate(root)
         forget_sparsity(root)
+        forget(adapters_on(model, root))
     return model
 
 

@@ -42,12 +42,18 @@ def read(config: PreTrainedConfig) -> tuple[dict[str, LayerMethod], str] | None:
     Raises ValueError if they are of another version or damaged.
     """
     data: Any = getattr(config, CONFIG_KEY, None)
-    if data is None:
-        return None
+    return None if data is None else parse(data, f"config.{CONFIG_KEY}")
+
+
+def parse(data: Any, place: str) -> tuple[dict[str, LayerMethod], str]:
+    """Methods by layer name, and the phase, from what `write` wrote; `place` is where it was found.
+
+    Raises ValueError if it is of another version or damaged.
+    """
     if not isinstance(data, dict) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, dict) else data
-        raise ValueError(f"config.{CONFIG_KEY} must be of version {VERSION}, found {found!r}")
+        raise ValueError(f"{place} must be of version {VERSION}, found {found!r}")
     layers, phase = data.get("layers"), data.get("phase")
     if not isinstance(layers, dict) or not layers or phase not in PHASES:
-        raise ValueError(f"config.{CONFIG_KEY} is damaged: layers {layers!r}, phase {phase!r}")
+        raise ValueError(f"{place} is damaged: layers {layers!r}, phase {phase!r}")
     return {name: layer_method(each) for name, each in layers.items()}, phase
