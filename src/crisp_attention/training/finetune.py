@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from crisp_attention.kernels.recording import recording
 from crisp_attention.models.settings import settings_of
-from crisp_attention.schedule import Schedule
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.callback import SparsityCallback
 from crisp_attention.training.checkpoints import check_resuming, newest_checkpoint
@@ -103,7 +104,9 @@ def finetune(
             directory.tensorboard
         )  # read when --report-to asks for it
         progress = RunProgress(console)
-        trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
+        warn = warnings.warn if console.quiet else partial(_say, console)
+        scheduled = [SparsityCallback(schedule, warn)] if schedule else []
+        trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
         if unmeasured := rehearse(trainer, source, task):
             notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
@@ -156,7 +159,6 @@ def build(
     source: Source,
     task: Task,
     arguments: TrainingArguments,
-    schedule: Schedule | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, StepTimes]:
     """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
@@ -177,7 +179,7 @@ def build(
                 preprocess_logits_for_metrics=lambda logits, labels: (
                     logits[0] if isinstance(logits, tuple) else logits
                 ),
-                callbacks=[OwnPart(), times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
+                callbacks=[OwnPart(), times, *callbacks],
             )
             trainer.create_optimizer()
             scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)

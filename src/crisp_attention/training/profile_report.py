@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.profiles.profile import MASSES, Profile
 from crisp_attention.profiles.targets import METHODS
 from crisp_attention.training.profile_options import ProfileOptions
+from crisp_attention.training.terminal import table_console
 
 SPARSITY = 0.8
 TITLE = (
@@ -21,7 +21,7 @@ TITLE = (
 
 def report(found: Profile, budgets: Budgets, options: ProfileOptions) -> None:
     """Print the means of each layer, what is safe, what is recommended, and where the files are."""
-    console = Console()
+    console = table_console()
     console.print(_layers(found))
     lines = [
         _safe(mass, found.recommend(mass=mass, method=options.method).expected)
