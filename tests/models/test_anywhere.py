@@ -85,6 +85,16 @@ def test_a_copy_made_while_decoding_goes_on_by_itself():
     assert torch.equal(model.generate(prompt, max_new_tokens=6, do_sample=False), expected)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, COPIES["pickle"]])
+def test_what_was_measured_and_profiled_travels_too(copied):
+    model = crisp.sparsify(distilbert(layers=2), TopK(0.6))
+    with crisp.measuring(model) as measured:
+        model(**BATCH)
+    profile = crisp.profile(model, [BATCH], block_size=2)
+    assert copied(measured).table().equals(measured.table())
+    assert copied(profile).curves().equals(profile.curves())
+
+
 # one process that has never heard of Crisp reads everything; its parent compares
 READER = """
 import json, pickle, sys, warnings

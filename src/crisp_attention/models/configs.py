@@ -1,7 +1,7 @@
 """A sparse model has configurations of its own: the objects it came with may be shared with others."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -63,7 +63,8 @@ def check_savable(root: PreTrainedModel) -> None:
 def original_implementation(root: PreTrainedModel, module: nn.Module) -> str:
     """The attention implementation that a module had before its model became sparse."""
     originals = {id(own): original for own, original in getattr(root, ORIGINALS)}
-    found = originals[id(config_of(module))]._attn_implementation
+    own = cast(PreTrainedConfig, config_of(module))
+    found = originals.get(id(own), own)._attn_implementation
     return root.get_correct_attn_implementation(None) if found == IMPLEMENTATION else found
 
 

@@ -85,14 +85,13 @@ def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
 
 
 def check_dense(module: nn.Module) -> None:
-    """Raise ValueError if a module without settings is to run Crisp's attention: there is no method to run."""
+    """Raise ValueError if a module without settings is configured to run Crisp's attention."""
     config = config_of(module)
     if config is None or config._attn_implementation == IMPLEMENTATION:
         raise ValueError(
-            f"{type(module).__name__} has attn_implementation={IMPLEMENTATION!r} but no Crisp settings: that name "
-            f"alone selects no method, and is not for you to set. Load the model without it, then call "
-            f"crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if its config holds "
-            f"settings; crisp_attention.load(path) loads a model that was saved sparse"
+            f"{type(module).__name__} has attn_implementation={IMPLEMENTATION!r} but no Crisp settings: the name alone "
+            f"selects no method. Call crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if "
+            f"the model was saved sparse (crisp_attention.load(path) loads and restores it)"
         )
 
 
