@@ -25,7 +25,7 @@ from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import CheckpointError, read_config, read_model
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.error import first_line, listed
-from crisp_attention.training.data.images import ImageSurvey, as_rgb, survey
+from crisp_attention.training.data.images import as_rgb, survey
 from crisp_attention.training.data.tokens import WHOLE, tokenized
 from crisp_attention.training.options import OptionError
 
@@ -75,11 +75,10 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
     if task.image_column is not None and max_length is not None:
         raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
     if name == "builtin:vit":
-        survey(task.splits, str(task.image_column))
         return _small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else name
     if task.image_column is not None:
-        return _image_model(path, task, survey(task.splits, task.image_column))
+        return _image_model(path, task)
     return _text_model(path, task, MAX_LENGTH if max_length is None else max_length)
 
 
@@ -183,7 +182,7 @@ def _without_extras(pad: DataCollatorWithPadding) -> Callable[[list[dict[str, An
     return collate
 
 
-def _image_model(path: str | Path, task: Task, seen: ImageSurvey) -> Source:
+def _image_model(path: str | Path, task: Task) -> Source:
     column = str(task.image_column)
     model, drawn = _pretrained(AutoModelForImageClassification, path, task)
     try:
@@ -191,6 +190,7 @@ def _image_model(path: str | Path, task: Task, seen: ImageSurvey) -> Source:
             processor = AutoImageProcessor.from_pretrained(path)
     except (ImportError, OSError, ValueError) as error:
         raise CheckpointError(f"cannot load an image processor from {path}: {first_line(error)}") from error
+    seen = survey(task.splits, column)
 
     def collate(examples: list[dict[str, Any]]) -> Batch:
         images = [as_rgb(each[column], seen.white) for each in examples]
@@ -201,6 +201,7 @@ def _image_model(path: str | Path, task: Task, seen: ImageSurvey) -> Source:
 
 
 def _small_vit(task: Task) -> Source:
+    survey(task.splits, str(task.image_column))
     first = task.splits["train"][0][task.image_column]
     if first.width != first.height:
         raise OptionError(f"builtin:vit needs square images, got {first.width} x {first.height}")
