@@ -2,7 +2,6 @@
 
 from crisp_attention.models.persistence import model_folder
 from crisp_attention.training.data import Task
-from crisp_attention.training.data.images import survey
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.agreement import agree
 from crisp_attention.training.sources.builtin import MINILM, minilm_folder, small_vit
@@ -36,9 +35,8 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
     if task.image_column is not None and max_length is not None:
         raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
     if name == "builtin:vit":
-        survey(task.splits, str(task.image_column))
         return small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else model_folder(name)
     if task.image_column is not None:
-        return image_model(path, task, survey(task.splits, task.image_column))
+        return image_model(path, task)
     return text_model(path, task, MAX_LENGTH if max_length is None else max_length)

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification, ViTConfig
 
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.training.data import Task
+from crisp_attention.training.data.images import survey
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.pretrained import labels_of
 from crisp_attention.training.sources.source import Batch, Source
@@ -35,6 +36,7 @@ def minilm_folder() -> Path:
 
 def small_vit(task: Task) -> Source:
     """A ViT of four layers with random weights, for square images of one size and mode."""
+    survey(task.splits, str(task.image_column))
     first = task.splits["train"][0][task.image_column]
     if first.width != first.height:
         raise OptionError(f"builtin:vit needs square images, got {first.width} x {first.height}")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from crisp_attention.models.persistence import UNUSABLE
 from crisp_attention.training.data import Task
 from crisp_attention.training.data.error import first_line
-from crisp_attention.training.data.images import ImageSurvey, as_rgb
+from crisp_attention.training.data.images import as_rgb, survey
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.pretrained import read_classifier, read_processor
 from crisp_attention.training.sources.source import Batch, Source
@@ -22,14 +22,16 @@ from crisp_attention.training.sources.trying import tried
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 
-def image_model(path: str | Path, task: Task, seen: ImageSurvey) -> Source:
+def image_model(path: str | Path, task: Task) -> Source:
     """The classifier and image processor at `path`, brought to agree with each other and with the task's images.
 
-    Raises CheckpointError for what cannot be read, OptionError for what cannot agree.
+    Raises CheckpointError for what cannot be read, OptionError for what cannot agree, DataError
+    for an image that cannot be read.
     """
     column = str(task.image_column)
     classifier = read_classifier(path, task)
     model, processor = classifier.model, read_processor(path)
+    seen = survey(task.splits, column)
     channels = _channels(model)
     if channels not in MODES:
         raise OptionError(f"{type(model).__name__} reads images of {channels} channels; expected 1, 3 or 4")
