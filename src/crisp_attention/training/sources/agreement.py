@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.tables import Tables, tables_of, words_of
 
+SHORT = 16  # tokens of the example
 UNLIMITED = 2**31 - 1  # more tokens than any text has
 
 
@@ -86,10 +87,14 @@ def _short(model: PreTrainedModel, tokens: list[int], taken: set[str]) -> Mappin
     return {"input_ids": ids} | {name: given[name] for name in given if name in taken}
 
 
-def _bounds(model: PreTrainedModel, tokenizer: Any, tables: Tables) -> dict[str, int]:
-    # models of rotary or relative positions have no table, and say what length they were made for
+def _named_positions(model: PreTrainedModel) -> int | None:
+    """What the configuration says, if it does: models of rotary or relative positions have no table."""
     named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    of_model = [each for each in (tables.positions, named) if each is not None and each > 0]
+    return named if named and named > 0 else None
+
+
+def _bounds(model: PreTrainedModel, tokenizer: Any, tables: Tables) -> dict[str, int]:
+    of_model = [each for each in (tables.positions, _named_positions(model)) if each is not None]
     return {
         "the model": min(of_model, default=UNLIMITED),
         "the tokenizer": min(tokenizer.model_max_length, UNLIMITED),
