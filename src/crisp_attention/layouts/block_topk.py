@@ -7,7 +7,7 @@ from torch import Tensor
 from crisp_attention.checks import check_number, check_whole
 from crisp_attention.layouts.base import Layout
 from crisp_attention.pairs import key_ranks, query_ranks, valid_queries
-from crisp_attention.ranking import compact, keep_largest, share_count
+from crisp_attention.ranking import compact, keep_largest, share_count, share_is_whole
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class BlockTopK(Layout):
     Blocks are runs of `block_size` valid keys of the row, so padding moves none of them and is in no
     mean. Of a row's n blocks, max(1, ceil((1 - sparsity) * n)) are kept; among them always the
     first `sink_blocks` and the `local_blocks` nearest on each side, the query's own included.
-    Queries of one block are averaged when they see the same keys. Under a causal mask no two do: each
-    query is ranked by itself, so that no choice depends on later tokens, with or without a cache.
+    Queries that see the same keys, one after another, are averaged in blocks of `block_size`. Under a
+    causal mask no two do: each query is ranked by itself, so that no choice depends on later tokens,
+    with or without a cache.
     Pairs inside the kept blocks are visible as far as they are valid.
     """
 
@@ -35,6 +36,12 @@ class BlockTopK(Layout):
         check_whole("block_size", self.block_size, 1)
         check_whole("sink_blocks", self.sink_blocks, 0)
         check_whole("local_blocks", self.local_blocks, 1)
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        if self.sparsity == 0 or keys is None:
+            return self.sparsity == 0
+        blocks = -(-keys // self.block_size)
+        return share_is_whole(blocks, self.sparsity) or max(self.sink_blocks, self.local_blocks) >= blocks
 
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         if self.sparsity == 0:
@@ -78,24 +85,33 @@ class BlockTopK(Layout):
         if queries == 1:
             return block_products
         real = valid_queries(valid)
-        changes = (valid[..., 1:, :] != valid[..., :-1, :]).any(dim=-1).cumsum(dim=-1)
-        sees = torch.cat([torch.zeros_like(changes[..., :1]), changes], dim=-1)
+        changes = (valid[..., 1:, :] != valid[..., :-1, :]).any(dim=-1)
+        changes = torch.cat([torch.zeros_like(changes[..., :1]), changes], dim=-1)
         place = real.cumsum(dim=-1)
+        before = torch.where(changes, place - real.long(), 0).cummax(dim=-1).values
         count = -(-queries // self.block_size)
+        # queries that see the same keys, one after another, are divided into blocks from their first
+        group = changes.cumsum(dim=-1) * (count + 1) + (place - before - 1).clamp(min=0) // self.block_size
         slots = count * self.block_size
 
         def blockwise(values: Tensor, at: Tensor, members: Tensor, fill: float) -> Tensor:
             return compact(values, at, members, slots, fill).unflatten(-1, (count, self.block_size))
 
-        group = blockwise(sees, place, real, -1)
-        alike = group[..., :, None] == group[..., None, :]
+        def nearby(blocks: Tensor, fill: float) -> Tensor:
+            edge = torch.full_like(blocks[..., :1, :], fill)
+            shifted = [edge, blocks[..., :-1, :]], [blocks], [blocks[..., 1:, :], edge]
+            return torch.cat([torch.cat(each, dim=-2) for each in shifted], dim=-1)
+
+        # so a group is never in more than two of the blocks that count from the first query
+        group = blockwise(group, place, real, -1)
+        alike = group[..., :, None] == nearby(group, -2)[..., None, :]
         share = (alike / alike.sum(dim=-1, keepdim=True)).to(block_products.dtype)
         column = place.unsqueeze(-2)
         # 0 times NaN is NaN: what is broken travels as a flag, so that it reaches its own group and no other
         broken = block_products.isnan().any(dim=-1, keepdim=True).to(block_products.dtype)
         means = torch.cat([block_products.nan_to_num(), broken], dim=-1)
         grouped = blockwise(means.transpose(-1, -2), column, real.unsqueeze(-2), 0.0)
-        pooled = torch.einsum("...nqj,...qij->...nqi", grouped, share).flatten(-2)
+        pooled = torch.einsum("...nqj,...qij->...nqi", nearby(grouped, 0.0), share).flatten(-2)
         index = (column - 1).clamp(min=0).expand(*pooled.shape[:-1], queries)
         pooled = pooled.gather(-1, index).transpose(-1, -2)
         pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
