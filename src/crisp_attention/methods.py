@@ -63,6 +63,15 @@ class Method:
         """Whether the method draws at random."""
         return self.rule.uses_seed
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether this is dense attention for rows of at most `keys` valid keys, or for rows of any length.
+
+        Never for a subclass of the rules and layouts here: what it computes is its own.
+        """
+        if type(self.layout) not in layouts.ALL or type(self.rule) not in rules.ALL:
+            return False
+        return self.layout.shows_everything(keys) and self.rule.drops_nothing(keys)
+
     @property
     def block_size(self) -> int | None:
         """Keys in a block, None for methods without blocks."""

@@ -22,6 +22,11 @@ def share_count(seen: Tensor, sparsity: float, minimum: int = 1) -> Tensor:
     return torch.minimum((seen - dropped).clamp(min=minimum), seen)
 
 
+def share_is_whole(seen: int, sparsity: float) -> bool:
+    """Whether `share_count` of so many, and of fewer, is all of them: sparsity * seen rounds down to 0."""
+    return sparsity * seen < 1 - ROUNDING
+
+
 def keep_largest(ranked: Tensor, visible: Tensor, count: Tensor) -> Tensor:
     """Exactly `count` (..., 1) visible entries of each row, the largest; among equals the lower index wins.
 

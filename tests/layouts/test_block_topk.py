@@ -57,6 +57,21 @@ def test_padding_on_either_side_changes_nothing(layout, left, right, causal) -> 
     assert seen.equal(visible(layout, alone, products[..., inside, inside]))
 
 
+@given(DRAWN, st.lists(st.integers(1, 7), min_size=1, max_size=4), st.booleans())
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_packed_sequences_see_the_blocks_that_each_sees_alone(layout, lengths, causal) -> None:
+    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    total = len(number)
+    order = causal_mask(total, total, CPU) if causal else torch.ones(1, 1, total, total, dtype=torch.bool)
+    products = normal(1, 2, total, total)
+    seen = visible(layout, order & (number[:, None] == number), products)
+    for which in range(len(lengths)):
+        at = (number == which).nonzero().flatten()
+        inside = slice(at[0], at[-1] + 1)
+        alone = visible(layout, order[..., inside, inside], products[..., inside, inside])
+        assert seen[..., inside, inside].equal(alone)
+
+
 def test_padding_is_in_no_mean() -> None:
     """Five real keys in blocks of two, then padding that would win every comparison."""
     products = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.6, 900.0, 900.0]).expand(1, 1, 7, 7)

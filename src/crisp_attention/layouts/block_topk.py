@@ -7,7 +7,7 @@ from torch import Tensor
 from crisp_attention.checks import check_number, check_whole
 from crisp_attention.layouts.base import Layout
 from crisp_attention.pairs import key_ranks, query_ranks, valid_queries
-from crisp_attention.ranking import grouped, keep_largest, share_count
+from crisp_attention.ranking import grouped, keep_largest, share_count, share_is_whole
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class BlockTopK(Layout):
     Blocks are runs of `block_size` valid keys of the row, so padding moves none of them and is in no
     mean. Of a row's n blocks, max(1, ceil((1 - sparsity) * n)) are kept; among them always the
     first `sink_blocks` and the `local_blocks` nearest on each side, the query's own included.
-    Queries of one block are averaged when they see the same keys. Under a causal mask no two do: each
-    query is ranked by itself, so that no choice depends on later tokens, with or without a cache.
+    Queries that see the same keys, one after another, are averaged in blocks of `block_size`. Under a
+    causal mask no two do: each query is ranked by itself, so that no choice depends on later tokens,
+    with or without a cache.
     Pairs inside the kept blocks are visible as far as they are valid.
     """
 
@@ -35,6 +36,12 @@ class BlockTopK(Layout):
         check_whole("block_size", self.block_size, 1)
         check_whole("sink_blocks", self.sink_blocks, 0)
         check_whole("local_blocks", self.local_blocks, 1)
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        if self.sparsity == 0 or keys is None:
+            return self.sparsity == 0
+        blocks = -(-keys // self.block_size)
+        return share_is_whole(blocks, self.sparsity) or max(self.sink_blocks, self.local_blocks) >= blocks
 
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         if self.sparsity == 0:
@@ -74,7 +81,9 @@ class BlockTopK(Layout):
         real = valid_queries(valid)
         previous = (torch.arange(valid.shape[-2], device=valid.device) - 1).clamp(min=0)
         sees = (valid != valid.index_select(-2, previous)).any(dim=-1).cumsum(dim=-1)
-        block = (real.cumsum(dim=-1) - 1) // self.block_size
+        # queries that see the same keys, one after another, are divided into blocks from their first
+        earlier = (sees[..., None, :] < sees[..., :, None]) & real[..., None, :]
+        block = (real.cumsum(dim=-1) - earlier.sum(dim=-1) - 1) // self.block_size
 
         def equal(values: Tensor) -> Tensor:
             return values[..., :, None] == values[..., None, :]

@@ -49,12 +49,11 @@ def _explain(
 ) -> Iterator[Explained]:
     method = settings.active_method(training)
     every = tuple(range(heads_of(layer.module)))
-    if method is None:
-        why = "it is dense" if settings.method is None else f"its method is for phase {settings.phase!r} only"
-        yield Explained(
-            layer.index, layer.name, every, "dense", None, f"{why}; it runs {settings.original}", {}
-        )
+    if why := _dense(settings, method, tokens[1]):
+        spec = "dense" if method is None else method.spec
+        yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {settings.original}", {})
         return
+    assert method is not None
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
         call = _call(layer.module, method, len(every), tokens, training)
         try:
@@ -69,6 +68,17 @@ def _explain(
             others = {name: _not(name, part.call) for name in KERNELS if name != part.kernel}
             why = _why(part, settings.backend)
             yield Explained(layer.index, layer.name, heads, part.call.method.spec, part.kernel, why, others)
+
+
+def _dense(settings: Settings, method: LayerMethod | None, length: int) -> str | None:
+    """Why a layer is left to the model's own attention, None if it is not."""
+    if settings.method is None:
+        return "it is dense"
+    if method is None:
+        return f"its method is for phase {settings.phase!r} only"
+    if settings.backend == dispatch.AUTO and method.drops_nothing(length):
+        return "it drops nothing" if method.drops_nothing() else f"it drops nothing of {length} keys"
+    return None
 
 
 def _why(part: dispatch.Part, backend: str) -> str:

@@ -34,7 +34,9 @@ class Parameters(nn.Module):
 
     def forward(self) -> Learned:
         """The parameters by name."""
-        return {name: getattr(self, name) for name in self.names}  # DataParallel's replicas list no parameters
+        return {
+            name: getattr(self, name) for name in self.names
+        }  # DataParallel's replicas list no parameters
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Parameters":
         # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too

@@ -1,10 +1,8 @@
 """What Crisp keeps on the attention modules of a model, and finding those modules."""
 
-import inspect
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
@@ -14,6 +12,7 @@ from transformers import PreTrainedModel
 from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
+from crisp_attention.models.calling import dispatching
 from crisp_attention.models.configs import IMPLEMENTATION, config_of
 from crisp_attention.models.decoding import Decoding
 
@@ -105,15 +104,7 @@ def heads_of(module: nn.Module) -> int:
 
 
 def _dispatches(module: nn.Module) -> bool:
-    return not isinstance(module, PreTrainedModel) and _looks_up_interface(cast(Hashable, type(module)))
-
-
-@cache
-def _looks_up_interface(cls: Hashable) -> bool:
-    # transformers has no list of its attention modules; that a module's code looks its function up
-    # in the interface is the one property they all share
-    functions = (inspect.unwrap(f) for _, f in inspect.getmembers(cls, inspect.isfunction))
-    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions)
+    return not isinstance(module, PreTrainedModel) and bool(dispatching(cast(Hashable, type(module))))
 
 
 def _is_cross(name: str, module: nn.Module) -> bool:

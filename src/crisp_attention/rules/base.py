@@ -23,8 +23,15 @@ class Rule(ABC):
         """Kept pairs, bool (B, H, L, S), a subset of `visible`.
 
         `scores` (B, H, L, S), float32 or better; `visible`, a subset of `valid`, both bool with full
-        L and S, broadcast to it; `seed` int64 (B or 1, H, 1, 1), given only to rules with `uses_seed`.
+        L and S, broadcast to it; `seed` int64 (B or 1, H, L or 1, 1), given only to rules with `uses_seed`.
         """
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether this is the softmax over all a row sees, for rows of at most `keys` keys, or of any length.
+
+        Known without looking at scores; a rule that has to look at them says False.
+        """
+        return False
 
     def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
         """Weights over the kept pairs, zero elsewhere and in rows that keep nothing: the softmax.
