@@ -45,6 +45,8 @@ def agree(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Agree
     if "input_ids" not in taken:
         raise OptionError(f"{type(model).__name__} reads no text")
     encoded = tokenizer(*texts)
+    if not encoded["input_ids"]:
+        raise OptionError(f"the tokenizer makes no token of the text {texts[0]!r}")
     check_known(encoded["input_ids"], model, tokenizer)
     least = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
     tables = tables_of(

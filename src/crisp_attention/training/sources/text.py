@@ -31,7 +31,8 @@ def text_model(path: str | Path, task: Task, max_length: int) -> Source:
     model, tokenizer, names = classifier.model, read_tokenizer(path), task.text_columns
     notes = [*classifier.settled, *fit_vocabulary(model, tokenizer)]
     rows = task.splits["train"][:TRIED]
-    agreed = agree(model, tokenizer, [rows[name][0] for name in names])
+    long = max(range(len(rows["index"])), key=lambda row: len(rows[names[0]][row]))
+    agreed = agree(model, tokenizer, [rows[name][long] for name in names])
     notes += [
         *agreed.notes,
         *choose_pad_token(path, model, tokenizer, skips_padding=agreed.skips_padding),
