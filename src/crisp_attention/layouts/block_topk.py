@@ -20,7 +20,8 @@ class BlockTopK(Layout):
     Queries that see the same keys, one after another, are averaged in blocks of `block_size`. Under a
     causal mask no two do: each query is ranked by itself, so that no choice depends on later tokens,
     with or without a cache.
-    Pairs inside the kept blocks are visible as far as they are valid.
+    Pairs inside the kept blocks are visible as far as they are valid. Where a query or a key is not
+    finite, those that rank it see all their blocks.
     """
 
     sparsity: float = 0.8
@@ -73,8 +74,7 @@ class BlockTopK(Layout):
         own = (query_ranks(valid) - 1) // size
         forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
         ranked = self._mean_query(block_products, valid)
-        limit = torch.finfo(ranked.dtype).max
-        return torch.where(forced, torch.inf, ranked.clamp(-limit, limit)), present, forced
+        return torch.where(forced, torch.inf, only_finite(ranked)), present, forced
 
     def _mean_query(self, block_products: Tensor, valid: Tensor) -> Tensor:
         # products are linear in the query: their mean is the product with the mean query
@@ -91,10 +91,15 @@ class BlockTopK(Layout):
         alike = equal(block) & equal(sees) & real[..., None, :]
         share = (alike / alike.sum(dim=-1, keepdim=True).clamp(min=1)).to(block_products.dtype)
         # 0 times NaN is NaN: what is broken travels as a flag, so that it reaches its own group and no other
-        broken = block_products.isnan().any(dim=-1, keepdim=True).to(block_products.dtype)
+        broken = (~block_products.isfinite()).any(dim=-1, keepdim=True).to(block_products.dtype)
         pooled = share @ torch.cat([block_products.nan_to_num(), broken], dim=-1)
         # that of its first query for the whole group, however products of matrices are rounded
         first = alike.int().argmax(dim=-1, keepdim=True).expand(*pooled.shape[:-1], 1)
         pooled = pooled.gather(-2, first.expand_as(pooled))
         pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
         return torch.where(real.unsqueeze(-1), pooled, block_products)
+
+
+def only_finite(ranked: Tensor) -> Tensor:
+    """What blocks are ranked by, NaN in every row that holds a number that is not finite: it keeps all of them."""
+    return ranked.masked_fill(~ranked.isfinite().all(dim=-1, keepdim=True), torch.nan)
