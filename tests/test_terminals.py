@@ -144,6 +144,33 @@ def test_output_that_cannot_be_written_is_an_error_in_one_line(monkeypatch, capf
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("finetune", "--model", "m", "--dataset", "d", "--output"),
+        ("sweep", "--model", "m", "--dataset", "d", "--output"),
+        ("report", "study", "--output"),
+        ("profile", "--model", "m", "--dataset", "d", "--output"),
+        ("bench", "--output"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_name_that_the_system_does_not_take_is_an_error_in_one_line(on_terminal, words):
+    status, out, err = on_terminal("utf-8", 80, *words, "n" * 300)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"error: .*n{300}.*: File name too long\n", err)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(on_terminal, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # else nothing is closed to root
+    for words in (("profile", "--model", "m", "--dataset", "d"), ("bench", "--quick")):
+        status, out, err = on_terminal("utf-8", 80, *words, "--output", tmp_path / "new")
+        assert (status, out) == (2, "")
+        assert err == (
+            f"error: --output {tmp_path}/new: nothing can be written in {tmp_path}; choose another folder\n"
+        )
+
+
 def test_an_error_that_is_not_of_the_terminal_is_not_hidden(monkeypatch, capsys):
     def broken():
         raise BrokenPipeError("of something else")

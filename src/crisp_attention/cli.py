@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
@@ -126,9 +126,17 @@ def _run(options: Options) -> None:
         console.print(f"interrupted{_way_on(options)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
     except (CheckpointError, DataError, OptionError) as error:
-        console.print("[red]error:[/red]", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(USER_ERROR)
+        _refuse(console, str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(console, f"{error.filename}: {error.strerror}")
+
+
+def _refuse(console: "Console", reason: str) -> NoReturn:
+    console.print("[red]error:[/red]", end=" ")
+    console.print(reason, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(USER_ERROR)
 
 
 def _end(study: "Study", console: "Console") -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import optuna
@@ -12,8 +13,9 @@ import pandas as pd
 import pytest
 
 from crisp_attention.evidence.options import SweepOptions
+from crisp_attention.evidence.sweep.campaign import Campaign
 from crisp_attention.evidence.sweep.search import Search
-from crisp_attention.training.options import OptionError
+from crisp_attention.training.options import FinetuneOptions, OptionError
 
 OPTIONS = SweepOptions(
     model="m",
@@ -94,6 +96,30 @@ def test_one_sparsity_is_that_one():
 def test_what_cannot_be_searched(changes, message):
     with pytest.raises(OptionError, match=message):
         Search(replace(OPTIONS, **changes), layers=6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ramp", "judged"),
+    [
+        ("constant", None, [10, 15, 20]),
+        ("cubic", None, [10, 15, 20]),
+        ("linear", (0.1, 0.75), [15, 20]),
+        ("linear", (0.2, 0.3), [10, 15, 20]),
+    ],
+)
+def test_a_run_is_judged_from_the_end_of_its_ramp_on(tmp_path, schedule, ramp, judged):
+    trial = Mock(**{"should_prune.return_value": False})
+    job = Mock()
+    job.name = "sparse-trial-000"
+    campaign = Campaign(Mock(), Mock(jobs=[job]), Mock(), lambda _: options, pruned=True)
+    options = FinetuneOptions(
+        model="m", dataset="d", output=tmp_path / job.name, schedule=schedule, ramp=ramp
+    )
+    campaign.queue.claim.return_value = trial
+    assert campaign._claim([])
+    for step in (5, 10, 15, 20):
+        campaign._hear(job, ("accuracy", step, 20, 1 - step / 100))
+    assert [call.args for call in trial.report.call_args_list] == [(1 - step / 100, step) for step in judged]
 
 
 @pytest.mark.slow

@@ -122,9 +122,12 @@ def test_memory_is_pinned_for_cuda_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0.0}, "--epochs must be positive, got 0.0"),
-        ({"epochs": float("nan")}, "--epochs must be positive, got nan"),
-        ({"learning_rate": -1e-3}, "--learning-rate must be positive, got -0.001"),
+        ({"epochs": 0.0}, "--epochs must be positive and finite, got 0.0"),
+        ({"epochs": float("nan")}, "--epochs must be positive and finite, got nan"),
+        ({"epochs": float("inf")}, "--epochs must be positive and finite, got inf"),
+        ({"learning_rate": -1e-3}, "--learning-rate must be positive and finite, got -0.001"),
+        ({"seed": -1}, "--seed must be in 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "--seed must be in 0 to 4294967295, got 4294967296"),
         ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
     ],
 )

@@ -198,6 +198,18 @@ def test_whatever_the_run(words, alone, tmp_path, flags, changes, training):
 
 
 @pytest.mark.slow
+def test_two_processes_load_the_checkpoint_that_one_loads(words, alone, tmp_path):
+    best = ("load_best_model_at_end=true", "save_total_limit=1", "lr_scheduler_type=constant")
+    flags = ("--batch-size", "4", "--schedule", "linear", "--ramp", "0", "0.4", "--epochs", "5")
+    _, err = together(*TORCHRUN, "-m", "crisp_attention", *words("two", *flags, training=best))
+    (loaded,) = [line for line in err.splitlines() if line.startswith("loaded checkpoint-")]
+    history = pd.read_csv(tmp_path / "two" / "history.csv").dropna(subset="eval_loss").set_index("step")
+    final = history[history["sparsity"] == 0.8]["eval_loss"]
+    assert loaded == f"loaded checkpoint-{final.idxmin()}, the best by loss"
+    equal(tmp_path / "two", alone(training=best, schedule="linear", ramp=(0.0, 0.4), epochs=5.0))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [(), ("train_sampling_strategy=random",)])
 def test_what_is_drawn_at_random_goes_on_too(words, bert, tmp_path, training):
     saving = {"training": ("save_strategy=steps", "save_steps=4", *training), "model": bert}

@@ -33,6 +33,7 @@ RESERVED = {
     "debug": "its check for overflow stops at boolean masks",
 }
 METRICS = ("loss", "accuracy")
+SEEDS = 2**32  # as numpy takes them
 
 
 def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingArguments:
@@ -42,8 +43,10 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
     flag of its own, and one with which a run cannot end.
     """
     for flag, value in (("--epochs", options.epochs), ("--learning-rate", options.learning_rate)):
-        if not value > 0:
-            raise OptionError(f"{flag} must be positive, got {value}")
+        if not 0 < value < float("inf"):
+            raise OptionError(f"{flag} must be positive and finite, got {value}")
+    if not 0 <= options.seed < SEEDS:
+        raise OptionError(f"--seed must be in 0 to {SEEDS - 1}, got {options.seed}")
     if options.batch_size < 1:
         raise OptionError(f"--batch-size must be at least 1, got {options.batch_size}")
     defaults: dict[str, Any] = {

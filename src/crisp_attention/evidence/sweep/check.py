@@ -1,6 +1,5 @@
 """What can be known to be impossible before a study begins."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
 from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build
+from crisp_attention.training.folders import check_folder
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.sources import load_source
@@ -77,14 +77,10 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise OptionError(f"--output {path} is a file; expected a folder")
+    check_folder("--output", path)
     found = {each.name for each in path.iterdir()} if path.is_dir() else set()
     foreign = sorted(found - NEW)
     if foreign and not found & {STUDY, DATABASE}:
         raise OptionError(
             f"--output {path} holds files that are not of a study ({', '.join(foreign[:5])}); choose another folder"
         )
-    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise OptionError(f"--output {path}: nothing can be written in {there}; choose another folder")
