@@ -80,13 +80,13 @@ def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
     queries, keys = valid.shape
     rows = [[j for j in range(keys) if valid[q, j]] for q in range(queries)]
     own = [min(keys - queries + q, max(row, default=0)) for q, row in enumerate(rows)]
-    real = [q for q in range(queries) if rows[q] and (queries != keys or valid[:, q].any())]
+    first = min(keys - queries, max(max(row, default=0) - q for q, row in enumerate(rows)))
+    real = [q for q in range(queries) if rows[q] and (queries == 1 or valid[:, first + q].any())]
     size, seen = layout.block_size, rows[i]
     alike = [i]
     if i in real:
-        place = real.index(i) // size
-        same_block = [q for q in real if real.index(q) // size == place]
-        alike = [q for q in same_block if all(rows[r] == seen for r in range(min(q, i), max(q, i) + 1))]
+        run = [q for q in real if all(rows[r] == seen for r in range(min(q, i), max(q, i) + 1))]
+        alike = [q for q in run if run.index(q) // size == run.index(i) // size]
     parts = [seen[first : first + size] for first in range(0, len(seen), size)]
     score = [np.mean([np.mean(products[q, part]) for q in alike]) for part in parts]
     here = (sum(j <= own[i] for j in seen) - 1) // size

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import crisp_attention as crisp
-from crisp_attention import Dense, Method, PerHead, RandomK, TopK, Window
+from crisp_attention import BlockTopK, Dense, Method, PerHead, RandomK, TopK, TopP, Window
 from crisp_attention.methods import as_method
 from tests.cases import METHODS, SEED, attention, normal, self_attention
 
@@ -95,6 +95,37 @@ def test_compiles_into_one_graph_and_equals_eager(method: Method) -> None:
     inputs = self_attention()
     output = seeded(method, *inputs, function=compiled, attn_mask=MASK)
     torch.testing.assert_close(output, seeded(method, *inputs, attn_mask=MASK))
+
+
+RULE, LAYOUT = TopK(sparsity=0.6), BlockTopK(0.5, block_size=16)
+HEADS = PerHead((Method(rule=RULE), Method(rule=TopP(0.7)), Method(Window(3)), Method(rule=RULE)))
+WAYS_TO_SAY_IT = {
+    "a rule": lambda: RULE,
+    "a layout": lambda: LAYOUT,
+    "a method for each head": lambda: HEADS,
+    "a rule made on the spot": lambda: TopK(sparsity=0.6),
+    "a rule without options": lambda: Dense(),
+    "a layout for the reference": lambda: Window(3),
+    "a method of defaults": lambda: Method(),
+    "a method of both": lambda: Method(Window(5), TopK(0.5)),
+}
+
+
+@pytest.mark.parametrize("method", WAYS_TO_SAY_IT.values(), ids=WAYS_TO_SAY_IT)
+def test_every_way_to_say_a_method_compiles_into_one_graph(method: Callable) -> None:
+    torch.compiler.reset()
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return crisp.attention(query, key, value, method())
+
+    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (compiled, attend):
+        states = [t.requires_grad_() for t in self_attention(length=20, dtype=torch.float32)]
+        output = function(*states)
+        results.append([output, *torch.autograd.grad(output.square().sum(), states)])
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @ALL

@@ -63,3 +63,13 @@ def test_padded_queries_are_told_from_real_ones() -> None:
     assert pairs.valid_queries(rows("xx.", "xx.", "xx.")).flatten().tolist() == [True, True, False]
     assert pairs.valid_queries(rows("...", ".x.", ".xx")).flatten().tolist() == [False, True, True]
     assert pairs.valid_queries(rows("xx.")).flatten().tolist() == [True]  # decoding: every query is real
+
+
+def test_padded_queries_are_told_from_real_ones_where_keys_come_before_them() -> None:
+    def real(*lines: str) -> list[bool]:
+        return pairs.valid_queries(rows(*lines)).flatten().tolist()
+
+    assert real(*["xxxx.."] * 4) == [True, True, False, False]  # an encoder's prefix
+    assert real("xxx...", "xxxx..", "xxxx..", "xxxx..") == [True, True, False, False]  # a decoder's
+    assert real("xx....", "xx.x..", "xx.xx.") == [False, True, True]  # padded on the left
+    assert real("xxx.....", "xxxx....", "xxxx....") == [True, True, False]  # in a static cache

@@ -78,6 +78,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 register_post_import_hook("crisp_attention.models.notice:install", "transformers.configuration_utils")
+register_post_import_hook("crisp_attention.models.adapter_configs:install", "peft.config")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from crisp_attention.evidence.options import (
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
 from crisp_attention.training.ranks import after_main, is_main
+from crisp_attention.training.terminal import any_terminal, table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,11 +66,12 @@ def parse(arguments: list[str] | None = None) -> Options:
 
 def main() -> None:
     """Entry point of the console script."""
-    try:
-        _run(parse())
-    except SystemExit:
-        after_main()
-        raise
+    with any_terminal():
+        try:
+            _run(parse())
+        except SystemExit:
+            after_main()
+            raise
 
 
 def _run(options: Options) -> None:
@@ -137,16 +139,21 @@ def _end(study: "Study", console: "Console") -> None:
 
 def _finetune(options: FinetuneOptions, console: "Console") -> None:
     from accelerate import PartialState
-    from rich.console import Console
 
     from crisp_attention.training.finetune import finetune
 
     run = finetune(options, console)
     PartialState().destroy_process_group()
-    output = Console(quiet=not is_main())
+    output = table_console()
+    output.quiet = not is_main()
     output.print(_table(run.metrics))
+    sparsity, mass = run.metrics["achieved_sparsity"], run.metrics["kept_mass"]
+    diverged = [
+        split for split in ("validation", "test") if run.metrics.get(split, {"loss": 0})["loss"] is None
+    ]
     for line in (
-        f"achieved sparsity {run.metrics['achieved_sparsity']:.1%}, kept mass {run.metrics['kept_mass']:.1%} "
+        *([f"the run diverged: logits on {' and '.join(diverged)} are not finite"] if diverged else []),
+        f"achieved sparsity {_percent(sparsity)}, kept mass {_percent(mass)} "
         f"(in evaluation, mean over all layers and heads)",
         f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
         f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
@@ -173,7 +180,10 @@ def _methods() -> None:
 
     from crisp_attention.methods import LAYOUTS, RULES, options_of
 
-    table = Table("method", "options", "what it does", show_lines=True)
+    table = Table(show_lines=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("options", no_wrap=True)
+    table.add_column("what it does", overflow="fold")
     parts: list[Any] = [*RULES.values(), *LAYOUTS.values()]
     for part in parts:
         options = [
@@ -199,6 +209,11 @@ def _table(metrics: dict[str, Any]) -> Any:
     for split in ("train", "validation", "test"):
         if split in metrics:
             seen = metrics[split]
-            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", f"{seen['loss']:.4f}")
+            loss = "not finite" if seen["loss"] is None else f"{seen['loss']:.4f}"
+            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", loss)
             table.add_row(split, *cells)
     return table
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"

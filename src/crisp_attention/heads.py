@@ -44,6 +44,10 @@ class PerHead:
         """Whether any head's method draws at random."""
         return any(each.uses_seed for each in self.methods)
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether every head's method is dense attention for rows of at most `keys` valid keys, or of any length."""
+        return all(each.drops_nothing(keys) for each in self.methods)
+
     @property
     def block_size(self) -> int | None:
         """Keys in a block, where all heads with blocks agree."""

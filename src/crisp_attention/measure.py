@@ -10,6 +10,8 @@ from torch import Tensor
 
 from crisp_attention.kernels.reference import Observation
 
+_adding = Lock()  # of the module, because what holds a lock cannot be sent to another process
+
 
 @dataclass
 class LayerTotals:
@@ -58,12 +60,11 @@ class Measurement:
 
     names: dict[int, tuple[str, str | list[str]]] = field(default_factory=dict)
     totals: dict[int, LayerTotals] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def observe(self, layer: int, name: str, method: str | list[str], seen: Observation) -> None:
         """Take in one call of one layer; `method` is that of the layer, or one for each head."""
         now = LayerTotals.of(seen)
-        with self._lock:  # torch's DataParallel calls from a thread per device
+        with _adding:  # torch's DataParallel calls from a thread per device
             self._add(layer, (name, method), now)
 
     def add(self, other: "Measurement") -> None:

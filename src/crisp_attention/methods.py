@@ -13,6 +13,9 @@ from crisp_attention.rules import Dense, Rule
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in rules.ALL}
 LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in layouts.ALL}
 
+# torch.compile follows a function to a constant, but not a factory that is a class
+FULL, DENSE = Full(), Dense()
+
 
 @dataclass(frozen=True)
 class Method:
@@ -22,8 +25,8 @@ class Method:
     layout alone for the dense rule inside it. A share rule counts the keys that the layout shows.
     """
 
-    layout: Layout = field(default_factory=Full)
-    rule: Rule = field(default_factory=Dense)
+    layout: Layout = field(default_factory=lambda: FULL)
+    rule: Rule = field(default_factory=lambda: DENSE)
 
     def __post_init__(self) -> None:
         if not isinstance(self.layout, Layout):
@@ -34,18 +37,13 @@ class Method:
     @property
     def name(self) -> str:
         """`topk`, `window`, `window+topk` …"""
-        parts = [] if isinstance(self.layout, Full) else [self.layout.name]
-        if not parts or not isinstance(self.rule, Dense):
-            parts.append(self.rule.name)
-        return "+".join(parts)
+        return "+".join(called(part) for part in self._told())
 
     @property
     def spec(self) -> str:
         """`topk:sparsity=0.5`, `window:width=9`: name, first option, and what is not a default; `parse` reads it."""
-        shown: list[Rule | Layout] = [] if isinstance(self.layout, Full) else [self.layout]
-        if not shown or not isinstance(self.rule, Dense):
-            shown.append(self.rule)
-        return "+".join(":".join([p.name, *(f"{k}={v}" for k, v in _chosen(p).items())]) for p in shown)
+        told = self._told()
+        return "+".join(":".join([called(p), *(f"{k}={v}" for k, v in _chosen(p).items())]) for p in told)
 
     @property
     def sparsity(self) -> float | None:
@@ -62,6 +60,15 @@ class Method:
     def uses_seed(self) -> bool:
         """Whether the method draws at random."""
         return self.rule.uses_seed
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether this is dense attention for rows of at most `keys` valid keys, or for rows of any length.
+
+        Never for a subclass of the rules and layouts here: what it computes is its own.
+        """
+        if type(self.layout) not in layouts.ALL or type(self.rule) not in rules.ALL:
+            return False
+        return self.layout.shows_everything(keys) and self.rule.drops_nothing(keys)
 
     @property
     def block_size(self) -> int | None:
@@ -84,8 +91,8 @@ class Method:
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that JSON can hold; `from_dict` is its inverse."""
         return {
-            "layout": {"name": self.layout.name, **asdict(self.layout)},
-            "rule": {"name": self.rule.name, **asdict(self.rule)},
+            "layout": {"name": called(self.layout), **asdict(self.layout)},
+            "rule": {"name": called(self.rule), **asdict(self.rule)},
         }
 
     @staticmethod
@@ -94,6 +101,10 @@ class Method:
         if not isinstance(data, Mapping) or set(data) != {"layout", "rule"}:
             raise ValueError(f"a method needs exactly the keys 'layout' and 'rule', got {data!r}")
         return Method(layout=build(LAYOUTS, data["layout"]), rule=build(RULES, data["rule"]))
+
+    def _told(self) -> list[Rule | Layout]:
+        parts: list[Rule | Layout] = [] if type(self.layout) is Full else [self.layout]
+        return parts if parts and type(self.rule) is Dense else [*parts, self.rule]
 
 
 AnyMethod = Method | Rule | Layout
@@ -105,10 +116,16 @@ def as_method(method: AnyMethod) -> Method:
     if isinstance(method, Method):
         return method
     if isinstance(method, Rule):
-        return Method(rule=method)
+        return Method(FULL, method)
     if isinstance(method, Layout):
-        return Method(layout=method)
+        return Method(method, DENSE)
     raise TypeError(f"expected a method such as crisp.TopK(sparsity=0.8), got {method!r}")
+
+
+def called(part: Rule | Layout) -> str:
+    """A rule's or layout's name, or that of its class where the name is another's, as a subclass inherits it."""
+    owner = RULES.get(part.name) or LAYOUTS.get(part.name)
+    return part.name if owner in (None, type(part)) else type(part).__name__
 
 
 def build(known: Mapping[str, type[Part]], data: Any) -> Part:

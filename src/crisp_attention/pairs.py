@@ -58,10 +58,15 @@ def query_ranks(valid: Tensor) -> Tensor:
 def valid_queries(valid: Tensor) -> Tensor:
     """(..., L): False for queries that are padding themselves.
 
-    Masks only mark padded *keys*, so a padded query still has a full row. With as many queries as
-    keys, a query is real when its own key is seen by anyone; while decoding, every query is real.
+    Masks only mark padded *keys*, so a padded query still has a full row. Of several queries, one is real
+    when its own key is seen by anyone: the queries stand in a row, at the end of the keys or, in a static
+    key/value cache, before its unused slots. A single query is decoding, and real.
     """
+    queries, keys = valid.shape[-2:]
     rows = valid.any(dim=-1)
-    if valid.shape[-2] == valid.shape[-1]:
-        rows = rows & valid.any(dim=-2)
-    return rows
+    if not 1 < queries <= keys:
+        return rows
+    index = torch.arange(keys, device=valid.device)
+    last_valid = (valid * index).amax(dim=-1)
+    first_own = (last_valid - index[:queries]).amax(dim=-1, keepdim=True).clamp(max=keys - queries)
+    return rows & valid.any(dim=-2).gather(-1, first_own + index[:queries])

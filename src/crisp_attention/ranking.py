@@ -22,6 +22,11 @@ def share_count(seen: Tensor, sparsity: float, minimum: int = 1) -> Tensor:
     return torch.minimum((seen - dropped).clamp(min=minimum), seen)
 
 
+def share_is_whole(seen: int, sparsity: float) -> bool:
+    """Whether `share_count` of so many, and of fewer, is all of them: sparsity * seen rounds down to 0."""
+    return sparsity * seen < 1 - ROUNDING
+
+
 def keep_largest(ranked: Tensor, visible: Tensor, count: Tensor) -> Tensor:
     """Exactly `count` (..., 1) visible entries of each row, the largest; among equals the lower index wins.
 
@@ -32,7 +37,7 @@ def keep_largest(ranked: Tensor, visible: Tensor, count: Tensor) -> Tensor:
     first = ranked.shape[-1] - count
     threshold, below = _pick(ordered, first), _pick(ordered, first - 1)
     broken = ordered[..., -1:].isnan()  # NaN is sorted last
-    if _on_host(ranked) and not ((below == threshold) | broken).any():
+    if on_host(ranked) and not ((below == threshold) | broken).any():
         return ranked >= threshold
     above = ranked > threshold
     tied = (ranked == threshold) & visible
@@ -64,7 +69,7 @@ def grouped(values: Tensor, ranks: Tensor, member: Tensor, size: int, fill: floa
 def sort_rows(values: Tensor) -> Tensor:
     """Each row in ascending order."""
     # numpy's vectorised sort of short float rows beats torch's sort and top-k on CPUs by far
-    if _on_host(values):
+    if on_host(values):
         return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
     return values.sort(dim=-1).values
 
@@ -74,8 +79,8 @@ def widest(values: Tensor) -> torch.dtype:
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 
-def _on_host(values: Tensor) -> bool:
-    # where looking at values is free and allowed: no transfer, no graph to break, no trace to mislead
+def on_host(values: Tensor) -> bool:
+    """Where looking at values is free and allowed: no transfer, no graph to break, no trace to mislead."""
     return (
         values.device.type == "cpu"
         and type(values) is Tensor

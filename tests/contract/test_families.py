@@ -10,7 +10,7 @@ from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods import as_method
 from crisp_attention.models.settings import attention_layers
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
-from tests.contract.rows import every_pair
+from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, ROWS, every_pair
 
 families = pytest.mark.parametrize("family", available(), ids=lambda family: family.name)
 
@@ -38,8 +38,81 @@ def test_the_table_is_as_long_as_we_say():
     assert len(FAMILIES) >= 25
 
 
+def dense_rows(family, model):
+    """The methods with nothing dropped, each with the layers that it can have: all of them in the core."""
+    for name, row in ROWS.items():
+        if family.name in CORE_FAMILIES or name in CORE_METHODS:
+            yield row.dense, "all" if row.cross and has_cross(model) else "self"
+
+
+def loaded_as(family, implementation):
+    model = family.build()
+    try:
+        model.set_attn_implementation(implementation)
+    except ValueError as error:
+        if "does not support an attention implementation" not in str(error):
+            raise
+        pytest.skip(f"{family.name} has no {implementation}")
+    return model
+
+
+originals = pytest.mark.parametrize("original", ["sdpa", "eager"])
+
+
+@originals
+@families
+def test_with_nothing_dropped_it_is_the_attention_that_the_model_had_bit_for_bit(family, original):
+    model = loaded_as(family, original)
+    cases = [{"extra": 0, "lengths": (9, 9)}, *({"side": side, "extra": 3} for side in every_side(family))]
+    own = [run(family, model, **how) for how in cases]
+    for method, which in dense_rows(family, model):
+        crisp.sparsify(model, method, attention=which)
+        for how, expected in zip(cases, own, strict=True):
+            assert torch.equal(run(family, model, **how), expected), (method, how)
+
+
+@originals
+@families
+def test_with_nothing_dropped_training_is_bit_for_bit_that_of_the_model(family, original):
+    model = loaded_as(family, original).train()
+    batch = inputs(family, model, extra=2)
+
+    def trained():
+        torch.manual_seed(3)
+        model.zero_grad()
+        output = valid_outputs(family, model(**batch), batch)
+        output.square().mean().backward()
+        return [output.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    own = trained()
+    crisp.sparsify(model, crisp.TopK(0.0))
+    now = trained()
+    assert len(own) == len(now) > 1
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(now, own, strict=True))
+
+
+@originals
+@families
+def test_with_nothing_dropped_weights_do_not_change_the_output(family, original):
+    def seen(model):
+        batch = inputs(family, model, lengths=(9, 9))
+        with torch.no_grad():
+            output = model(**batch, output_attentions=True)
+        weights = [each for name in output if "attentions" in name for each in output[name] or ()]
+        return valid_outputs(family, output, batch), weights
+
+    eager = seen(loaded_as(family, "eager"))[1]
+    model = loaded_as(family, original)
+    own, _ = seen(model)
+    now, weights = seen(crisp.sparsify(model, crisp.TopK(0.0)))
+    assert torch.equal(now, own)
+    assert len(weights) == len(eager) > 0
+    for mine, theirs in zip(weights, eager, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0 if original == "eager" else 1e-5)
+
+
 @every_pair
-def test_with_nothing_dropped_it_is_the_models_own_attention_bit_for_bit(family, row):
+def test_with_nothing_dropped_the_reference_is_eager_attention_bit_for_bit(family, row):
     model = family.build()
     model.set_attn_implementation("eager")
     own = {side: run(family, model, side=side, extra=3) for side in every_side(family)}

@@ -4,12 +4,13 @@ import sys
 import datasets
 import pytest
 
-from crisp_attention import RandomK, TopK, Window, cli
+from crisp_attention import cli
 from crisp_attention.evidence.report import write_report
-from crisp_attention.evidence.view import methods
 from tests.evidence.reports import hostile_study
 from tests.evidence.viewing import TEXT, save_bert
 from tests.training import small
+
+FOUR = ("topk:sparsity=0.5", "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=5")
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +27,12 @@ def small_bert(tmp_path_factory) -> str:
 
 @pytest.fixture
 def view(bert, tmp_path, monkeypatch, capsys):
-    """Runs `crisp view`: exit status, standard output, standard error, and the file."""
+    """Runs `crisp view`: exit status, standard output, standard error, and the file. No methods: its own choice."""
 
-    monkeypatch.setattr(methods, "DEFAULTS", (TopK(0.5), TopK(0.8), RandomK(0.8), Window(5)))
-
-    def run(*flags, model=bert, text=TEXT):
+    def run(*flags, model=bert, text=TEXT, methods=FOUR):
         output = tmp_path / "view.html"
-        words = ["crisp", "view", "--model", model, "--text", text, "--output", output, *flags]
+        asked = [] if "--method" in flags else [word for each in methods for word in ("--method", each)]
+        words = ["crisp", "view", "--model", model, "--text", text, "--output", output, *asked, *flags]
         monkeypatch.setattr(sys, "argv", [str(word) for word in words])
         capsys.readouterr()  # what building the models has printed
         try:

@@ -28,12 +28,12 @@ def change(folder: Path, **values) -> None:
 
 
 def hostile_study(folder: Path) -> Path:
-    """Five configurations, three seeds, one failed and one missing run, and markup wherever text can be."""
+    """Five configurations, four seeds, one failed and one missing run, and markup wherever text can be."""
     texts = [f"{number} {HOSTILE}" for number in range(120)]
     make_study(
         folder,
         ACCURACIES,
-        seeds=3,
+        seeds=4,
         world=World(examples=120),
         texts=texts,
         failed={FAILED: f"out of memory {HOSTILE}"},

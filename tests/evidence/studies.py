@@ -59,12 +59,14 @@ def make_study(
     missing: Collection[tuple[str, int]] = (),
     texts: Sequence[str] = (),
     device: str = "cpu",
+    diverged: Collection[tuple[str, int]] = (),
 ) -> Study:
     """A study in `path` whose methods, by spec, have these true accuracies. Example:
 
     make_study(tmp_path, {"dense": 0.85, "topk:sparsity=0.8": 0.87, "random:sparsity=0.8": 0.70})
 
-    failed, missing: runs, by spec and seed, that failed with a reason or are not there. With `texts`, one per
+    failed, missing, diverged: runs, by spec and seed, that failed with a reason, are not there, or have logits of
+    NaN. With `texts`, one per
     example, the data set is in the folder `data`, as text and label; else only its name is recorded.
     """
     world = world or World(examples=len(texts) or 400)
@@ -102,6 +104,8 @@ def make_study(
                 split: world.logits(labels[split], hardness[split], accuracy + (split == "train") * 0.05)
                 for split in labels
             }
+            if key in diverged:
+                logits = {split: np.full_like(each, np.nan) for split, each in logits.items()}
             _write_run(study, configuration, seed, directory, labels, logits, device)
     return study
 
@@ -156,6 +160,7 @@ def _write_run(
         "train_seconds": STEPS * seconds,
         "peak_memory_bytes": 10**9 if configuration.is_dense else 15 * 10**8,
         "device": device,
+        "kernels": ["sdpa"] if configuration.is_dense else ["cpu"],
     }
     write_json(directory.metrics, metrics)
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from crisp_attention.evidence.analysis import Comparison, Verdict, analyse
 from crisp_attention.evidence.analysis.evidence import Evidence, compare, decide
 from crisp_attention.evidence.analysis.lines import COLUMNS
+from crisp_attention.evidence.report.verdicts import answer
 from crisp_attention.evidence.statistics import Interval
 from crisp_attention.evidence.study import Configuration, Study
 from crisp_attention.training.options import OptionError
@@ -96,19 +98,69 @@ def test_a_whole_study_needs_no_notes(analysis):
 
 
 def test_an_unfinished_study_says_what_is_absent(tmp_path):
-    missing = [(TOPK, seed) for seed in (1, 2)]
-    study = make_study(tmp_path / "s", TRUTH, seeds=3, failed={(WINDOW, 1): "out of memory"}, missing=missing)
+    missing = [(TOPK, seed) for seed in (1, 3)]
+    study = make_study(tmp_path / "s", TRUTH, seeds=4, failed={(WINDOW, 1): "out of memory"}, missing=missing)
     found = analyse(study)
-    assert line(found, WINDOW).to_dense.seeds == (0, 2)
+    assert line(found, WINDOW).to_dense.seeds == (0, 2, 3)
     assert line(found, TOPK).to_dense is line(found, TOPK).accuracy is None
     assert found.notes == (
         "failed: window:width=9, seed 1: out of memory",
-        "2 of 12 runs are still to do, or finished on another machine: copy its folder here "
-        "(topk 80 % seed 1, topk 80 % seed 2)",
-        "intervals over 2 seeds are wide: 5 or more are better",
-        "topk 80 % is not compared with dense: fewer than 2 seeds have both",
-        "topk 80 % is not compared with random 80 %: fewer than 2 seeds have both",
+        "2 of 16 runs are still to do, or finished on another machine: copy its folder here "
+        "(topk 80 % seed 1, topk 80 % seed 3)",
+        "intervals over 3 seeds are wide: 5 or more are better",
+        "topk 80 % is not compared with dense: a comparison needs 3 seeds that both have, and there are 2",
+        "topk 80 % is not compared with random 80 %: a comparison needs 3 seeds that both have, and there are 2",
     )
+
+
+def test_a_diverged_run_is_named_and_counts_nowhere_else(tmp_path):
+    with_it = make_study(tmp_path / "a", TRUTH, diverged=[(TOPK, 2)])
+    without = make_study(tmp_path / "b", TRUTH, diverged=[(TOPK, 2)])
+    shutil.rmtree(without.diverged(without.configurations[1])[0].directory.path)
+    found, expected = line(analyse(with_it), TOPK), line(analyse(without), TOPK)
+    assert (found.diverged, len(found.runs)) == ((2,), 4)
+    assert found.runs.equals(expected.runs)
+    assert found.to_dense.difference == expected.to_dense.difference
+    assert found.to_dense.bootstrap == expected.to_dense.bootstrap
+    assert with_it.missing() == []
+    assert analyse(with_it).notes[0].startswith("diverged: topk 80 %, seed 2: the loss is no finite number")
+    metrics = with_it.diverged(found.configuration)[0].directory.metrics
+    metrics.write_text(metrics.read_text().replace("null", "NaN"))  # as versions before wrote it
+    assert line(analyse(with_it), TOPK).diverged == (2,)
+
+
+def test_a_study_whose_runs_all_diverged_says_so(tmp_path):
+    study = make_study(
+        tmp_path / "s", TRUTH, seeds=3, diverged=[(each, s) for each in TRUTH for s in range(3)]
+    )
+    found = analyse(study)
+    assert all(each.diverged == (0, 1, 2) and each.to_dense is None for each in found.lines)
+    assert answer(found).startswith("Nothing can be said yet")
+
+
+def test_two_seeds_say_nothing(tmp_path):
+    found = analyse(make_study(tmp_path / "s", TRUTH, seeds=2))
+    assert all(each.to_dense is each.to_random is each.accuracy is None for each in found.lines)
+    assert answer(found) == (
+        "Nothing can be said yet: no sparse configuration shares 3 seeds with dense, which a comparison needs."
+    )
+
+
+def test_a_baseline_that_learned_nothing_is_noted(tmp_path):
+    levels = {"dense": 0.53, TOPK: 0.55}
+    note = analyse(make_study(tmp_path / "a", levels, world=World(examples=300))).notes[-1]
+    assert "is not shown to be more accurate than always answering the most frequent class" in note
+    level = {"dense": 0.65, TOPK: 0.65}
+    assert analyse(make_study(tmp_path / "b", level, world=World(examples=300))).notes == ()
+
+
+def test_what_computed_the_attention_is_said(analysis, tmp_path):
+    kernels = {each.configuration.method: each.kernels for each in analysis.lines}
+    assert kernels == {"dense": ("sdpa",), TOPK: ("cpu",), RANDOM: ("cpu",), WINDOW: ("cpu",)}
+    study = make_study(tmp_path / "s", TRUTH)
+    metrics = first_run(study, TOPK).metrics
+    rewritten(metrics, kernels=["cpu", "reference"])
+    assert line(analyse(study), TOPK).kernels == ("cpu", "reference")
 
 
 def test_a_study_without_runs_is_empty(tmp_path):
@@ -168,12 +220,12 @@ def comparison(verdict, mean, low, high, detectable):
 @pytest.mark.parametrize(
     ("verdict", "numbers", "words"),
     [
-        (Verdict.BETTER, (0.012, 0.004, 0.02, 0.01), "better: +1.2 points (+0.4 to +2.0)"),
-        (Verdict.WORSE, (-0.03, -0.041, -0.019, 0.01), "worse: −3.0 points (−4.1 to −1.9)"),
+        (Verdict.BETTER, (0.012, 0.004, 0.02, 0.01), "better: +1.20 points (bootstrap: +0.40 to +2.00)"),
+        (Verdict.WORSE, (-0.03, -0.041, -0.019, 0.01), "worse: −3.00 points (bootstrap: −4.10 to −1.90)"),
         (
             Verdict.NOT_SHOWN,
             (-0.0002, -0.009, 0.015, 0.016),
-            "no difference shown: +0.0 points (−0.9 to +1.5); this study could have shown ±1.6",
+            "no difference shown: −0.02 points (bootstrap: −0.90 to +1.50); this study could have shown ±1.60",
         ),
         (
             Verdict.NOT_SHOWN,

@@ -28,7 +28,7 @@ FILES = ["figures", "report.html", "runs.csv", "summary.md", "table.csv"]
 @pytest.fixture
 def small(tmp_path):
     """A study of two configurations."""
-    make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 2, World(examples=50))
+    make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 3, World(examples=50))
     return tmp_path / "study"
 
 
@@ -119,7 +119,7 @@ def test_a_data_set_that_is_not_there_leaves_the_table_without_texts(small):
     change(small, options={"model": "m", "dataset": "/nowhere/sst2"})
     write_report(small, small.parent / "report")
     page = (small.parent / "report" / "report.html").read_text(encoding="utf-8")
-    assert "cannot be shown: expected a folder; /nowhere/sst2 does not exist" in page
+    assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
     assert "runs</td>" in page
 
 
@@ -154,6 +154,21 @@ def test_images_become_small_pictures(tmp_path):
     picture = Image.open(io.BytesIO(b64decode(found.picture.removeprefix("data:image/png;base64,"))))
     assert picture.tobytes() == split[5]["image"].tobytes()
     assert (found.text, found.label) == ("", str(split["labels"][5]))
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    for row in range(4):
+        folder = tmp_path / "data" / "train" / "ab"[row % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), row).save(folder / f"{row}.png")
+    make_study(tmp_path / "study", {"dense": 0.8}, 1)
+    change(tmp_path / "study", options={"dataset": str(tmp_path / "data")})
+    study = Study.read(tmp_path / "study")
+    row = load_task(str(tmp_path / "data")).splits["train"][0]
+    file = tmp_path / "data" / "train" / "ab"[row["labels"]] / f"{[0, 2, 1, 3][row['index']]}.png"
+    file.write_text("no image")
+    with pytest.raises(DataError, match=f"cannot read 1 of 1 images of the train split: {file} "):
+        read_examples(study, "train", [row["index"]], [row["labels"]])
 
 
 def test_names_of_classes_are_those_of_the_data(report):
@@ -219,7 +234,7 @@ def test_the_command_prints_the_answer_the_table_and_where_the_report_is(crisp, 
     assert "no difference" in out
     assert "topk 50 %" in out
     assert f"the report is {small / 'report' / 'report.html'}" in out.splitlines()
-    assert "intervals over 2 seeds are wide" in err
+    assert "intervals over 3 seeds are wide" in err
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,15 @@ def test_it_is_dense_three_sparsities_and_the_control(asked):
 
 def test_local_ones_swap_in(asked):
     options, _ = asked(
-        model="m", dataset="d", seeds=2, train_examples=100, workers=3, training=("bf16=true",)
+        model="m",
+        dataset="d",
+        revision="v2",
+        seeds=2,
+        train_examples=100,
+        workers=3,
+        training=("bf16=true",),
     )
+    assert options.revision == "v2"
     assert (options.model, options.dataset, options.seeds, options.workers) == ("m", "d", 2, 3)
     assert (options.train_examples, options.training) == (100, ("bf16=true",))
 

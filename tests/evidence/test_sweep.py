@@ -2,16 +2,19 @@
 
 import io
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from crisp_attention import cli
 from crisp_attention.evidence.options import SweepOptions
 from crisp_attention.evidence.study import Study, failure_file
 from crisp_attention.evidence.sweep.command import sweep
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.words import words as typed
 from tests.evidence.sweeping import database, metrics_files, states
 
 
@@ -114,3 +117,20 @@ def test_a_study_whose_record_was_cut_short_goes_on(finished, tmp_path):
     (options.output / "study.json").rename(options.output / "study.partial")
     study, _ = swept(options)
     assert Study.read(options.output).seeds == study.seeds == (0, 1)
+
+
+def test_a_finished_study_is_told_to_a_terminal_of_few_characters(finished, monkeypatch):
+    options, study, _ = finished
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    words = ["sweep", *typed(replace(options, retry_failed=False))]
+    for name, value in (("argv", ["crisp", *words]), ("stdout", out), ("stderr", err)):
+        monkeypatch.setattr(sys, name, value)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    monkeypatch.undo()
+    assert end.value.code == 3  # one run failed
+    err.flush()
+    assert "+/-" in out.buffer.getvalue().decode("ascii")
+    assert err.buffer.getvalue().decode("ascii").splitlines()[-1].startswith("1 runs failed")
+    for log in (study.path / "logs").glob("*.log"):
+        log.read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ from tests.evidence.viewing import WORDS
         ([], {"model": "{here}/bart"}, "crisp view shows encoders and decoders; "),
         ([], {"model": "{here}/deberta"}, "does not compute its attention through transformers' attention"),
         ([], {"model": "{here}/both"}, "ViTModel reads no text"),
-        ([], {"model": "{here}/clip"}, "cannot look into CLIPModel with a text alone: "),
+        ([], {"model": "{here}/clip"}, "CLIPModel cannot read a text as its tokenizer encodes it: "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(view, bert, tmp_path, flags, changes, message):

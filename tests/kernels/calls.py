@@ -156,6 +156,8 @@ CASES = {
     "no valid key": Case(change=valid(lambda b, h, i, j: (b == 0) & (i % 3 > 0) & (j > 2))),
     "large": Case(change=scaled(2.0**13, 2.0**13, 2.0**13)),
     "large, bfloat16": Case(dtype=torch.bfloat16, change=scaled(2.0**13, 2.0**13, 2.0**13)),
+    "negative scale": Case(64, change=lambda call: replace(call, scale=-call.scale)),
+    "scale of 0": Case(64, change=lambda call: replace(call, scale=0.0)),
     "denormal queries": Case(change=scaled(query=2.0**-133, key=2.0**120)),
     "denormal values": Case(change=scaled(value=2.0**-135)),
     "as transformers lays it out": Case(groups=2, change=as_transformers_lays_it_out),

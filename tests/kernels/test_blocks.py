@@ -34,20 +34,24 @@ def from_blocks(kept: Tensor, layout: BlockTopK, present: Tensor) -> Tensor:
     return pairs & present[:, None, :, None] & present[:, None, None, :]
 
 
-@given(DRAWN, st.integers(1, 17), st.integers(0, 10**6), st.booleans())
+@given(
+    DRAWN, st.integers(1, 17), st.integers(0, 10**6), st.booleans(), st.sampled_from([1.0, 0.3, -0.3, 0.0])
+)
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_the_choice_is_that_of_the_layout(layout: BlockTopK, length: int, seed: int, whole: bool) -> None:
+def test_the_choice_is_that_of_the_layout(
+    layout: BlockTopK, length: int, seed: int, whole: bool, scale: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     query, key = normal(3, 4, length, 5, seed=seed), normal(3, 2, length, 5, seed=seed + 1)
     present = torch.rand(3, length, generator=generator) < 0.7
     present[0] = True
-    wanted = visible(layout, query, key, present) & present[:, None, :, None]
+    wanted = visible(layout, query * scale, key, present) & present[:, None, :, None]
     order = front(present)
     moved = [states.gather(2, order[:, None, :, None].expand_as(states)) for states in (query, key)]
-    kept = choose(*moved, layout, present.sum(-1))
+    kept = choose(*moved, layout, scale, present.sum(-1))
     assert from_blocks(kept, layout, present).equal(wanted)
     if whole:
-        assert choose(query[:1], key[:1], layout).equal(kept[:1])
+        assert choose(query[:1], key[:1], layout, scale).equal(kept[:1])
 
 
 @given(DRAWN, st.integers(0, 10**6))
@@ -59,33 +63,35 @@ def test_of_equal_blocks_the_first_are_chosen(layout: BlockTopK, seed: int) -> N
     query, key = (torch.randint(-1, 2, (1, 2, 12, 2), generator=generator).float() for _ in range(2))
     present = torch.ones(1, 12, dtype=torch.bool)
     wanted = visible(layout, query, key, present)
-    assert from_blocks(choose(query, key, layout), layout, present).equal(wanted)
+    assert from_blocks(choose(query, key, layout, 1.0), layout, present).equal(wanted)
 
 
 def test_half_precision_is_pooled_in_single() -> None:
     query, key = (normal(1, 1, 4096, 8, seed=seed, dtype=torch.bfloat16) for seed in (0, 1))
     layout = BlockTopK(0.9, block_size=1024)
-    assert choose(query, key, layout).equal(choose(query.double(), key.double(), layout))
+    assert choose(query, key, layout, 1.0).equal(choose(query.double(), key.double(), layout, 1.0))
 
 
 def test_padding_that_is_not_a_number_changes_nothing() -> None:
     query, key = normal(2, 2, 12, 4), normal(2, 2, 12, 4, seed=1)
     lengths, layout = torch.tensor([12, 7]), BlockTopK(0.6, block_size=2)
-    plain = choose(query, key, layout, lengths)
+    plain = choose(query, key, layout, 1.0, lengths)
     query[1, :, 7:] = torch.nan
     key[1, :, 7:] = torch.nan
-    assert choose(query, key, layout, lengths).equal(plain)
+    assert choose(query, key, layout, 1.0, lengths).equal(plain)
     assert not plain[1, :, 4:].any()
     assert not plain[1, :, :, 4:].any()
 
 
-def test_a_broken_key_lets_those_that_rank_it_see_everything() -> None:
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("of_a_query", [False, True])
+def test_what_is_not_finite_lets_those_that_rank_it_see_everything(broken: float, of_a_query: bool) -> None:
     query, key = normal(1, 1, 12, 4), normal(1, 1, 12, 4, seed=1)
-    key[..., 5, 0] = torch.nan
+    (query if of_a_query else key)[..., 5, 0] = broken
     layout = BlockTopK(0.6, block_size=3)
     present = torch.ones(1, 12, dtype=torch.bool)
     wanted = visible(layout, query, key, present)
-    assert from_blocks(choose(query, key, layout), layout, present).equal(wanted)
+    assert from_blocks(choose(query, key, layout, 1.0), layout, present).equal(wanted)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -102,7 +108,7 @@ def test_nothing_of_size_length_by_length_is_held() -> None:
     states = normal(1, 1, 1, 4, dtype=torch.float32).expand(1, 1, length, 4)
     sizes: list[int] = []
     with _Sizes(sizes):
-        choose(states, states, BlockTopK(0.9, block_size=512))
+        choose(states, states, BlockTopK(0.9, block_size=512), 1.0)
     assert max(sizes) <= 8 * length
 
 

@@ -12,6 +12,7 @@ from crisp_attention import BlockTopK, Dense, Entmax, Method, PerHead, RandomK, 
 from crisp_attention.kernels import dispatch, measured, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.measured import Fastest
+from crisp_attention.kernels.recording import recording
 from crisp_attention.kernels.registry import Kernel
 from tests.cases import normal, self_attention
 
@@ -191,3 +192,18 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_recording_names_the_kernels_that_computed(kernels):
+    with recording() as outer:
+        dispatch.attention(call(TopK(0.5)))
+        with recording() as inner:
+            dispatch.attention(call(Entmax(1.5)))
+            dispatch.attention(
+                call(TopK(0.5)), observe=lambda seen: None
+            )  # a measurement, not the model's call
+        dispatch.attention(call(TopP(0.5), length=15))
+        dispatch.attention(call(TopK(0.5)), weights=True)
+    dispatch.attention(call(TopK(0.5)))
+    assert outer == {"quick", "broad", "reference"}
+    assert inner == {"reference"}

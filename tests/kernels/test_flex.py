@@ -4,12 +4,14 @@ Both are tested here, each by itself; that the compiled kernel reads the lists r
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crisp_attention import BlockTopK, Method, TopK
 from crisp_attention.heads import PerHead
@@ -78,7 +80,7 @@ def test_gradients_are_those_of_the_reference(monkeypatch) -> None:
 def test_the_lists_of_blocks_and_the_mask_function_say_the_same(seed, size, length, padded) -> None:
     query, key = normal(2, 2, length, 4, seed=seed), normal(2, 2, length, 4, seed=seed + 1)
     lengths = torch.tensor([length, seed % (length + 1)]) if padded else None
-    kept = choose(query, key, BlockTopK(0.5, size), lengths)
+    kept = choose(query, key, BlockTopK(0.5, size), 1.0, lengths)
     mask = flex.block_mask(kept, size, length, lengths)
     b, h, i, j = torch.meshgrid(*(torch.arange(n) for n in (2, 2, length, length)), indexing="ij")
     pairs = mask.mask_mod(b, h, i, j)
@@ -110,8 +112,53 @@ def listed_pairs(counts: Tensor, blocks: Tensor) -> Tensor:
         ({"bias": torch.zeros(1, 1, 1, 1)}, "a bias"),
         ({"query": normal(3, 4, 1, 8)}, "as many queries as keys"),
         ({"query": normal(3, 4, LENGTH, 8).requires_grad_()}, "gradients on CPUs"),
-        ({"scale": -1.0}, "the scale -1.0"),
+        ({"scale": torch.inf}, "the scale inf"),
     ],
 )  # fmt: skip
 def test_it_says_what_it_lacks(change: dict, words: str) -> None:
     assert flex.lacks(replace(a_call(), **change)) == words
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is:DeprecationWarning")
+@pytest.mark.parametrize("length", [16, 32, 127, 128])
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_on_gpus_short_sequences_never_take_the_kernel_for_decoding(length: int, size: int) -> None:
+    """Which takes the number of queries for a multiple of the tile: private parts of torch, read in 2.13."""
+    from torch._inductor.kernel.flex.flex_decoding import _use_flex_decoding
+    from torch._inductor.sizevars import SizeVarAllocator
+    from torch._inductor.virtualized import V
+
+    _, options = flex._flex_attention("cuda", size)
+    assert size % options["fwd_BLOCK_M"] == size % options["fwd_BLOCK_N"] == 0
+    blocks = -(-length // size)
+    states, kept = (
+        SimpleNamespace(get_size=lambda n=n: n) for n in ((2, 4, length, 16), (2, 4, blocks, blocks))
+    )
+    with V.set_graph_handler(SimpleNamespace(sizevars=SizeVarAllocator())):
+        assert _use_flex_decoding(states, kept, states, {}, False) == (length < 128)
+        assert not _use_flex_decoding(states, kept, states, options, False)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "compiling", "words"),
+    [
+        (128, torch.bfloat16, True, None),
+        (256, torch.float32, True, None),
+        (64, torch.bfloat16, True, "gradients inside a compiled model for blocks of 64 keys"),
+        (16, torch.float32, True, "gradients inside a compiled model for blocks of 16 keys"),
+        (64, torch.bfloat16, False, None),
+        (32, torch.float16, False, None),
+        (16, torch.float32, False, None),
+        (16, torch.bfloat16, False, "gradients in half precision for blocks of 16 keys"),
+    ],
+)
+def test_on_gpus_gradients_need_tiles_that_divide_a_block(monkeypatch, size, dtype, compiling, words) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    with FakeTensorMode():
+        states = [torch.empty(1, 2, 512, 64, dtype=dtype, device="cuda") for _ in range(3)]
+        call = Call(*states, Method(layout=BlockTopK(0.5, size)), scale=0.125)
+        assert flex.lacks(call) is None
+        states[1].requires_grad_()
+        assert flex.lacks(call) == words
+        with torch.no_grad():
+            assert flex.lacks(call) is None

@@ -327,4 +327,6 @@ def test_the_kernels_compile_for_gpus() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 18
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert len(found) == 36
+    assert {int(width) for _, width in found} == {64, triton_rows.WIDEST}

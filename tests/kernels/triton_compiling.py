@@ -1,5 +1,6 @@
-"""Compiles the kernels of `triton_rows` for GPUs that need not be there; prints the names of the kernels."""
+"""Compiles the kernels of `triton_rows` for GPUs that need not be there; prints the kernels' names and widths."""
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from triton import compile as compiled
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from crisp_attention.kernels.triton_rows import backward, cut, forward, operators
+from crisp_attention.kernels.triton_rows import WIDEST, backward, cut, forward, operators
 
 FLOATS = {"cuts", "tops", "sums", "means"}
 NUMBERS = {"scale", "number", "dropout", "dropout_scale"}
@@ -40,19 +41,20 @@ def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
 
 def main() -> None:
     for capability, states, every in ((90, "*bf16", True), (80, "*fp16", False), (80, "*fp32", True)):
-        block = operators.block_size(torch.float32 if states == "*fp32" else torch.bfloat16)
-        sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": 64, "VALUE_WIDTH": 64}
+        dtype = torch.float32 if states == "*fp32" else torch.bfloat16
+        block = operators.block_size(dtype)
         flags = {"MASKED": every, "CAUSAL": every, "DROPOUT": every}
         kernels = [(cut.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
         kernels += [(k, {}) for k in (forward.attend, backward.query_gradients, backward.key_gradients)]
-        for kernel, more in kernels:
+        for width, (kernel, more) in product((64, WIDEST), kernels):
+            sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": width, "VALUE_WIDTH": width}
             found = compiled(
                 source(kernel, sizes | flags | more, states),
                 target=GPUTarget("cuda", capability, 32),
-                options={"num_warps": 4, "num_stages": 2, "enable_fp_fusion": False},
+                options=operators.options(dtype, width),
             )
             assert found.metadata.shared <= 99 * 1024, kernel  # what every GPU since Ampere has
-            print(kernel.fn.__name__)
+            print(kernel.fn.__name__, width)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,21 @@ def test_padding_on_either_side_changes_nothing(layout, left, right, causal) -> 
     assert seen.equal(visible(layout, alone, products[..., inside, inside]))
 
 
+@given(DRAWN, st.lists(st.integers(1, 7), min_size=1, max_size=4), st.booleans())
+@settings(deadline=None, max_examples=60, derandomize=True)
+def test_packed_sequences_see_the_blocks_that_each_sees_alone(layout, lengths, causal) -> None:
+    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    total = len(number)
+    order = causal_mask(total, total, CPU) if causal else torch.ones(1, 1, total, total, dtype=torch.bool)
+    products = normal(1, 2, total, total)
+    seen = visible(layout, order & (number[:, None] == number), products)
+    for which in range(len(lengths)):
+        at = (number == which).nonzero().flatten()
+        inside = slice(at[0], at[-1] + 1)
+        alone = visible(layout, order[..., inside, inside], products[..., inside, inside])
+        assert seen[..., inside, inside].equal(alone)
+
+
 def test_padding_is_in_no_mean() -> None:
     """Five real keys in blocks of two, then padding that would win every comparison."""
     products = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.6, 900.0, 900.0]).expand(1, 1, 7, 7)
@@ -155,7 +170,9 @@ def test_a_short_row_is_one_block() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_broken_product_reaches_the_queries_it_is_averaged_with_and_no_other(value, causal) -> None:
+def test_where_a_product_is_not_finite_the_queries_it_is_averaged_with_see_all_and_no_other(
+    value, causal
+) -> None:
     products, layout = normal(1, 1, KEYS, KEYS), BlockTopK(0.7, block_size=2)
     valid = padded(0, 0, causal)
     plain = visible(layout, valid, products)
@@ -164,17 +181,7 @@ def test_a_broken_product_reaches_the_queries_it_is_averaged_with_and_no_other(v
     group = [9] if causal else [8, 9]
     others = [i for i in range(KEYS) if i not in group]
     assert seen[..., others, :].equal(plain[..., others, :])
-    if math.isnan(value):
-        assert seen[..., group, :].equal(valid[..., group, :])
-    else:
-        assert seen[..., group, 4].all() == (value > 0)
-
-
-def test_infinite_products_leave_the_blocks_that_are_always_kept() -> None:
-    products = torch.full((1, 1, KEYS, KEYS), torch.inf)
-    seen = visible(BlockTopK(0.8, block_size=3), padded(0, 0), products)
-    assert all(seen[0, 0, i, i] for i in range(KEYS))
-    assert (seen.sum(-1) <= 3).all()
+    assert seen[..., group, :].equal(valid[..., group, :])
 
 
 @pytest.mark.parametrize(

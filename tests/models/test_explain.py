@@ -5,7 +5,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Entmax, RandomK, TopK, Window
-from crisp_attention.kernels import dispatch
+from crisp_attention.kernels import dispatch, measured
 from crisp_attention.models.settings import attention_layers
 from tests.contract.families import available
 from tests.contract.test_families import run
@@ -87,7 +87,49 @@ def test_a_backend_stays_with_the_machine(tmp_path) -> None:
         crisp.sparsify(model, TopK(0.5), backend="fast")
 
 
-def test_training_wants_gradients() -> None:
+def test_training_wants_dropout_and_gradients() -> None:
     model = crisp.sparsify(distilbert(), BlockTopK(0.5, block_size=16), backend="flex")
     assert {row.why for row in crisp.explain(model).rows} == {"backend='flex' was asked for"}
+    assert all("it lacks dropout" in row.why for row in crisp.explain(model, training=True).rows)
+    for layer in attention_layers(model):
+        layer.module.dropout.p = 0.0
     assert all("it lacks gradients" in row.why for row in crisp.explain(model, training=True).rows)
+
+
+@pytest.mark.parametrize("family", available(), ids=lambda family: family.name)
+def test_training_has_the_dropout_of_the_model(family, monkeypatch) -> None:
+    model = crisp.sparsify(family.build(), TopK(0.5))
+    for module in model.modules():  # tiny models come with other shares, most of them 0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.25)
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.25
+    planned: list[float] = []
+    plan = dispatch.plan
+
+    def spy(call, backend):
+        planned.append(call.dropout)
+        return plan(call, backend)
+
+    monkeypatch.setattr(dispatch, "plan", spy)
+    for training in (False, True):
+        model.train(training)
+        planned.clear()
+        crisp.explain(model, length=9, training=training)
+        said = set(planned)
+        planned.clear()
+        run(family, model, lengths=(9,))
+        assert said == set(planned)
+
+
+def test_it_says_whether_that_was_measured(monkeypatch) -> None:
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    assert {row.why for row in crisp.explain(model).rows} == {
+        "it lacks nothing and is the fastest on 2 cores of an AMD EPYC (docs/performance.md)"
+    }
+    monkeypatch.setattr(measured, "FASTEST", (measured.Fastest("cpu", device="cpu"),))
+    assert {row.why for row in crisp.explain(model).rows} == {
+        "it lacks nothing and is expected to be the fastest on cpu, which was not measured"
+    }
+    assert not any(row.measured for row in measured.FASTEST if row.device == "cuda")

@@ -221,8 +221,8 @@ def test_a_refusal_leaves_the_model_as_it_was():
 
 def test_an_argument_that_could_change_the_mathematics_is_refused():
     model = crisp.sparsify(distilbert(), TopK(0.5))
-    with pytest.raises(NotImplementedError, match="cu_seq_lens_q"):
-        model(**BATCH, cu_seq_lens_q=torch.tensor([0, 8]))
+    with pytest.raises(NotImplementedError, match="DistilBertSelfAttention passes cache to its attention"):
+        model(**BATCH, cache=object())
 
 
 def test_models_built_from_one_config_do_not_share_their_sparsity():
@@ -273,3 +273,17 @@ def test_attention_weights_of_layers_that_stay_dense_are_returned_too():
     model = crisp.sparsify(distilbert(), TopK(0.5), layers=[3])
     attentions = model(**BATCH, output_attentions=True).attentions
     assert [(a[0, :, 0] > 0).sum(dim=-1).tolist() for a in attentions] == [[8, 8]] * 3 + [[4, 4]]
+
+
+def test_a_layer_that_was_added_to_a_sparse_model_is_not_dense_without_a_word():
+    model = crisp.sparsify(distilbert(), TopK(0.5))
+    layers = model.distilbert.transformer.layer
+    layers.append(type(layers[0])(model.config).eval())
+    with pytest.raises(ValueError, match=r"no Crisp settings.*crisp_attention\.sparsify"):
+        logits(model)
+    crisp.sparsify(model, TopK(0.5))
+    assert sparsities(model) == [0.5] * 5
+    assert logits(model).isfinite().all()
+    crisp.densify(model)
+    layers.pop(4)
+    assert torch.equal(logits(model), logits(distilbert()))

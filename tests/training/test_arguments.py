@@ -71,6 +71,10 @@ def test_any_other_field_by_its_own_type(tmp_path, pair, value):
         ("per_device_eval_batch_size=0", "--training per_device_eval_batch_size must be at least 1, got 0"),
         ("gradient_accumulation_steps=0", "--training gradient_accumulation_steps must be at least 1, got 0"),
         ("max_steps=0", "--training max_steps must be at least 1, or -1 for --epochs; got 0"),
+        (
+            "train_sampling_strategy=batch_rebalance",
+            "batch_rebalance takes the same order of examples with every",
+        ),
         ("metric_for_best_model=f1", "--training metric_for_best_model must be loss or accuracy, got f1"),
         ("dataloader_persistent_workers=true", "dataloader_persistent_workers needs dataloader_num_workers"),
         ("accelerator_config=/none.json", "--training: FileNotFoundError: "),

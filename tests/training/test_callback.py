@@ -1,67 +1,293 @@
-"""The schedule follows the Trainer's progress, and resumes with it."""
+"""A sparsity schedule in a user's own Trainer: every number is that of the model it stands beside."""
+
+import warnings
 
 import pytest
-from transformers import Trainer, TrainerCallback, TrainingArguments
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 import crisp_attention as crisp
 from crisp_attention import Schedule, SparsityCallback, TopK, Window
 from crisp_attention.models.apply import get_sparsity
-from tests.models.tiny import BATCH, distilbert
+from tests.models.tiny import distilbert
 
+STEPS, FINAL_STEP = 8, 6  # of the second the ramp is done
 RAMP = Schedule(final=0.8, shape="linear", begin=0.25, end=0.75)
+DRAWN = torch.Generator().manual_seed(0)
+EXAMPLES = [
+    {"input_ids": row, "labels": i % 2}
+    for i, row in enumerate(torch.randint(2, 32, (16, 8), generator=DRAWN))
+]
+WORSE = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]  # with every step: the nearly dense checkpoints look best
+
+
+def sparse():
+    return crisp.sparsify(distilbert(layers=2), TopK(0.8))
+
+
+def sparsity_of(model):
+    (found,) = set(get_sparsity(model).values())
+    return found
+
+
+def logits_of(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=torch.stack([row["input_ids"] for row in EXAMPLES])).logits
 
 
 class Recorder(TrainerCallback):
-    def __init__(self, stop_after=None):
-        self.seen, self.stop_after = [], stop_after
+    """The sparsity of every step as it trained; stops after one."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = {}, stop
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.seen.append((state.global_step, *set(get_sparsity(model).values())))
-        control.should_training_stop = state.global_step == self.stop_after
+        self.seen[state.global_step] = sparsity_of(model)
+        if state.global_step == self.stop:
+            control.should_training_stop = True
 
 
-def trainer(folder, model, stop_after=None):
-    recorder = Recorder(stop_after)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=8,
-        save_strategy="steps",
-        save_steps=3,
-        logging_steps=1,
-        report_to="none",
-        use_cpu=True,
-        per_device_train_batch_size=2,
+def trainer(folder, *callbacks, model=None, schedule=RAMP, scores=None, **changes):
+    """A Trainer that evaluates and saves after every step; `scores` are what the evaluations give, in order."""
+    given = {
+        "max_steps": STEPS,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_only_model": True,
+    } | changes
+    if scores is not None:
+        given |= {"metric_for_best_model": "score", "greater_is_better": True}
+    drawn = iter(scores or ())
+    model = (
+        {"model_init": model}
+        if callable(model) and not isinstance(model, torch.nn.Module)
+        else {"model": model or sparse()}
     )
-    examples = [{"input_ids": BATCH["input_ids"][0], "labels": i % 2} for i in range(16)]
-    made = Trainer(
-        model=model, args=arguments, train_dataset=examples, callbacks=[SparsityCallback(RAMP), recorder]
+    return Trainer(
+        **model,
+        args=TrainingArguments(
+            output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **given
+        ),
+        train_dataset=EXAMPLES,
+        eval_dataset=EXAMPLES,
+        compute_metrics=None if scores is None else lambda _: {"score": next(drawn)},
+        callbacks=[SparsityCallback(schedule), *callbacks],
     )
-    return made, recorder
 
 
-def test_every_step_uses_the_sparsity_of_its_progress(tmp_path):
-    made, recorder = trainer(tmp_path, crisp.sparsify(distilbert(), TopK(0.8)))
+def evaluations(made):
+    return {entry["step"]: entry for entry in made.state.log_history if "eval_loss" in entry}
+
+
+@pytest.fixture
+def unwarned():
+    """A test in which nothing warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+# --- which sparsity
+
+
+def test_a_step_its_log_its_evaluation_and_its_checkpoint_have_one_sparsity(tmp_path, unwarned):
+    made = trainer(tmp_path, recorder := Recorder(), eval_on_start=True)
     made.train()
-    assert recorder.seen == [(step, pytest.approx(RAMP((step - 1) / 8))) for step in range(1, 9)]
-    assert set(get_sparsity(made.model).values()) == {0.8}
-    logged = [entry["sparsity"] for entry in made.state.log_history if "loss" in entry]
-    assert logged == pytest.approx(
-        [RAMP((step - 1) / 8) for step in range(1, 9)]
-    )  # of the step, not the next
+    planned = {step: pytest.approx(RAMP(step / STEPS)) for step in range(1, STEPS + 1)}
+    assert recorder.seen == planned
+    logged = {entry["step"]: entry["sparsity"] for entry in made.state.log_history if "loss" in entry}
+    assert logged == planned
+    evaluated = evaluations(made)
+    assert {step: entry["sparsity"] for step, entry in evaluated.items()} == {0: 0.0, **planned}
+    assert sparsity_of(made.model) == 0.8
+    for step in (3, 5, STEPS):
+        loaded = crisp.load(tmp_path / f"checkpoint-{step}")
+        assert sparsity_of(loaded) == planned[step]
+        labels = torch.tensor([row["labels"] for row in EXAMPLES])
+        loss = torch.nn.functional.cross_entropy(logits_of(loaded), labels).item()
+        assert evaluated[step]["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_a_resumed_run_resumes_the_schedule(tmp_path):
-    made, before = trainer(tmp_path, crisp.sparsify(distilbert(), TopK(0.8)), stop_after=3)
+def test_a_ramp_to_the_end_is_evaluated_at_its_end(tmp_path, unwarned):
+    made = trainer(tmp_path, schedule=Schedule(final=0.8, end=1.0), load_best_model_at_end=True)
     made.train()
-    made, after = trainer(tmp_path, crisp.sparsify(distilbert(), TopK(0.8)))
-    made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert before.seen + after.seen == [(step, pytest.approx(RAMP((step - 1) / 8))) for step in range(1, 9)]
+    assert evaluations(made)[STEPS]["sparsity"] == sparsity_of(made.model) == 0.8
+    assert made.state.best_global_step == STEPS
 
 
 @pytest.mark.parametrize(
     ("layers", "found"), [({"*": Window(3)}, "none"), ({"*": TopK(0.5), "0": TopK(0.2)}, r"\[0.2, 0.5\]")]
 )
 def test_a_model_without_one_common_sparsity_is_refused(tmp_path, layers, found):
-    made, _ = trainer(tmp_path, crisp.sparsify(distilbert(), layers=layers))
+    made = trainer(tmp_path, model=crisp.sparsify(distilbert(), layers=layers))
     with pytest.raises(ValueError, match=f"one sparsity for all layers; this model has {found}"):
         made.train()
+
+
+def test_the_model_is_found_in_what_wraps_it(tmp_path):
+    made = trainer(tmp_path)
+    made.state.max_steps, made.state.global_step = STEPS, 3
+    wrapped = torch.nn.DataParallel(made.model)
+    SparsityCallback(RAMP).on_step_begin(made.args, made.state, made.control, model=wrapped)
+    assert sparsity_of(made.model) == pytest.approx(RAMP(4 / STEPS))
+
+
+def test_a_model_made_dense_after_training_can_be_evaluated(tmp_path):
+    made = trainer(tmp_path, eval_strategy="no", save_strategy="no")
+    made.train()
+    crisp.densify(made.model)
+    made.evaluate()
+    assert "sparsity" not in made.state.log_history[-1]
+
+
+# --- which checkpoint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"save_total_limit": 1},
+        {"save_strategy": "best"},
+        {"save_strategy": "best", "save_total_limit": 1},
+        {"eval_strategy": "epoch", "save_strategy": "epoch", "per_device_train_batch_size": 16},
+    ],
+    ids=["steps", "one kept", "best", "one best kept", "epochs"],
+)
+def test_the_best_is_chosen_at_the_final_sparsity_and_is_what_is_delivered(tmp_path, unwarned, changes):
+    made = trainer(tmp_path, scores=WORSE, load_best_model_at_end=True, **changes)
+    made.train()
+    state = made.state
+    assert (state.best_global_step, state.best_metric) == (FINAL_STEP, WORSE[FINAL_STEP - 1])
+    assert state.best_model_checkpoint == str(tmp_path / f"checkpoint-{FINAL_STEP}")
+    best = crisp.load(state.best_model_checkpoint)
+    assert sparsity_of(best) == sparsity_of(made.model) == 0.8
+    torch.testing.assert_close(logits_of(made.model), logits_of(best), rtol=0, atol=0)
+    loss = evaluations(made)[FINAL_STEP]["eval_loss"]
+    made.compute_metrics = None
+    assert made.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_patience_counts_at_the_final_sparsity(tmp_path, unwarned, first):
+    made = trainer(tmp_path, scores=WORSE, load_best_model_at_end=True)
+    stopping = EarlyStoppingCallback(early_stopping_patience=1)
+    made.callback_handler.callbacks.insert(0 if first else len(made.callback_handler.callbacks), stopping)
+    made.train()
+    assert made.state.global_step == FINAL_STEP + 1  # one evaluation that is no better than the first at 0.8
+    assert made.state.best_global_step == FINAL_STEP
+    best = crisp.load(tmp_path / f"checkpoint-{FINAL_STEP}")
+    torch.testing.assert_close(logits_of(made.model), logits_of(best), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_learning_rate_that_follows_a_metric_follows_it_at_the_final_sparsity(tmp_path, kind):
+    fields = {"mode": "max", "patience": 1, "min_lr": 0}
+    made = trainer(
+        tmp_path, scores=WORSE, save_strategy="no", lr_scheduler_type=kind, lr_scheduler_kwargs=fields
+    )
+    made.train()
+    rates = [entry["learning_rate"] for entry in made.state.log_history if "loss" in entry]
+    assert rates == [1e-2] * STEPS
+    assert made.optimizer.param_groups[0]["lr"] < 1e-2  # two evaluations no better than the first at 0.8
+
+
+def test_every_trial_of_a_search_chooses_at_the_final_sparsity(tmp_path):
+    chosen = []
+
+    class Chosen(TrainerCallback):
+        def on_train_end(self, args, state, control, model=None, **kwargs):
+            chosen.append((state.best_global_step, sparsity_of(model)))
+
+    made = trainer(tmp_path, Chosen(), model=sparse, scores=3 * WORSE, load_best_model_at_end=True)
+    made.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2)},
+        compute_objective=lambda metrics: metrics["eval_score"],
+        n_trials=2,
+        backend="optuna",
+    )
+    assert chosen == 2 * [(FINAL_STEP, 0.8)]
+
+
+# --- what is said
+
+
+def test_stopping_before_the_final_sparsity_says_so_with_numbers(tmp_path):
+    made = trainer(tmp_path, Recorder(stop=4), scores=WORSE, load_best_model_at_end=True)
+    with warnings.catch_warnings(record=True) as caught:
+        made.train()
+    (said,) = [str(each.message) for each in caught]
+    assert said == (
+        "training ended at step 4 of 8: the model has sparsity 0.4, not the schedule's final 0.8, which step 6 "
+        "reaches; load_best_model_at_end found no checkpoint at the final sparsity 0.8 with an evaluation to "
+        "choose it by, and loaded none: the model is that of step 4"
+    )
+    assert made.state.best_model_checkpoint is None
+    last = crisp.load(tmp_path / "checkpoint-4")
+    assert sparsity_of(last) == sparsity_of(made.model) == pytest.approx(0.4)
+    torch.testing.assert_close(logits_of(made.model), logits_of(last), rtol=0, atol=0)
+
+
+def test_a_best_evaluation_that_was_not_saved_cannot_be_loaded_and_that_is_said(tmp_path):
+    scores = [*WORSE[:-2], 0.95, 0.2]  # the best is that of step 7; checkpoints are those of 4 and 8
+    made = trainer(tmp_path, scores=scores, load_best_model_at_end=True, save_steps=4)
+    with pytest.warns(UserWarning, match="^load_best_model_at_end found no checkpoint .* is that of step 8$"):
+        made.train()
+    assert sparsity_of(made.model) == 0.8
+
+
+def test_messages_go_where_they_are_wanted(tmp_path, unwarned):
+    said = []
+    made = trainer(tmp_path, Recorder(stop=3), eval_strategy="no")
+    made.pop_callback(SparsityCallback)
+    made.add_callback(SparsityCallback(RAMP, warn=said.append))
+    made.train()
+    assert said == [
+        "training ended at step 3 of 8: the model has sparsity 0.2, not the schedule's final 0.8, which step 6 reaches"
+    ]
+
+
+# --- resuming
+
+
+def test_a_resumed_run_has_the_same_schedule_and_chooses_the_same_checkpoint(tmp_path, unwarned):
+    def run(recorder, done=0):
+        return trainer(
+            tmp_path, recorder, scores=WORSE[done:], load_best_model_at_end=True, save_only_model=False
+        )
+
+    whole = run(undisturbed := Recorder())
+    whole.train()
+    assert whole.state.best_global_step == FINAL_STEP
+    for done in (7, 4):  # after and before the best checkpoint
+        resumed = run(recorder := Recorder(), done)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{done}"))
+        assert recorder.seen == {step: now for step, now in undisturbed.seen.items() if step > done}
+        assert resumed.state.best_global_step == FINAL_STEP
+        torch.testing.assert_close(logits_of(resumed.model), logits_of(whole.model), rtol=0, atol=0)
+
+
+def test_a_resumed_run_begins_with_the_sparsity_of_its_checkpoint(tmp_path):
+    trainer(tmp_path, Recorder(stop=4), schedule=Schedule(0.4, end=0.5), save_only_model=False).train()
+    again = trainer(tmp_path, recorder := Recorder(), eval_on_start=True, max_steps=12)
+    with pytest.warns(
+        UserWarning, match="of step 4 has sparsity 0.4; .* goes on from 0.1333, as it is at step 4 of 12$"
+    ):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert evaluations(again)[4]["sparsity"] == 0.4
+    assert recorder.seen[5] == pytest.approx(RAMP(5 / 12))
+
+
+def test_a_best_at_another_final_sparsity_is_not_kept(tmp_path):
+    trainer(
+        tmp_path, Recorder(stop=6), schedule=Schedule(0.4, end=0.25), scores=WORSE, save_only_model=False
+    ).train()
+    again = trainer(tmp_path, schedule=Schedule(0.8, end=0.5), scores=WORSE[6:], load_best_model_at_end=True)
+    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule goes on from 0.8"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert (again.state.best_global_step, sparsity_of(again.model)) == (7, 0.8)

@@ -1,18 +1,21 @@
 """Where data comes from: folders, files, splits, the hub, and the real data sets."""
 
-import json
+import os
+import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from PIL import Image as PILImage
 
+from crisp_attention.cli import main
 from crisp_attention.training.data import DataError, load_task
 from crisp_attention.training.data import source as data_source
-from tests.training.tables import PAIR, ROWS, refuses, write
+from tests.training.tables import PAIR, ROWS, noted, refuses, write
 
 
 def test_digits_are_the_300_and_1497_images_of_scikit_learn():
@@ -35,14 +38,24 @@ def test_another_builtin_is_refused():
     refuses("expected the built-in data set builtin:digits; found builtin:mnist", "builtin:mnist")
 
 
-@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "json"])
+FORMATS = ["parquet", "csv", "tsv", "jsonl", "json", "csv.gz", "tsv.gz", "jsonl.gz", "json.gz"]
+
+
+def save(rows: list[dict], file: Path) -> None:
+    """As pandas writes the format that the file's name ends in, compressed where it says so."""
+    table, ending = pd.DataFrame(rows), file.name.removesuffix(".gz").rpartition(".")[2]
+    if ending == "parquet":
+        table.to_parquet(file, index=False)
+    elif ending in ("csv", "tsv"):
+        table.to_csv(file, index=False, sep={"csv": ",", "tsv": "\t"}[ending])
+    else:
+        table.to_json(file, orient="records", lines=ending == "jsonl")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
 def test_each_file_format_is_read(tmp_path, ending):
     for split, rows in {"train": ROWS, "dev": PAIR, "test": PAIR}.items():
-        file, table = tmp_path / f"{split}.{ending}", Dataset.from_list(rows)
-        if ending == "json":
-            file.write_text(json.dumps(rows))
-        else:
-            {"parquet": table.to_parquet, "csv": table.to_csv, "jsonl": table.to_json}[ending](file)
+        save(rows, tmp_path / f"{split}.{ending}")
     task = load_task(str(tmp_path))
     assert list(task.splits) == ["train", "validation", "test"]
     assert task.splits["validation"][:] == {"text": ["good", "bad"], "labels": [1, 0], "index": [0, 1]}
@@ -84,63 +97,149 @@ def test_two_sources_for_one_split_are_refused(tmp_path):
     refuses("expected one file for the validation split, or its numbered parts; found dev.jsonl", tmp_path)
 
 
-def test_folders_of_images(tmp_path):
-    for split, classes in {"train": ["cat", "dog", "emu"], "val": ["dog", "emu"]}.items():
-        for shade, name in enumerate(classes):
-            (tmp_path / split / name).mkdir(parents=True)
-            PILImage.new("L", (4, 4), shade).save(tmp_path / split / name / "1.png")
-    task = load_task(str(tmp_path))
-    assert task.label_names == ("cat", "dog", "emu")
-    assert task.splits["validation"]["labels"][:] == [1, 2]
-    assert task.splits["train"][2]["image"].getpixel((0, 0)) == 2
-
-
 def test_nothing_is_written_beside_the_data(tmp_path):
     load_task(write(tmp_path, train=ROWS, validation=PAIR))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["train.jsonl", "validation.jsonl"]
 
 
-def test_changed_files_are_read_anew(tmp_path):
-    load_task(write(tmp_path, train=ROWS, validation=PAIR))
-    assert len(load_task(write(tmp_path, train=ROWS + PAIR, validation=PAIR)).splits["train"]) == 22
+@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "jsonl", "jsonl.gz"])
+def test_changed_files_are_read_again_even_if_their_times_and_sizes_are_the_same(tmp_path, ending):
+    file = tmp_path / f"train.{ending}"
+    for text in ("good", "fine", "well"):
+        save([{"text": text, "label": 1}, {"text": "poor", "label": 0}] * 5, file)
+        os.utime(file, (10**9, 10**9))
+        assert load_task(str(file)).splits["train"]["text"][0] == text
+
+
+def test_files_that_are_gone_or_renamed_are_not_read(tmp_path):
+    write(tmp_path, train=ROWS, validation=PAIR, test=PAIR)
+    assert set(load_task(str(tmp_path)).splits) == {"train", "validation", "test"}
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "train.jsonl").rename(tmp_path / "old.jsonl")
+    (tmp_path / "validation.jsonl").rename(tmp_path / "train.jsonl")
+    refuses("found 2 training examples of 2 classes", tmp_path)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_single_file_is_the_training_split(tmp_path, ending):
+    file = tmp_path / f"reviews.{ending}"
+    save(ROWS, file)
+    (tmp_path / "validation.csv").write_text("not read")
+    task = load_task(str(file))
+    assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 18, "validation": 2}
+    assert noted(task, "held out 2 of 20 training examples")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_what_save_to_disk_left_is_read(tmp_path, together):
+    rows = Dataset.from_list(ROWS).with_format("torch", columns=["label"])
+    saved = datasets.DatasetDict({"train": rows, "dev": rows.select(range(3, 7))}) if together else rows
+    saved.save_to_disk(tmp_path / "saved")
+    before = sorted(tmp_path.rglob("*"))
+    task = load_task(str(tmp_path / "saved"))
+    sizes = {"train": 20, "validation": 4} if together else {"train": 18, "validation": 2}
+    assert {split: len(rows) for split, rows in task.splits.items()} == sizes
+    split = task.splits["validation"]
+    assert [split["text"][0], split["labels"][0]] in (["good", 1], ["bad", 0])
+    split.map(lambda row: {"letters": len(row["text"])})
+    assert sorted(tmp_path.rglob("*")) == before
+    next(tmp_path.rglob("*.arrow")).write_text("damaged")
+    refuses(f"cannot read the data set saved in {tmp_path / 'saved'}: ", tmp_path / "saved")
 
 
 def test_a_folder_without_splits_is_listed(tmp_path):
     (tmp_path / "data.xlsx").touch()
     (tmp_path / "raw").mkdir()
-    refuses("expected files named train, validation and test (.parquet, .csv, .jsonl or .json;", tmp_path)
+    refuses(
+        "expected files named train, validation and test (.parquet, .csv, .tsv, .jsonl or .json;", tmp_path
+    )
     refuses("found data.xlsx, raw/", tmp_path)
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
 def test_a_path_to_nothing_is_named(path):
-    refuses(f"expected a folder; {path} does not exist", path)
+    refuses(f"expected a folder or a file; {path} does not exist", path)
 
 
-def test_a_file_is_no_data_set(tmp_path):
-    file = tmp_path / "train.csv"
+def test_a_file_of_another_format_is_refused(tmp_path):
+    file = tmp_path / "train.xlsx"
     file.touch()
-    refuses(f"{file} is a file", file)
+    refuses("expected a file that ends in .parquet, .jsonl, .json, .csv, .tsv, .jsonl.gz", file)
 
 
-def test_the_name_of_a_format_does_not_read_the_working_folder():
-    refuses("found the file format csv", "csv")
+@pytest.mark.parametrize("name", ["csv", "csv:train"])
+def test_the_name_of_a_format_does_not_read_the_working_folder(name):
+    refuses("found the file format csv", name)
 
 
 def test_the_hubs_reason_is_given_in_one_line():
-    with pytest.raises(DataError, match=r"^no/such-set is no local folder .*Couldn't reach 'no/such-set'.*$"):
+    with pytest.raises(
+        DataError, match=r"^no/such-set is no local folder or file .*Couldn't reach 'no/such-set'.*$"
+    ):
         load_task("no/such-set")
 
 
-def test_a_data_set_of_the_hub(monkeypatch):
-    rows = Dataset.from_list(ROWS)
-    found = {"train": rows, "dev": rows, "unsupervised": rows}
-    monkeypatch.setattr(data_source, "load_dataset", lambda dataset: datasets.DatasetDict(found))
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of one data set; what was asked of it, in the order of asking."""
+    found = {"train": Dataset.from_list(ROWS), "dev": Dataset.from_list(PAIR)}
+    asked = []
+
+    def load(name, configuration=None, *, revision=None):
+        asked.append((name, configuration, revision))
+        return datasets.DatasetDict(found)
+
+    monkeypatch.setattr(data_source, "load_dataset", load)
+    return found, asked
+
+
+def test_a_data_set_of_the_hub(hub):
+    found, _ = hub
+    found["unsupervised"] = found["train"]
     task = load_task("some/set")
     assert list(task.splits) == ["train", "validation"]
     assert "splits not used: unsupervised" in task.notes
-    found["validation"] = rows
+    found["validation"] = found["train"]
     refuses("some/set: expected one validation split; found the splits train, dev, unsupervised", "some/set")
+
+
+def test_a_configuration_and_a_revision_of_the_hub(hub):
+    load_task("nyu-mll/glue:sst2")
+    load_task("some/set", revision="v2")
+    assert hub[1] == [("nyu-mll/glue", "sst2", None), ("some/set", None, "v2")]
+
+
+@pytest.mark.parametrize("command", ["finetune", "profile", "sweep"])
+def test_commands_ask_the_hub_for_the_configuration_and_the_revision(hub, tmp_path, monkeypatch, command):
+    output = ["--output", str(tmp_path / "out")]
+    words = ["--model", "/no/model", "--dataset", "some/set:plain", "--revision", "v2", *output]
+    monkeypatch.setattr(sys, "argv", ["crisp", command, *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert hub[1] == [("some/set", "plain", "v2")]
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path):
+    for dataset in (write(tmp_path, train=ROWS), str(tmp_path / "train.jsonl"), "builtin:digits", "./none"):
+        refuses(
+            f"--revision main chooses a version of a data set on the Hub; {dataset} is not there",
+            dataset,
+            revision="main",
+        )
+
+
+def test_a_missing_configuration_is_asked_for(monkeypatch):
+    def load(*given, **named):
+        raise ValueError(
+            "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\n…"
+        )
+
+    monkeypatch.setattr(data_source, "load_dataset", load)
+    refuses(
+        "expected one of its configurations, as in some/set:CONFIGURATION; Please pick one among the available "
+        "configs: ['a', 'b']",
+        "some/set",
+    )
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -99,7 +99,7 @@ def test_no_clear_label_column(tmp_path, names, found):
 def test_text_is_preferred_to_an_image_unless_that_is_named(tmp_path):
     features = {"image": Image(), "text": Value("string"), "label": Value("int64")}
     image = PILImage.new("L", (2, 2))
-    columns = {"image": [image] * 20, "text": ["x"] * 20, "label": [0, 1] * 10}
+    columns = {"image": [image] * 20, "text": [f"a {row}" for row in range(20)], "label": [0, 1] * 10}
     task = load_task(write_features(tmp_path, features, train=columns))
     assert (task.text_columns, task.image_column) == (("text",), None)
     assert noted(task, "not used: image")
@@ -146,8 +146,61 @@ def test_labels_are_numbered_in_sorted_order(tmp_path, ending, labels, encoded, 
 
 LABELS = st.one_of(
     st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=20, unique=True),
-    st.lists(st.text(min_size=1).filter(str.strip), min_size=2, max_size=20, unique=True),
+    st.lists(st.text().map(str.strip).filter(len), min_size=2, max_size=20, unique=True),
 )
+
+
+def test_spaces_around_a_label_are_no_part_of_it(tmp_path):
+    rows = [{"text": f"x {row}", "label": ("pos", "neg", " pos", "neg\t")[row % 4]} for row in range(40)]
+    task = load_task(write(tmp_path, train=rows, validation=rows[:4], test=[rows[0] | {"label": "  neg "}]))
+    assert task.label_names == ("neg", "pos")
+    assert task.splits["train"]["labels"][:4] == task.splits["validation"]["labels"][:] == [1, 0, 1, 0]
+    assert task.splits["test"]["labels"][:] == [0]
+    assert "labels taken without the spaces around them: '  neg ', ' pos', 'neg\\t'" in task.notes
+
+
+def test_spaces_around_the_names_of_class_labels(tmp_path):
+    features = {"text": Value("string"), "label": ClassLabel(names=["pos", "neg ", " pos"])}
+    write_features(tmp_path, features, train={"text": ["a", "b"] * 9, "label": [0, 1, 2] * 6})
+    task = load_task(str(tmp_path))
+    assert task.label_names == ("pos", "neg")
+    rows = [*task.splits["train"], *task.splits["validation"]]
+    assert {(row["index"] % 3, row["labels"]) for row in rows} == {(0, 0), (1, 1), (2, 0)}
+
+
+def test_classes_that_differ_in_capital_letters_are_named(tmp_path):
+    rows = [{"text": "x", "label": ("Pos", "pos", "neg")[row % 3]} for row in range(30)]
+    task = load_task(write(tmp_path, train=rows, validation=rows))
+    assert task.label_names == ("Pos", "neg", "pos")
+    assert "classes that differ only in capital letters: 'Pos', 'pos'" in task.notes
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "encoded"),
+    [
+        ([0, 1], ["1", " 0"], [1, 0]),
+        (["0", "1"], [1, 0], [1, 0]),
+        (["-1", "7"], [7, -1], [1, 0]),
+        ([-1, 7], ["7", "-1"], [1, 0]),
+        ([False, True], ["True", "False"], [1, 0]),
+    ],
+)
+def test_a_label_is_the_same_as_a_number_and_as_text(tmp_path, train, other, encoded):
+    splits = {
+        split: [{"text": f"x {row}", "label": label} for row, label in enumerate(labels)]
+        for split, labels in (("train", train * 5), ("validation", other))
+    }
+    assert load_task(write(tmp_path, **splits)).splits["validation"]["labels"][:] == encoded
+
+
+@pytest.mark.parametrize("unknown", ["01", "1.0", "+1", "¹"])
+def test_other_ways_to_write_a_number_are_other_labels(tmp_path, unknown):
+    write(tmp_path, train=ROWS, validation=[{"text": "x", "label": unknown}])
+    refuses(
+        f"the validation split has labels that are no class of train in 1 of 1 rows, the first of them row 0 "
+        f"(counting from 0): {unknown!r}",
+        tmp_path,
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -203,8 +256,8 @@ def test_labels_of_train_that_cannot_be_used(tmp_path, labels, message):
             "labels that are no class of train in 1 of 2 rows, the first of them row 1 (counting from 0): -1;",
         ),
         (
-            ["0", "1"],
-            "labels that are no class of train in 2 of 2 rows, the first of them row 0 (counting from 0): '0', '1';",
+            ["0", "one"],
+            "labels that are no class of train in 1 of 2 rows, the first of them row 1 (counting from 0): 'one';",
         ),
         ([0, None], "no label in 1 of 2 rows, the first of them row 1"),
     ],

@@ -31,6 +31,7 @@ METRICS = {
     "train_seconds",
     "peak_memory_bytes",
     "device",
+    "kernels",
 }
 PNG = b"\x89PNG"
 
@@ -55,7 +56,9 @@ def check_run(run, splits=("validation", "test")):
     assert set(metrics) == METRICS - {"validation", "test"} | set(splits)
     options = config["options"]
     task = load_task(options["dataset"], train_examples=options["train_examples"])
-    numbers = {name: value for name, value in metrics.items() if name not in (*splits, "train", "device")}
+    numbers = {
+        name: value for name, value in metrics.items() if name not in (*splits, "train", "device", "kernels")
+    }
     assert all(type(value) in (int, float) and value >= 0 for value in numbers.values()), numbers
     for split in splits:
         table = pd.read_parquet(folder / f"predictions-{split}.parquet")

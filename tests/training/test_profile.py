@@ -58,6 +58,7 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     assert err.splitlines() == [
         f"model: BertForSequenceClassification, {load_source(bert, load_task(reviews), None).model.num_parameters():,} "
         f"parameters",
+        "texts: cut to 64 tokens in place of 128, as the model takes no more",
         "text column: text; label column: label",
         "profiling 48 examples of the train split",
     ]
@@ -74,6 +75,9 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     heads, curves = (pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in ("heads", "curves"))
     assert len(heads) == 3 * 2
     assert len(curves) == 3 * 2 * 2 * 40
+    achieved = curves[curves["target"] == 0.8].groupby("method")["sparsity"].mean()
+    assert achieved["block_topk"] < 0.75  # the texts are short: a heading of 80 % would not be true
+    assert f"at {achieved['block_topk']:.0%}" in out
     assert (tmp_path / "out" / "profile.png").stat().st_size > 10_000
     assert str(tmp_path / "out") in out
 

@@ -9,9 +9,11 @@ from rich.console import Console
 from crisp_attention.training.progress import RunProgress
 
 
-def follow(console, fail=False):
-    args = SimpleNamespace(num_train_epochs=2)
-    state = SimpleNamespace(global_step=0, max_steps=4, epoch=0.0)
+def follow(console, fail=False, best=None):
+    args = SimpleNamespace(
+        num_train_epochs=2, load_best_model_at_end=best is not None, metric_for_best_model="loss"
+    )
+    state = SimpleNamespace(global_step=0, max_steps=4, epoch=0.0, best_model_checkpoint=best)
     with RunProgress(console) as progress:
         progress.on_train_begin(args, state, None)
         for step in (1, 2):
@@ -35,6 +37,11 @@ def test_a_file_gets_one_line_an_evaluation():
         "epoch 1 of 2, step 2 of 4, loss 0.500, validation loss 0.250, accuracy 87.5% (0:00:0"
     )
     assert line.endswith(" left)")
+
+
+def test_the_checkpoint_that_is_loaded_at_the_end_is_named():
+    shown = follow(Console(file=io.StringIO(), width=40), best="runs/first/checkpoints/checkpoint-2")
+    assert shown.splitlines()[-1] == "loaded checkpoint-2, the best by loss"
 
 
 def test_a_terminal_gets_a_moving_line_and_is_given_back():

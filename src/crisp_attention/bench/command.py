@@ -22,6 +22,7 @@ from crisp_attention.bench.tables import show
 from crisp_attention.training.folders import check_folder
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.records import plain, write_json
+from crisp_attention.training.terminal import table_console
 
 BUSY = 0.5  # processes that wanted to run before we began
 
@@ -68,7 +69,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 write_json(options.output / "bench.json", results.plain())
     with _writable():
         draw(results, options.output)
-    console = Console()
+    console = table_console()
     show(results, console)
     _say(console, f"everything is in {options.output}")
     return results

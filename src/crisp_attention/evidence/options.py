@@ -64,7 +64,7 @@ class ViewOptions:
 
     method: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="SPEC", help_behavior_hint="")]] = ()
     """Such as topk:sparsity=0.8 or window:width=9+topk:sparsity=0.5; give it again for each method.
-    Default: top-k at two sparsities, random keys, a window. A sparse model's own is always shown first."""
+    Default: one or two of every kind, top-k to random keys. A sparse model's own is always shown first."""
 
     output: Path = Path("view.html")
     """The file to write; one that is there is replaced."""
@@ -115,7 +115,7 @@ class SweepOptions(RecipeOptions, StudyOptions):
     Default: 0.8. With --search: the bounds, by default 0.3 and 0.95."""
 
     seeds: int = 5
-    """Runs per configuration; at least 2 for an interval. With --search: of the confirmation."""
+    """Runs per configuration; at least 3 for a comparison. With --search: of the confirmation."""
 
     recipe: UseAppendAction[
         Annotated[tuple[str, ...], arg(metavar="METHOD:KEY=VALUE", help_behavior_hint="")]
@@ -142,10 +142,13 @@ class ReproduceOptions(StudyOptions):
     """
 
     model: str = "distilbert-base-uncased"
-    """A hub id, a folder or `builtin:minilm`."""
+    """A hub id, a folder of a model or a run, or `builtin:minilm`."""
 
     dataset: str = "stanfordnlp/sst2"
-    """A hub id, or a folder of train/validation/test parquet, csv or jsonl files."""
+    """A hub id (`id:configuration` where it has several), a file, or a folder, as for `crisp finetune`."""
+
+    revision: Text = None
+    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
 
     seeds: int = 5
     """Runs per configuration."""

@@ -37,6 +37,7 @@ def run_reproduce(options: ReproduceOptions, console: Console) -> Study:
             **shared,
             model=options.model,
             dataset=options.dataset,
+            revision=options.revision,
             seeds=options.seeds,
             train_examples=options.train_examples,
             training=options.training,

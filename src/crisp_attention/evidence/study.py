@@ -4,6 +4,7 @@ The folder is the truth for all evidence; Optuna's storage only says who works o
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from crisp_attention.training.run_directory import RunDirectory
 
 STUDY = "study.json"
 RUNS = "runs"
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,13 @@ class FinishedRun:
         """config.json: options, notes, versions."""
         return json.loads(self.directory.config.read_text(encoding="utf-8"))
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss on a split is no finite number."""
+        with readable(self.directory.metrics):
+            losses = [self.metrics[split]["loss"] for split in SPLITS if split in self.metrics]
+        return any(loss is None or not math.isfinite(loss) for loss in losses)
+
     def predictions(self, split: str) -> pd.DataFrame:
         """One row per example of the split, by index: label, prediction, logits."""
         return pd.read_parquet(self.directory.predictions(split)).set_index("index").sort_index()
@@ -163,9 +172,17 @@ class Study:
         return RunDirectory(self.path / RUNS / run_name(configuration, seed))
 
     def finished(self, configuration: Configuration) -> list[FinishedRun]:
-        """The configuration's finished runs, by seed."""
-        found = ((seed, self.directory(configuration, seed)) for seed in self.seeds)
-        return [FinishedRun(configuration, seed, folder) for seed, folder in found if folder.complete]
+        """The configuration's finished runs, by seed, without those that diverged."""
+        return [run for run in self._complete(configuration) if not run.diverged]
+
+    def diverged(self, configuration: Configuration) -> list[FinishedRun]:
+        """The configuration's runs that ended with a loss that is no finite number, by seed."""
+        return [run for run in self._complete(configuration) if run.diverged]
+
+    def _complete(self, configuration: Configuration) -> Iterator[FinishedRun]:
+        for seed in self.seeds:
+            if (folder := self.directory(configuration, seed)).complete:
+                yield FinishedRun(configuration, seed, folder)
 
     def failed(self) -> dict[tuple[str, int], str]:
         """The reasons of failed runs, by the configuration's id and seed."""

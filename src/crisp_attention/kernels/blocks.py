@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.layouts import BlockTopK
+from crisp_attention.layouts.block_topk import only_finite
 from crisp_attention.ranking import keep_largest, share_count
 
 
@@ -17,7 +18,9 @@ def front(present: Tensor) -> Tensor:
     return (~present).int().argsort(dim=-1, stable=True)
 
 
-def choose(query: Tensor, key: Tensor, layout: BlockTopK, lengths: Tensor | None = None) -> Tensor:
+def choose(
+    query: Tensor, key: Tensor, layout: BlockTopK, scale: float, lengths: Tensor | None = None
+) -> Tensor:
     """Which of its n blocks of keys each block of queries sees, bool (B, H, n, n).
 
     `query` (B, H, L, D), `key` (B, G, L, D); an example's real tokens come first, `lengths` (B,) of
@@ -34,15 +37,13 @@ def choose(query: Tensor, key: Tensor, layout: BlockTopK, lengths: Tensor | None
         present = block * size < (length if lengths is None else lengths)
         present = present.expand(batch, 1, 1, count)
         queries = _means(query, size, lengths).unflatten(1, (groups, -1))
-        ranked = (queries @ _means(key, size, lengths)[:, :, None].transpose(-1, -2)).flatten(1, 2)
+        ranked = (queries @ _means(key, size, lengths)[:, :, None].transpose(-1, -2)).flatten(1, 2) * scale
         real = present.transpose(-1, -2)
         if layout.sparsity == 0:
             return (present & real).expand_as(ranked)
         near = (block - block[:, None]).abs() < layout.local_blocks
         forced = present & ((block < layout.sink_blocks) | near)
-        ranked = ranked.masked_fill(ranked.isnan().any(dim=-1, keepdim=True), torch.nan)
-        limit = torch.finfo(ranked.dtype).max
-        ranked = torch.where(forced, torch.inf, ranked.clamp(-limit, limit))
+        ranked = torch.where(forced, torch.inf, only_finite(ranked))
         share = share_count(present.sum(dim=-1, keepdim=True), layout.sparsity)
         kept = keep_largest(
             ranked, present.expand_as(ranked), torch.maximum(share, forced.sum(-1, keepdim=True))

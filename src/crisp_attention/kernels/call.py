@@ -18,7 +18,7 @@ class Call:
     rule keep some of the valid pairs; the rule weighs the kept scores (with one further logit per
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     `valid` is bool and broadcasts to (B, H, L, S); `causal` forbids besides, without a mask that
-    somebody has to hold, the keys j > i. `bias` broadcasts too. `seed`, of every example or of all,
+    somebody has to hold, the keys j > i. `bias` broadcasts too. `seed`, of every query, example or of all,
     is for rules that draw; dropout draws from `generator`, by default torch's global one. `learned` holds
     the parameters of rules that have some; `block_means` (B, G, ceil(S / block_size), D) the mean keys of
     the blocks, where the caller has them.

@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels import measured, reference
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
 
 AUTO, REFERENCE = "auto", "reference"
@@ -53,6 +54,8 @@ def attention(
         parts = plan(_in_one_dtype(call), backend)
         if parts[0].kernel != REFERENCE or len(parts) > 1:
             return _compute(parts).to(call.value.dtype), None
+    if observe is None:
+        note(REFERENCE)
     output, found = reference.attention(call, observe=observe)
     return output, found if weights else None
 
@@ -125,6 +128,7 @@ def _compute(parts: list[Part]) -> Tensor:
 
 
 def _run(part: Part) -> Tensor:
+    note(part.kernel)
     if part.kernel == REFERENCE:
         return reference.attention(part.call)[0]
     with torch.autocast(part.call.query.device.type, enabled=False):

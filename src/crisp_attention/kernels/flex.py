@@ -1,5 +1,6 @@
 """Block layouts on GPUs, through torch's FlexAttention; the BlockMask is made from the chosen blocks."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,12 +12,17 @@ from torch import Tensor
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.derivatives import OnlyOnce
+from crisp_attention.kernels.memory import apart
 from crisp_attention.layouts import BlockTopK
-from crisp_attention.methods import Method
+from crisp_attention.methods import Method, called
 from crisp_attention.rules import Dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NARROWEST = 16  # of blocks and heads on GPUs
+# of FlexAttention's tiles for gradients, in torch 2.13's _inductor/template_heuristics/triton.py: what the usual
+# ones all divide, and the smallest among those that are tried out
+USUAL_TILE, NARROWEST_SEARCHED = 128, 32
 
 
 def lacks(call: Call) -> str | None:
@@ -24,10 +30,10 @@ def lacks(call: Call) -> str | None:
     query, key, method = call.query, call.key, call.method
     if isinstance(method, PerHead):
         return "a method for each head"
-    if not isinstance(method.layout, BlockTopK):
-        return f"the layout {method.layout.name}"
-    if not isinstance(method.rule, Dense):
-        return f"the rule {method.rule.name}"
+    if type(method.layout) is not BlockTopK:
+        return f"the layout {called(method.layout)}"
+    if type(method.rule) is not Dense:
+        return f"the rule {called(method.rule)}"
     if call.causal:
         return "causal masks, under which each query chooses for itself"
     if query.shape[2] != key.shape[2]:
@@ -36,10 +42,10 @@ def lacks(call: Call) -> str | None:
         return "empty tensors"
     if call.valid is not None and not only_keys(call.valid):
         return "masks that differ between queries or heads"
-    if not call.scale > 0:
-        return f"the scale {call.scale}"
     if call.dropout:
         return "dropout"
+    if not math.isfinite(call.scale):
+        return f"the scale {call.scale}"
     given = {
         "a bias": call.bias,
         "a softcap": call.softcap,
@@ -57,11 +63,13 @@ def attention(call: Call) -> Tensor:
     Blocks count an example's real tokens, so these are moved to the front and back again. The rows
     of padded queries, which mean nothing, are zeros.
     """
+    query, key, value = map(_input, (call.query, call.key, call.value))
+    call = replace(call, query=query, key=key, value=value)
     if call.valid is None:
         return _attend(call, None)
     present = call.valid[:, 0, 0].expand(call.key.shape[0], call.key.shape[2])
     order = front(present)
-    query, key, value = (_moved(states, order) for states in (call.query, call.key, call.value))
+    query, key, value = (_moved(states, order) for states in (query, key, value))
     output = _attend(replace(call, query=query, key=key, value=value), present.sum(dim=-1))
     return _moved(output, order.argsort(dim=-1)).masked_fill(~present[:, None, :, None], 0)
 
@@ -87,12 +95,15 @@ def block_mask(kept: Tensor, size: int, length: int, lengths: Tensor | None) -> 
 
 
 def _attend(call: Call, lengths: Tensor | None) -> Tensor:
+    from torch.nn.attention.flex_attention import AuxRequest
+
     assert isinstance(call.method, Method)
     assert isinstance(call.method.layout, BlockTopK)
     query, key, layout = call.query, call.key, call.method.layout
-    mask = block_mask(choose(query, key, layout, lengths), layout.block_size, key.shape[2], lengths)
+    kept = choose(query, key, layout, call.scale, lengths)
+    mask = block_mask(kept, layout.block_size, key.shape[2], lengths)
     run, options = _flex_attention(query.device.type, layout.block_size)
-    output: Tensor = run(
+    output, more = run(
         query,
         key,
         call.value,
@@ -100,8 +111,17 @@ def _attend(call: Call, lengths: Tensor | None) -> Tensor:
         scale=call.scale,
         enable_gqa=query.shape[1] != key.shape[1],
         kernel_options=options,
+        return_aux=AuxRequest(lse=True),
     )
-    return output
+    return output * _nan_without_weights(more.lse.detach(), lengths).to(output.dtype)
+
+
+def _nan_without_weights(sums: Tensor, lengths: Tensor | None) -> Tensor:
+    # where all that a query sees scores -inf, FlexAttention gives the zeros of a query that sees nothing
+    real: Tensor | bool = True
+    if lengths is not None:
+        real = torch.arange(sums.shape[2], device=sums.device) < lengths[:, None, None]
+    return torch.where(sums.isneginf() & real, torch.nan, 1.0).unsqueeze(-1)
 
 
 @cache
@@ -111,10 +131,18 @@ def _flex_attention(device: str, block_size: int) -> tuple[Callable[..., Tensor]
     if device == "cpu":
         return flex_attention, {}
     tile = min(block_size, 64)
+    # Below 128 queries it would otherwise take its kernel for decoding, which takes the tiles asked for as they
+    # are and the length for a multiple of them: read in torch 2.13, _inductor/kernel/flex/flex_decoding.py.
+    own = {"FORCE_USE_FLEX_ATTENTION": True, "fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
     # Its usual tiles for gradients are up to 128 wide, and those that do not divide a block are
     # never taken, whatever the options say: smaller ones are only in the list that is tried out.
-    search: dict[str, Any] = {} if block_size % 128 == 0 else {"max_autotune": True}
-    return torch.compile(flex_attention, options=search or None), {"fwd_BLOCK_M": tile, "fwd_BLOCK_N": tile}
+    search: dict[str, Any] = {} if block_size % USUAL_TILE == 0 else {"max_autotune": True}
+    return torch.compile(flex_attention, options=search or None), own
+
+
+def _input(states: Tensor) -> Tensor:
+    states = apart(states)
+    return states if torch.compiler.is_compiling() else OnlyOnce.apply(states, "flex")
 
 
 def _moved(states: Tensor, order: Tensor) -> Tensor:
@@ -122,10 +150,7 @@ def _moved(states: Tensor, order: Tensor) -> Tensor:
 
 
 def _lacks_on_host(call: Call) -> str | None:
-    states = (call.query, call.key, call.value)
-    if torch.is_grad_enabled() and any(each.requires_grad for each in states):
-        return "gradients on CPUs"
-    return None
+    return "gradients on CPUs" if _learns(call) else None
 
 
 def _lacks_on_device(call: Call, layout: BlockTopK) -> str | None:
@@ -138,4 +163,16 @@ def _lacks_on_device(call: Call, layout: BlockTopK) -> str | None:
         return f"blocks of {layout.block_size} keys"
     if min(query.shape[-1], call.value.shape[-1]) < NARROWEST:
         return f"heads narrower than {NARROWEST}"
+    if not _learns(call):
+        return None
+    if torch.compiler.is_compiling() and layout.block_size % USUAL_TILE:
+        # there the search for tiles that `_flex_attention` asks for is not made, and the usual ones do not fit
+        return f"gradients inside a compiled model for blocks of {layout.block_size} keys"
+    if layout.block_size < NARROWEST_SEARCHED and query.dtype != torch.float32:
+        return f"gradients in half precision for blocks of {layout.block_size} keys"
     return None
+
+
+def _learns(call: Call) -> bool:
+    states = (call.query, call.key, call.value)
+    return torch.is_grad_enabled() and any(each.requires_grad for each in states)

@@ -1,5 +1,6 @@
-"""Where which kernel was measured to be the fastest: what `backend="auto"` goes by. `crisp bench` measures."""
+"""Which kernel `backend="auto"` takes first, and whether that was measured. `crisp bench` measures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,10 @@ ANY = 2**63 - 1
 
 @dataclass(frozen=True)
 class Fastest:
-    """For calls like these the kernel is the fastest, if it can do them. Empty means any; ranges include both ends."""
+    """For calls like these the kernel comes first, if it can do them. Empty means any; ranges include both ends.
+
+    `measured` says on what it was found to be the fastest; None: nowhere, it is expected to be.
+    """
 
     kernel: str
     device: str
@@ -19,6 +23,7 @@ class Fastest:
     dtypes: tuple[torch.dtype, ...] = ()
     queries: tuple[int, int] = (1, ANY)
     keys: tuple[int, int] = (1, ANY)
+    measured: str | None = None
 
     def covers(self, call: Call) -> bool:
         """Whether the call is one of those."""
@@ -30,10 +35,22 @@ class Fastest:
             and self.keys[0] <= call.key.shape[2] <= self.keys[1]
         )
 
+    @property
+    def why(self) -> str:
+        """Why the kernel comes first."""
+        if self.measured is None:
+            return f"expected to be the fastest on {self.device}, which was not measured"
+        return f"the fastest on {self.measured}"
+
 
 # the first that covers a call, and whose kernel lacks nothing of it, is taken
 FASTEST = (
-    Fastest("cpu", device="cpu"),
+    Fastest("cpu", device="cpu", measured="2 cores of an AMD EPYC (docs/performance.md)"),
     Fastest("flex", device="cuda"),
     Fastest("triton", device="cuda"),
 )
+
+
+def covering(call: Call) -> Iterator[Fastest]:
+    """The rows that cover a call, in their order."""
+    return (row for row in FASTEST if row.covers(call))

@@ -12,6 +12,10 @@ class Layout(ABC):
     name: ClassVar[str]
     uses_positions: ClassVar[bool] = False
 
+    def shows_everything(self, keys: int | None = None) -> bool:
+        """Whether a query sees all its valid keys, if they are at most `keys`, or however many they are."""
+        return False
+
     @abstractmethod
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         """Visible pairs, a subset of `valid`; both bool, with full L and S, broadcastable to (B, H, L, S).

@@ -12,5 +12,8 @@ class Full(Layout):
 
     name: ClassVar[str] = "full"
 
+    def shows_everything(self, keys: int | None = None) -> bool:
+        return True
+
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         return valid

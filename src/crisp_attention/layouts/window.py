@@ -35,6 +35,12 @@ class Window(Layout):
         check_whole("global_tokens", self.global_tokens, 0)
         check_whole("dilation", self.dilation, 1)
 
+    def shows_everything(self, keys: int | None = None) -> bool:
+        if keys is None:
+            return False
+        others = keys - self.global_tokens
+        return others <= 1 or (self.dilation == 1 and self.width // 2 >= others - 1)
+
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
         keys, queries = key_ranks(valid), query_ranks(valid)
         distance = (keys - queries).abs()

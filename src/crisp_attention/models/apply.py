@@ -10,14 +10,19 @@ from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.layer_budgets import Budgets
 from crisp_attention.models import record
+from crisp_attention.models.adapters import adapters_on, forget
 from crisp_attention.models.configs import (
+    IMPLEMENTATION,
     ORIGINALS,
+    check_savable,
     config_of,
+    forget_sparsity,
     give_back_configs,
     original_implementation,
     take_configs,
 )
-from crisp_attention.models.learned import give_parameters, take_parameters
+from crisp_attention.models.learned import give_parameters, learning_layers, take_parameters
+from crisp_attention.models.rollback import all_or_nothing
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
 from crisp_attention.models.settings import (
     ATTRIBUTE,
@@ -28,7 +33,7 @@ from crisp_attention.models.settings import (
     attention_layers,
     settings_of,
 )
-from crisp_attention.models.transformers import IMPLEMENTATION, note_cache
+from crisp_attention.models.transformers import note_cache
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -53,26 +58,39 @@ def sparsify(
     method is active, `attention` which modules count. `backend` names the kernel that computes it, by
     default the fastest that can (`crisp.explain` says which); it belongs to the machine and is not saved
     with the model. Doing it again replaces what was set before; what a layer has learned stays as long as
-    its method learns it. Call it on the model that you save: a part's settings are not in the whole's
-    configuration. Raises TypeError or ValueError if the model does not use transformers' attention
-    interface, a layer or head does not exist, or a method does not fit.
+    its method learns it. On a PEFT model it is trained and saved with the adapters. Call it on the model
+    that you save: a part's settings are not in the whole's configuration. Raises TypeError or ValueError
+    if the model does not use transformers' attention interface, a layer or head does not exist, a method
+    does not fit, or the sparse model could not be saved; after an error the model is what it was.
     """
     if heads is not None:
         if method is not None or isinstance(layers, Mapping):
             raise TypeError("give either heads={key: method}, or a method, or layers={key: method}")
         method = heads
     root = outermost(model)
-    found = _supported_layers(root)
+    found = supported_layers(root)
     check_backend(backend)
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
-    activate(root, select(found, method, layers, attention), phase, backend)
+    chosen = select(found, method, layers, attention)
+    check_savable(root)
+    with all_or_nothing(root):
+        activate(root, chosen, phase, backend)
+        adapters_on(model, root).train(learning_layers(root))
+        record.write(root)
     return model
 
 
 def densify(model: Model) -> Model:
-    """Undo `sparsify`, in place: the model is exactly what it was. Raises ValueError if it is not sparse."""
-    _revert(sparse_root(model))
+    """Undo `sparsify`, in place: the model is exactly what it was, and dense. Raises ValueError if it is not sparse.
+
+    Settings that a checkpoint or an adapter brought along are gone too: the model is saved dense.
+    """
+    root = sparse_root(model)
+    with all_or_nothing(root):
+        deactivate(root)
+        forget_sparsity(root)
+        forget(adapters_on(model, root))
     return model
 
 
@@ -86,9 +104,10 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
     if not sparse:
         raise ValueError("no layer has a method with a sparsity to set")
     changed = [method.with_sparsity(sparsity) for _, method in sparse]
-    for (settings, _), method in zip(sparse, changed, strict=True):
-        settings.method = method
-    record.write(root)
+    with all_or_nothing(root):
+        for (settings, _), method in zip(sparse, changed, strict=True):
+            settings.method = method
+        record.write(root)
 
 
 def get_sparsity(model: nn.Module) -> dict[str, float]:
@@ -133,48 +152,52 @@ def outermost(model: nn.Module) -> PreTrainedModel:
 def activate(
     root: PreTrainedModel, chosen: Mapping[int, LayerMethod], phase: str, backend: str = AUTO
 ) -> None:
-    """Give every attention module its settings and switch the model over to Crisp's functions."""
-    found = attention_layers(root)
-    before = {layer.index: settings for layer, settings in settings_of(root)}
-    for part in list(root.modules()):
-        if part is not root and hasattr(part, ORIGINALS):
-            _revert(cast(PreTrainedModel, part))
-    if not hasattr(root, ORIGINALS):
-        if settings_of(root):
-            raise ValueError(
-                f"this {type(root).__name__} is part of a larger sparse model: choose layers=[...] there"
+    """Give every attention module its settings and switch the model over to Crisp's functions.
+
+    What is saved with the model stays as it is. Raises ValueError, and changes nothing, if `root` is part of
+    a sparse model, or a module does not switch.
+    """
+    with all_or_nothing(root):
+        found = attention_layers(root)
+        before = {layer.index: settings for layer, settings in settings_of(root)}
+        for part in list(root.modules()):
+            if part is not root and hasattr(part, ORIGINALS):
+                deactivate(cast(PreTrainedModel, part))
+        if not hasattr(root, ORIGINALS):
+            if settings_of(root):
+                raise ValueError(
+                    f"this {type(root).__name__} is part of a larger sparse model: choose layers=[...] there"
+                )
+            take_configs(root)
+        for layer in found:
+            settings = Settings(
+                index=layer.index,
+                name=layer.name,
+                cross=layer.cross,
+                original=original_implementation(root, layer.module),
+                method=chosen.get(layer.index),
+                phase=phase,
+                backend=backend,
             )
-        take_configs(root)
-    root.set_attn_implementation(IMPLEMENTATION)
-    if stuck := [layer.name for layer in found if _implementation(layer) != IMPLEMENTATION]:
-        _revert(root)
-        raise _unsupported(root, f"{stuck[0]} did not switch its implementation")
-    for layer in found:
-        settings = Settings(
-            index=layer.index,
-            name=layer.name,
-            cross=layer.cross,
-            original=original_implementation(root, layer.module),
-            method=chosen.get(layer.index),
-            phase=phase,
-            backend=backend,
-        )
-        if old := before.get(layer.index):
-            settings.observers = old.observers
-            _unfollow_cache(old)
-        setattr(layer.module, ATTRIBUTE, settings)
-        give_parameters(layer.module, settings.method)
-        _follow_cache(layer.module, settings)
-    record.write(root)
+            if old := before.get(layer.index):
+                settings.observers = old.observers
+                _unfollow_cache(old)
+            setattr(layer.module, ATTRIBUTE, settings)
+            give_parameters(layer.module, settings.method)
+            _follow_cache(layer.module, settings)
+        root.set_attn_implementation(IMPLEMENTATION)  # last: another thread may be running the model
+        if stuck := [layer.name for layer in found if _implementation(layer) != IMPLEMENTATION]:
+            raise _unsupported(root, f"{stuck[0]} did not switch its implementation")
 
 
-def _revert(root: PreTrainedModel) -> None:
-    for layer, settings in settings_of(root):
-        delattr(layer.module, ATTRIBUTE)
-        take_parameters(layer.module)
-        _unfollow_cache(settings)
-    give_back_configs(root)
-    record.erase(root.config)
+def deactivate(root: PreTrainedModel) -> None:
+    """Undo `activate`."""
+    with all_or_nothing(root):
+        give_back_configs(root)
+        for layer, settings in settings_of(root):
+            delattr(layer.module, ATTRIBUTE)
+            take_parameters(layer.module)
+            _unfollow_cache(settings)
 
 
 def _follow_cache(module: nn.Module, settings: Settings) -> None:
@@ -192,7 +215,8 @@ def _implementation(layer: AttentionLayer) -> str | None:
     return getattr(config_of(layer.module), "_attn_implementation", None)
 
 
-def _supported_layers(root: PreTrainedModel) -> list[AttentionLayer]:
+def supported_layers(root: PreTrainedModel) -> list[AttentionLayer]:
+    """The attention modules of `root`. Raises ValueError if it has none that Crisp can make sparse."""
     found = attention_layers(root)
     if not found:
         raise _unsupported(root, "none of its modules does")

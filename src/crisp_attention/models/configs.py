@@ -1,10 +1,15 @@
 """A sparse model has configurations of its own: the objects it came with may be shared with others."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from crisp_attention.models.notice import CONFIG_KEY
+
+IMPLEMENTATION = "crisp"
 
 # On the outermost model: pairs (own copy, original). The objects themselves, so that a deep copy or
 # a pickle of the model keeps the two together.
@@ -19,14 +24,7 @@ def config_of(module: nn.Module) -> PreTrainedConfig | None:
 
 def take_configs(root: PreTrainedModel) -> None:
     """Give the modules of `root` copies of their configurations, shared among them as before."""
-    copies: dict[int, Any] = {}
-    pairs: dict[int, tuple[PreTrainedConfig, PreTrainedConfig]] = {}
-    for module in root.modules():
-        if (original := config_of(module)) is not None:
-            own = deepcopy(original, copies)
-            pairs[id(own)] = (own, original)
-            module.config = own  # type: ignore[assignment]
-    setattr(root, ORIGINALS, list(pairs.values()))
+    setattr(root, ORIGINALS, _replace_by_copies(root))
 
 
 def give_back_configs(root: PreTrainedModel) -> None:
@@ -38,7 +36,67 @@ def give_back_configs(root: PreTrainedModel) -> None:
     delattr(root, ORIGINALS)
 
 
+def forget_sparsity(root: PreTrainedModel) -> None:
+    """Configurations of a dense model that say it is sparse, as they came from one, say so no longer."""
+    configs = [config for module in root.modules() if (config := config_of(module)) is not None]
+    if any(each._attn_implementation == IMPLEMENTATION or hasattr(each, CONFIG_KEY) for each in configs):
+        for own, _ in _replace_by_copies(root):  # the objects themselves may be another model's
+            _forget(own, root.get_correct_attn_implementation(None))
+
+
+def check_savable(root: PreTrainedModel) -> None:
+    """Raise ValueError if transformers would save `root` with eager attention, but not with Crisp's."""
+    if (
+        _refusal(root.config, "eager") is not None
+        or (reason := _refusal(root.config, IMPLEMENTATION)) is None
+    ):
+        return
+    if root.config.output_attentions:
+        reason = (
+            "its config has output_attentions=True, which transformers accepts with eager attention only; set "
+            "model.config.output_attentions = False (or load it with output_attentions=False) and call the model with "
+            "output_attentions=True to get its attention weights"
+        )
+    raise ValueError(f"{type(root).__name__} could not be saved once it is sparse: {reason}")
+
+
 def original_implementation(root: PreTrainedModel, module: nn.Module) -> str:
     """The attention implementation that a module had before its model became sparse."""
     originals = {id(own): original for own, original in getattr(root, ORIGINALS)}
-    return originals[id(config_of(module))]._attn_implementation
+    own = cast(PreTrainedConfig, config_of(module))
+    found = originals.get(id(own), own)._attn_implementation
+    return root.get_correct_attn_implementation(None) if found == IMPLEMENTATION else found
+
+
+def _refusal(config: PreTrainedConfig, implementation: str) -> str | None:
+    """What transformers, which checks a configuration when it saves it, finds wrong under an implementation."""
+    asked = deepcopy(config)
+    asked._attn_implementation = implementation
+    validate = getattr(asked, "validate", None)  # not every configuration has it
+    try:
+        if validate is not None:
+            validate()
+    except StrictDataclassError as error:
+        return str(error)
+    return None
+
+
+def _replace_by_copies(root: PreTrainedModel) -> list[tuple[PreTrainedConfig, PreTrainedConfig]]:
+    copies: dict[int, Any] = {}
+    pairs: dict[int, tuple[PreTrainedConfig, PreTrainedConfig]] = {}
+    for module in root.modules():
+        if (original := config_of(module)) is not None:
+            own = deepcopy(original, copies)
+            pairs[id(own)] = (own, original)
+            module.config = own  # type: ignore[assignment]
+    return list(pairs.values())
+
+
+def _forget(config: PreTrainedConfig, implementation: str) -> None:
+    for name in config.sub_configs:
+        if isinstance(part := getattr(config, name, None), PreTrainedConfig):
+            _forget(part, implementation)
+    if config._attn_implementation == IMPLEMENTATION:
+        config._attn_implementation = {"": implementation}  # of this one, not of its parts
+    if hasattr(config, CONFIG_KEY):
+        delattr(config, CONFIG_KEY)

@@ -1,6 +1,7 @@
 """While decoding with a cache, the mean key of each block is carried along, not computed anew."""
 
 from dataclasses import dataclass
+from threading import local
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -10,8 +11,8 @@ from crisp_attention.models.block_means import BlockMeans
 
 
 @dataclass
-class Decoding:
-    """What one attention module remembers from decoding step to decoding step.
+class Decoding(local):
+    """What one attention module remembers from decoding step to decoding step, in each thread of its own.
 
     The means are used again only if the cache holds the very tensor that the last step left in it,
     unchanged: reordering for beams, cropping or another prompt put another one there.
@@ -22,8 +23,8 @@ class Decoding:
     version: int = 0
     means: BlockMeans | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # a copy of the model generates with a cache of its own
+    def __reduce__(self) -> tuple[type["Decoding"], tuple[()]]:
+        return Decoding, ()  # a copy of the model generates with a cache of its own
 
     def before(self, layer: Any) -> None:
         """Note, before a forward pass adds to it, the layer of the cache that the pass will use."""

@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crisp_attention.checks import check_whole
 from crisp_attention.heads import LayerMethod
-from crisp_attention.kernels import dispatch
+from crisp_attention.kernels import dispatch, measured
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.models.apply import sparse_root
@@ -17,6 +17,15 @@ from crisp_attention.models.explanation import Explained, Explanation
 from crisp_attention.models.learned import learned_by
 from crisp_attention.models.settings import AttentionLayer, Settings, heads_of, settings_of
 
+# where modules keep the share of weights that they drop in training, as a number or as a module with a `p`
+DROPOUTS = (
+    "attention_dropout",
+    "attn_dropout",
+    "attn_drop",
+    "dropout_prob",
+    "dropout_p",
+    "dropout",
+)
 WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
 Tokens = tuple[int, int, torch.dtype, torch.device]
 
@@ -24,7 +33,8 @@ Tokens = tuple[int, int, torch.dtype, torch.device]
 def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bool = False) -> Explanation:
     """Which kernel computes each attention layer of a sparse model, why, and what the others lack.
 
-    For `batch` sequences of `length` tokens in the model's dtype and on its device; nothing is computed.
+    For `batch` sequences of `length` tokens in the model's dtype and on its device, for `training` with
+    gradients and the model's dropout; nothing is computed.
     What only a forward pass brings along, such as the bias of relative positions, is not considered.
     `print` shows the result; its `rows` are the same as data. Raises ValueError if the model is not
     sparse, or an attention module does not say how many heads it has.
@@ -49,12 +59,11 @@ def _explain(
 ) -> Iterator[Explained]:
     method = settings.active_method(training)
     every = tuple(range(heads_of(layer.module)))
-    if method is None:
-        why = "it is dense" if settings.method is None else f"its method is for phase {settings.phase!r} only"
-        yield Explained(
-            layer.index, layer.name, every, "dense", None, f"{why}; it runs {settings.original}", {}
-        )
+    if why := _dense(settings, method, tokens[1]):
+        spec = "dense" if method is None else method.spec
+        yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {settings.original}", {})
         return
+    assert method is not None
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
         call = _call(layer.module, method, len(every), tokens, training)
         try:
@@ -71,11 +80,23 @@ def _explain(
             yield Explained(layer.index, layer.name, heads, part.call.method.spec, part.kernel, why, others)
 
 
+def _dense(settings: Settings, method: LayerMethod | None, length: int) -> str | None:
+    """Why a layer is left to the model's own attention, None if it is not."""
+    if settings.method is None:
+        return "it is dense"
+    if method is None:
+        return f"its method is for phase {settings.phase!r} only"
+    if settings.backend == dispatch.AUTO and method.drops_nothing(length):
+        return "it drops nothing" if method.drops_nothing() else f"it drops nothing of {length} keys"
+    return None
+
+
 def _why(part: dispatch.Part, backend: str) -> str:
     if backend != dispatch.AUTO:
         return f"backend={backend!r} was asked for"
     if part.kernel != dispatch.REFERENCE:
-        return "the first choice for a call like this, and it lacks nothing"
+        row = next(row for row in measured.covering(part.call) if row.kernel == part.kernel)
+        return f"it lacks nothing and is {row.why}"
     return "no other kernel can, or none is preferred"
 
 
@@ -100,7 +121,17 @@ def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens, tr
         scale=width**-0.5,
         causal=bool(getattr(module, "is_causal", False)),
         softcap=getattr(module, "attn_logit_softcapping", None),
+        dropout=_dropout(module) if training else 0.0,
         sinks=query.new_empty(heads) if getattr(module, "sinks", None) is not None else None,
         seed=torch.empty((), dtype=torch.int64, device=device) if method.uses_seed else None,
         learned={name: query.new_empty(value.shape) for name, value in learned.items()},
     )
+
+
+def _dropout(module: nn.Module) -> float:
+    holders = [(module, name) for name in DROPOUTS] + [(config_of(module), DROPOUTS[0])]
+    for holder, name in holders:
+        found = getattr(holder, name, None)
+        if isinstance(share := getattr(found, "p", found), (int, float)):
+            return float(share)
+    return 0.0

@@ -1,8 +1,8 @@
 """The parameters that a method learns, as parameters of the attention module that uses it."""
 
 import json
-from collections.abc import Iterable, Mapping
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,50 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from crisp_attention.heads import LayerMethod
-from crisp_attention.models.settings import AttentionLayer, heads_of
+from crisp_attention.models.settings import AttentionLayer, attention_layers, heads_of
 from crisp_attention.rules.base import Learned
 
 MODULE = "crisp_learned"
+Missing = tuple[AttentionLayer, dict[str, torch.Tensor]]
+
+
+class Parameters(nn.Module):
+    """Named parameters; calling it gives them by name. They stay in float32 when their model is cast.
+
+    A half precision would swallow small steps. A module that is called, so that what wraps modules, such as
+    PEFT's `modules_to_save`, can decide whose parameters are used.
+    """
+
+    def __init__(self, initial: Learned) -> None:
+        super().__init__()
+        self.names = tuple(initial)
+        for name, value in initial.items():
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self) -> Learned:
+        """The parameters by name."""
+        return {
+            name: getattr(self, name) for name in self.names
+        }  # DataParallel's replicas list no parameters
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Parameters":
+        # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        return super()._apply(moved, recurse)
 
 
 def learned_by(module: nn.Module) -> Learned | None:
     """What the method of this attention module learns, None if nothing."""
-    return getattr(module, MODULE, None)
+    parameters = getattr(module, MODULE, None)
+    return None if parameters is None else parameters()
+
+
+def learning_layers(model: nn.Module) -> list[AttentionLayer]:
+    """The layers of a model that have parameters of their method."""
+    return [layer for layer in attention_layers(model) if hasattr(layer.module, MODULE)]
 
 
 def initial_values(module: nn.Module, method: LayerMethod | None) -> dict[str, torch.Tensor]:
@@ -37,9 +72,9 @@ def give_parameters(module: nn.Module, method: LayerMethod | None) -> None:
         return
     take_parameters(module)
     if initial:
-        home = next(module.parameters()).device
-        made = {name: nn.Parameter(value.to(home)) for name, value in initial.items()}
-        module.add_module(MODULE, nn.ParameterDict(made))
+        # modules that were quantised for a CPU hold neither parameters nor buffers
+        home = next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).device
+        module.add_module(MODULE, Parameters({name: value.to(home) for name, value in initial.items()}))
 
 
 def take_parameters(module: nn.Module) -> None:
@@ -48,20 +83,35 @@ def take_parameters(module: nn.Module) -> None:
         delattr(module, MODULE)
 
 
-def read_parameters(
-    methods: Iterable[tuple[AttentionLayer, LayerMethod]], path: str | Path, **hub: Any
-) -> list[tuple[nn.Module, Learned]]:
-    """What the methods of these layers have learned, from the checkpoint at `path`, by attention module.
+def own_parameters(module: nn.Module, adapter: str | None = None) -> nn.Module:
+    """The parameters of an attention module that one adapter uses: its own, or those of the base model."""
+    parameters = getattr(module, MODULE)
+    by_adapter = getattr(parameters, "modules_to_save", None)  # PEFT's wrapper holds a copy for each adapter
+    if by_adapter is None:
+        return parameters
+    return (
+        by_adapter[adapter] if adapter is not None and adapter in by_adapter else parameters.original_module
+    )
 
-    Layers that hold parameters of their method already, and may have trained them, are left out.
+
+def missing_parameters(methods: Iterable[tuple[AttentionLayer, LayerMethod]]) -> list[Missing]:
+    """The layers that do not hold the parameters of their method yet, with initial values.
+
+    Layers that hold them already may have trained them.
+    """
+    initial = ((layer, initial_values(layer.module, method)) for layer, method in methods)
+    return [each for each in initial if set(each[1]) != set(learned_by(each[0].module) or {})]
+
+
+def read_parameters(
+    missing: Iterable[Missing], path: str | Path, **hub: Any
+) -> list[tuple[AttentionLayer, Learned]]:
+    """What layers have learned, from the checkpoint at `path`.
+
     Raises ValueError if the checkpoint does not hold all of it.
     """
-    wanted = [
-        (layer, initial)
-        for layer, each in methods
-        if set(initial := initial_values(layer.module, each)) != set(learned_by(layer.module) or {})
-    ]
-    if not wanted:
+    missing = list(missing)
+    if not missing:
         return []
     found: dict[str, torch.Tensor] = {}
     for file in _weight_files(path, **hub):
@@ -69,19 +119,18 @@ def read_parameters(
             found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
     return [
         (
-            layer.module,
+            layer,
             {name: _saved(layer.name, name, value, found, path) for name, value in initial.items()},
         )
-        for layer, initial in wanted
+        for layer, initial in missing
     ]
 
 
-def fill_parameters(learned: Iterable[tuple[nn.Module, Learned]]) -> None:
-    """Give modules that have parameters of their method the values that `read_parameters` found."""
-    for module, values in learned:
-        with torch.no_grad():
-            for name, parameter in (learned_by(module) or {}).items():
-                parameter.copy_(values[name])
+def fill_parameters(parameters: nn.Module, values: Learned) -> None:
+    """Give parameters the values that were saved."""
+    with torch.no_grad():
+        for name, parameter in parameters.named_parameters():
+            parameter.copy_(values[name])
 
 
 def _saved(

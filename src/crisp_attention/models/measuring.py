@@ -17,7 +17,8 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     """Measure every attention call of a model inside the block, per layer and head.
 
     Yields a `Measurement`; its `table()` works during and after the block. Layers that are dense,
-    or not in their phase, appear as `dense`; a model that is not sparse is measured dense. Costs
+    or not in their phase, appear as `dense`; a model that is not sparse is measured dense. Calls from other
+    threads count too; a model that is not sparse should run in none while its block begins or ends. Costs
     nothing when not active. Raises ValueError for a model that Crisp cannot look into.
     """
     measurement = Measurement()

@@ -13,8 +13,11 @@ from types import ModuleType
 from typing import Any
 
 CONFIG_KEY = "crisp_attention"
-PREPROCESSING = re.compile(r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto")
-LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub)[/\\]")
+# what reads a model's configuration without loading a model: preprocessing, and PEFT for the size of a vocabulary
+ONLY_LOOKS = re.compile(
+    r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto|peft.utils.save_and_load"
+)
+LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub|peft|wrapt)[/\\]")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
@@ -32,6 +35,17 @@ def restoring() -> Iterator[None]:
         _restoring.reset(token)
 
 
+def is_restoring() -> bool:
+    """Whether this is inside `restoring`."""
+    return _restoring.get()
+
+
+def notify(message: str) -> None:
+    """Warn at the line that called a library, every time and not only the first."""
+    file, line = _caller()
+    warnings.warn_explicit(message, DenseUntilRestored, file, line, registry={})
+
+
 class SettingsAttribute:
     """`config.crisp_attention`: an ordinary attribute that warns when it is filled from a file."""
 
@@ -45,15 +59,10 @@ class SettingsAttribute:
 
     def __set__(self, config: Any, settings: Any) -> None:
         config.__dict__[CONFIG_KEY] = settings
-        if settings is not None and not _restoring.get() and not _no_model_is_loaded(config):
-            file, line = _caller()
-            warnings.warn_explicit(  # with a registry of its own: every load says it, not only the first
+        if settings is not None and not is_restoring() and not _no_model_is_loaded(config):
+            notify(
                 "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
-                "crisp_attention.restore(model) is called. crisp_attention.load(path) does both.",
-                DenseUntilRestored,
-                file,
-                line,
-                registry={},
+                "crisp_attention.restore(model) is called. crisp_attention.load(path) does both."
             )
 
     def __delete__(self, config: Any) -> None:
@@ -61,11 +70,11 @@ class SettingsAttribute:
 
 
 def _no_model_is_loaded(config: Any) -> bool:
-    """Whether the config is only looked at: by a resuming Trainer (no model type), or for a tokenizer."""
+    """Whether the config is only looked at: by a resuming Trainer (no model type), for a tokenizer, by PEFT."""
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        if PREPROCESSING.search(frame.f_code.co_filename):
+        if ONLY_LOOKS.search(frame.f_code.co_filename):
             return True
     return not type(config).model_type
 

@@ -38,7 +38,7 @@ def profile(
         found.observe(settings.index, settings.name, seen, cross=settings.cross)
 
     root = outermost(model)
-    with observing(model, observe) as layers, _without_methods(layers), _evaluating(model), torch.no_grad():
+    with observing(model, observe) as layers, _without_methods(layers), evaluating(model), torch.no_grad():
         for batch in dataloader:
             model(**_arguments(batch, root))
     if not found.sums:
@@ -59,7 +59,8 @@ def _without_methods(layers: Sequence[Settings]) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode; afterwards each module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

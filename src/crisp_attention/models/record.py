@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from crisp_attention.heads import LayerMethod, layer_method
+from crisp_attention.models.configs import config_of
 from crisp_attention.models.notice import CONFIG_KEY, restoring
 from crisp_attention.models.settings import PHASES, settings_of
 
@@ -12,8 +13,11 @@ VERSION = 1
 
 
 def write(model: PreTrainedModel) -> None:
-    """Put the settings of a sparse model into its config."""
+    """Put the settings of a sparse model into its config, and into that of no part of it."""
     sparse = [settings for _, settings in settings_of(model) if settings.method is not None]
+    for module in model.modules():
+        if (config := config_of(module)) is not None:
+            erase(config)
     with restoring():
         setattr(
             model.config,
@@ -38,12 +42,18 @@ def read(config: PreTrainedConfig) -> tuple[dict[str, LayerMethod], str] | None:
     Raises ValueError if they are of another version or damaged.
     """
     data: Any = getattr(config, CONFIG_KEY, None)
-    if data is None:
-        return None
+    return None if data is None else parse(data, f"config.{CONFIG_KEY}")
+
+
+def parse(data: Any, place: str) -> tuple[dict[str, LayerMethod], str]:
+    """Methods by layer name, and the phase, from what `write` wrote; `place` is where it was found.
+
+    Raises ValueError if it is of another version or damaged.
+    """
     if not isinstance(data, dict) or data.get("version") != VERSION:
         found = data.get("version") if isinstance(data, dict) else data
-        raise ValueError(f"config.{CONFIG_KEY} must be of version {VERSION}, found {found!r}")
+        raise ValueError(f"{place} must be of version {VERSION}, found {found!r}")
     layers, phase = data.get("layers"), data.get("phase")
     if not isinstance(layers, dict) or not layers or phase not in PHASES:
-        raise ValueError(f"config.{CONFIG_KEY} is damaged: layers {layers!r}, phase {phase!r}")
+        raise ValueError(f"{place} is damaged: layers {layers!r}, phase {phase!r}")
     return {name: layer_method(each) for name, each in layers.items()}, phase

@@ -1,10 +1,8 @@
 """What Crisp keeps on the attention modules of a model, and finding those modules."""
 
-import inspect
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, cast, get_args
 
 from torch import nn
@@ -14,7 +12,8 @@ from transformers import PreTrainedModel
 from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
-from crisp_attention.models.configs import config_of
+from crisp_attention.models.calling import dispatching
+from crisp_attention.models.configs import IMPLEMENTATION, config_of
 from crisp_attention.models.decoding import Decoding
 
 ATTRIBUTE = "_crisp"
@@ -26,7 +25,10 @@ CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
 
 @dataclass
 class Settings:
-    """Settings of one attention module; `method` None leaves the module as the model had it."""
+    """Settings of one attention module; `method` None leaves the module as the model had it.
+
+    `only_observed`: the model is not sparse, and loses its settings when nothing observes it any more.
+    """
 
     index: int
     name: str
@@ -38,9 +40,16 @@ class Settings:
     observers: list[Callable[["Settings", LayerMethod, Observation], None]] = field(default_factory=list)
     decoding: Decoding = field(default_factory=Decoding)
     hook: RemovableHandle | None = None
+    only_observed: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observers": []}  # a copy of the model is not being measured
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from crisp_attention.models.transformers import register
+
+        register()  # the process that reads a sparse model may never have made one
+        self.__dict__.update(state)
 
     def active_method(self, training: bool) -> LayerMethod | None:
         """The method to use now, None when the module is dense in this phase."""
@@ -74,6 +83,17 @@ def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
     ]
 
 
+def check_dense(module: nn.Module) -> None:
+    """Raise ValueError if a module without settings is configured to run Crisp's attention."""
+    config = config_of(module)
+    if config is None or config._attn_implementation == IMPLEMENTATION:
+        raise ValueError(
+            f"{type(module).__name__} has attn_implementation={IMPLEMENTATION!r} but no Crisp settings: the name alone "
+            f"selects no method. Call crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if "
+            f"the model was saved sparse (crisp_attention.load(path) loads and restores it)"
+        )
+
+
 def heads_of(module: nn.Module) -> int:
     """The number of query heads of an attention module. Raises ValueError if it does not say."""
     for holder, names in ((module, HEAD_COUNTS), (config_of(module), HEAD_COUNTS[:1])):
@@ -84,15 +104,7 @@ def heads_of(module: nn.Module) -> int:
 
 
 def _dispatches(module: nn.Module) -> bool:
-    return not isinstance(module, PreTrainedModel) and _looks_up_interface(cast(Hashable, type(module)))
-
-
-@cache
-def _looks_up_interface(cls: Hashable) -> bool:
-    # transformers has no list of its attention modules; that a module's code looks its function up
-    # in the interface is the one property they all share
-    functions = (inspect.unwrap(f) for _, f in inspect.getmembers(cls, inspect.isfunction))
-    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions)
+    return not isinstance(module, PreTrainedModel) and bool(dispatching(cast(Hashable, type(module))))
 
 
 def _is_cross(name: str, module: nn.Module) -> bool:

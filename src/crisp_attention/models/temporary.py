@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from crisp_attention.methods import AnyMethod
-from crisp_attention.models.apply import activate, densify, sparsify
-from crisp_attention.models.learned import MODULE, learned_by
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.apply import activate, supported_layers
+from crisp_attention.models.rollback import remember
+from crisp_attention.models.selection import select
 
 
 @contextmanager
@@ -18,17 +17,10 @@ def having(root: PreTrainedModel, method: AnyMethod) -> Iterator[None]:
 
     Raises TypeError or ValueError, as `sparsify` does, if the method does not fit the model.
     """
-    before = settings_of(root)
-    learned = [(layer.module, learned_by(layer.module)) for layer, _ in before]
+    chosen = select(supported_layers(root), method, None, "self")
+    put_back = remember(root)
     try:
-        sparsify(root, method)
+        activate(root, chosen, "always")
         yield
     finally:
-        if before:
-            methods = {each.index: each.method for _, each in before if each.method is not None}
-            activate(root, methods, before[0][1].phase, before[0][1].backend)
-            for module, parameters in learned:
-                if isinstance(parameters, nn.Module):
-                    module.add_module(MODULE, parameters)
-        elif settings_of(root):
-            densify(root)
+        put_back()

@@ -10,55 +10,39 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.output_capturing import _active_collector
 
+from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods import Method
+from crisp_attention.models import own, packing
+from crisp_attention.models.calling import calling
+from crisp_attention.models.configs import IMPLEMENTATION
 from crisp_attention.models.learned import learned_by
-from crisp_attention.models.settings import ATTRIBUTE, Settings
+from crisp_attention.models.settings import ATTRIBUTE, Settings, check_dense
 from crisp_attention.pairs import split_mask
 
-IMPLEMENTATION = "crisp"
-
-# Arguments that models pass along and that change nothing here: what they say is already in the
-# mask, or they only matter to other implementations.
-HARMLESS = frozenset(
-    {
-        "cache_position",
-        "deterministic",
-        "encoder_attention_mask",
-        "encoder_hidden_states",
-        "is_causal",
-        "num_items_in_batch",
-        "output_attentions",
-        "output_hidden_states",
-        "output_router_logits",
-        "past_key_values",
-        "position_embeddings",
-        "position_ids",
-        "return_dict",
-        "sliding_window",
-        "use_cache",
-    }
+# What modules and attention functions have names for, and what becomes of it here.
+HANDLED = frozenset(
+    {"dropout", "scaling", "softcap", "s_aux", "position_bias", "is_causal", "output_attentions"}
 )
-# what torch's SDPA cannot do for a layer that stays dense
-ONLY_EAGER = frozenset({"softcap", "s_aux"})
-HANDLED = frozenset({"softcap", "s_aux", "position_bias"})
+IN_THE_MASK = frozenset({"sliding_window", "position_ids"})
+ONLY_FLASH = frozenset({"deterministic"})
+UNDERSTOOD = HANDLED | IN_THE_MASK | ONLY_FLASH | packing.ARGUMENTS
 
 
 def crisp_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """transformers' boolean mask, never skipped for causal models: a row must know its own keys.
+    """transformers' boolean mask, or None where its SDPA needs none: no padding, and causal as the module says.
 
     Where it only says which keys are padding, one row of it is held, whatever the number of queries.
     """
-    options = {**kwargs, "allow_is_causal_skip": False}
-    queries = options.get("q_length")
-    if queries is None or options.get("mask_function") is not bidirectional_mask_function:
-        return sdpa_mask(*args, **options)
-    mask = sdpa_mask(*args, **{**options, "q_length": 1})
+    queries = kwargs.get("q_length")
+    if queries is None or kwargs.get("mask_function") is not bidirectional_mask_function:
+        return sdpa_mask(*args, **kwargs)
+    mask = sdpa_mask(*args, **{**kwargs, "q_length": 1, "allow_is_causal_skip": False})
     return None if mask is None else mask.expand(-1, -1, queries, -1)
 
 
@@ -68,34 +52,46 @@ def crisp_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Sparse attention for one module of a transformers model, by the settings it carries.
 
-    Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. Raises
-    NotImplementedError for an argument that could change the mathematics and is not handled.
+    Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. What drops
+    nothing, and is not watched, is computed by the attention that the model had. Raises
+    NotImplementedError for an argument that could change the mathematics and is not handled, and ValueError
+    if the module has no settings and its configuration names Crisp's attention.
     """
     settings: Settings | None = getattr(module, ATTRIBUTE, None)
-    given = {name for name, value in kwargs.items() if value is not None and value is not False}
+    if settings is None:
+        check_dense(module)
+    given = {name for name, each in kwargs.items() if each is not None and each is not False}
     wanted = "output_attentions" in given or _records_attentions()
+    causal = query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
+    sequences = packing.told(kwargs, query, key)
+    if sequences is None and not causal and not (settings and settings.cross):
+        # the masks of causal models know of positions already
+        sequences = packing.restarting(kwargs.get("position_ids"), query, key)
+    causal = causal and attention_mask is None
+    if sequences is not None:
+        attention_mask = sequences.restrict(attention_mask)
+
     method = settings.active_method(module.training) if settings else None
-    if method is None and not (settings and settings.observers):
-        eager = settings is not None and settings.original == "eager"
-        if not eager and not wanted and not given & ONLY_EAGER:
-            return ALL_ATTENTION_FUNCTIONS["sdpa"](
-                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-            )
+    if not (settings and settings.observers) and _is_dense(method, settings, key):
+        original = settings.original if settings else own.SDPA
+        states = (query, key, value)
+        found = own.compute(module, states, attention_mask, causal, original, kwargs, wanted)
+        if found is not None:
+            note(original)
+            return found
     method = method or Method()
 
-    if unknown := given - HARMLESS - HANDLED:
+    # what has a name somewhere could change the mathematics; the rest travelled along and is read nowhere
+    if unknown := given & calling(type(module)).named - UNDERSTOOD:
         raise NotImplementedError(
             f"{type(module).__name__} passes {', '.join(sorted(unknown))} to its attention, which Crisp does not "
             f"handle; ignoring it could change the result"
         )
     valid, bias = split_mask(attention_mask)
-    causal = attention_mask is None and query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
     if (position_bias := kwargs.get("position_bias")) is not None:
         bias = position_bias if bias is None else bias + position_bias
 
@@ -108,9 +104,10 @@ def crisp_attention(
 
     def observe(seen: Observation) -> None:
         if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
-            for observer in settings.observers:
+            for observer in tuple(settings.observers):  # another thread may begin or end its watching
                 observer(settings, method, seen)
 
+    scaling = kwargs.get("scaling")
     call = Call(
         query,
         key,
@@ -122,8 +119,8 @@ def crisp_attention(
         bias=bias,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
-        dropout=dropout,
-        seed=_seed(module, settings, query) if method.uses_seed else None,
+        dropout=kwargs.get("dropout", 0.0),
+        seed=_seed(module, settings, query, sequences) if method.uses_seed else None,
         learned=learned_by(module) or {},
         block_means=block_means,
     )
@@ -161,12 +158,23 @@ def _records_attentions() -> bool:
     return any("attentions" in name for name in recorded or ())
 
 
-def _seed(module: nn.Module, settings: Settings | None, query: Tensor) -> Tensor:
-    # Training draws anew for every example. Evaluation draws once for all, from the layer's number:
+def _is_dense(method: LayerMethod | None, settings: Settings | None, key: Tensor) -> bool:
+    # A kernel that was asked for by name gets what it was asked for. Under a compiler lengths may be symbols.
+    if method is None or settings is None:
+        return True
+    symbolic = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return settings.backend == dispatch.AUTO and method.drops_nothing(None if symbolic else key.shape[2])
+
+
+def _seed(
+    module: nn.Module, settings: Settings | None, query: Tensor, sequences: packing.Sequences | None
+) -> Tensor:
+    # Training draws for every example. Evaluation draws once for all, from the layer's number:
     # evaluating twice, in other batches, or with a key/value cache gives the same result.
-    if module.training:
-        return torch.randint(2**31, (query.shape[0], 1, 1, 1), device=query.device)
-    return torch.tensor(settings.index if settings else 0, device=query.device)
+    if not module.training:
+        return torch.tensor(settings.index if settings else 0, device=query.device)
+    drawn = torch.randint(2**31, (query.shape[0], 1, 1, 1), device=query.device)
+    return drawn if sequences is None else drawn + sequences.queries[:, None, :, None]
 
 
 def register() -> None:

@@ -19,6 +19,7 @@ from crisp_attention.profiles.curves import LayerSums
 from crisp_attention.profiles.targets import METHODS, Targets
 
 SPARSITIES, MASSES = (0.5, 0.8, 0.9), (0.99, 0.95, 0.9)  # what the table shows
+_adding = Lock()  # of the module, because what holds a lock cannot be sent to another process
 
 
 @dataclass
@@ -28,12 +29,11 @@ class Profile:
     targets: Targets
     names: dict[int, str] = field(default_factory=dict)
     sums: dict[int, LayerSums] = field(default_factory=dict)
-    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def observe(self, layer: int, name: str, seen: Observation, *, cross: bool) -> None:
         """Take in one dense call of one layer."""
         now = LayerSums.of(seen, self.targets, cross=cross)
-        with self._lock:  # torch's DataParallel calls from a thread per device
+        with _adding:  # torch's DataParallel calls from a thread per device
             self.names[layer] = name
             if layer in self.sums:
                 self.sums[layer].add(now)

@@ -15,8 +15,7 @@ def alpha_entmax(scores: Tensor, keep: Tensor, alpha: float | Tensor) -> Tensor:
 
     `scores` (..., S), `keep` bool; `alpha` a number, or a tensor that broadcasts to rows (..., 1) and
     gets a gradient. Exact, by sorting, for the numbers 1.5 and 2; otherwise by bisection, to the last
-    bits of the dtype. Entries outside a row's support do not change the row. First derivatives only:
-    those of its gradients are not those of the map.
+    bits of the dtype. Entries outside a row's support do not change the row. First and second derivatives.
     """
     some = keep.any(dim=-1, keepdim=True)
     with torch.no_grad():
@@ -29,12 +28,19 @@ def alpha_entmax(scores: Tensor, keep: Tensor, alpha: float | Tensor) -> Tensor:
         support = keep & ~(z <= tau)  # so that NaN stays, and reaches the output
         inside = torch.where(support, z - tau, 1.0)
         slope = torch.where(support, power * inside ** (power - 1), 0.0).sum(dim=-1, keepdim=True)
-    # One Newton step from the solution leaves its value, and gives it its derivatives: those of the
-    # implicit function that τ is of the scores and of α (arXiv 1909.00015, proposition 1).
-    surplus = _powers(z - tau, support, power).sum(dim=-1, keepdim=True) - 1
-    tau = tau + torch.where(some, surplus / torch.where(some, slope, 1.0), 0.0)
+    # A Newton step from the solution leaves its value, and gives it its first derivatives: those of the
+    # implicit function that τ is of the scores and of α (arXiv 1909.00015, proposition 1). A second one,
+    # whose value is 0, gives it its second ones.
+    slope = torch.where(some, slope, 1.0)
+    tau = tau + torch.where(some, _surplus(z, tau, support, power) / slope, 0.0)
+    surplus = _surplus(z, tau, support, power)
+    tau = tau + torch.where(some, (surplus - surplus.detach()) / slope, 0.0)
     weights = _powers(z - tau, support, power)
     return weights / torch.where(some, weights.sum(dim=-1, keepdim=True), 1.0)
+
+
+def _surplus(z: Tensor, tau: Tensor, support: Tensor, power: float | Tensor) -> Tensor:
+    return _powers(z - tau, support, power).sum(dim=-1, keepdim=True) - 1
 
 
 def _powers(excess: Tensor, support: Tensor, power: float | Tensor) -> Tensor:

@@ -12,5 +12,8 @@ class Dense(Rule):
 
     name: ClassVar[str] = "dense"
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return True
+
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         return visible.expand_as(scores)

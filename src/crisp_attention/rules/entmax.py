@@ -39,6 +39,9 @@ class Entmax(Rule):
         if 1 < self.alpha < LOWEST:
             raise ValueError(f"alpha must be 1 (the softmax) or at least {LOWEST}, got {self.alpha}")
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.alpha == 1
+
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         return visible.expand_as(scores)
 

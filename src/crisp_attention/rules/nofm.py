@@ -27,6 +27,10 @@ class NofM(Rule):
         check_whole("n", self.n, 1)
         check_whole("m", self.m, self.n)
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        # a first group that is not full keeps ceil(keys * n / m) of its keys
+        return self.n == self.m or (keys is not None and keys * (self.m - self.n) < self.m)
+
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.n == self.m:
             return visible.expand_as(scores)

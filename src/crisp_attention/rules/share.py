@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.checks import check_number, check_whole
-from crisp_attention.ranking import share_count
+from crisp_attention.ranking import share_count, share_is_whole
 from crisp_attention.rules.base import Rule
 
 DEFAULT_SPARSITY = 0.8
@@ -36,6 +36,13 @@ class ShareRule(Rule):
         if self.sparsity is not None:
             check_number("sparsity", self.sparsity, "[0, 1)")
         check_whole("min_keep", self.min_keep, 1)
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        if self.sparsity == 0 or keys is None:
+            return self.sparsity == 0
+        if self.sparsity is None:
+            return self.keep is not None and self.keep >= keys
+        return share_is_whole(keys, self.sparsity) or self.min_keep >= keys
 
     def count(self, visible: Tensor) -> Tensor:
         """k of every row, int64 (..., L, 1), from the number of keys the row sees."""

@@ -24,6 +24,9 @@ class Threshold(Rule):
     def __post_init__(self) -> None:
         check_number("epsilon", self.epsilon, "[0, 1]")
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.epsilon == 0
+
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.epsilon == 0:
             return visible.expand_as(scores)

@@ -26,6 +26,9 @@ class TopP(Rule):
     def __post_init__(self) -> None:
         check_number("mass", self.mass, "(0, 1]")
 
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.mass == 1
+
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         if self.mass == 1:
             return visible.expand_as(scores)

@@ -83,6 +83,11 @@ def _check(arguments: TrainingArguments) -> None:
             raise OptionError(f"--training {name} must be at least 1, got {getattr(arguments, name)}")
     if arguments.max_steps == 0:
         raise OptionError("--training max_steps must be at least 1, or -1 for --epochs; got 0")
+    if arguments.train_sampling_strategy == "batch_rebalance":
+        raise OptionError(
+            "--training train_sampling_strategy: batch_rebalance takes the same order of examples with every seed; "
+            "expected group_by_length, random or sequential"
+        )
     metric = arguments.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in METRICS:
         raise OptionError(f"--training metric_for_best_model must be {' or '.join(METRICS)}, got {metric}")

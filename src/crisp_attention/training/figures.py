@@ -41,8 +41,8 @@ def draw_heads(table: pd.DataFrame, path: Path) -> None:
     ):
         grid = 100 * table.pivot(index="layer", columns="head", values=column)
         image = axes.imshow(grid, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-        mean = np.nanmean(grid.to_numpy())  # NaN: a head that a layer with fewer heads does not have
-        axes.set(title=f"{title} (mean {mean:.1f} %)", xlabel="head")
+        mean = grid.stack().mean()  # without NaN: heads that a layer with fewer heads does not have
+        axes.set(title=title if np.isnan(mean) else f"{title} (mean {mean:.1f} %)", xlabel="head")
         axes.set_xticks(*_ticks(grid.columns, heads))
         axes.set_yticks(*_ticks(grid.index, layers))
         axes.spines[:].set_visible(False)

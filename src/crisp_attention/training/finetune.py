@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,21 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from crisp_attention.schedule import Schedule
+from crisp_attention.kernels.recording import recording
+from crisp_attention.models.settings import settings_of
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.callback import SparsityCallback
 from crisp_attention.training.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.training.data import Task, load_task
 from crisp_attention.training.data.error import first_line
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.predictions import accuracy_of
 from crisp_attention.training.processes import OwnPart, agreed
 from crisp_attention.training.progress import RunProgress
 from crisp_attention.training.ranks import is_main
-from crisp_attention.training.records import write_json
+from crisp_attention.training.records import finite, write_json
+from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
@@ -67,6 +72,7 @@ def finetune(
             check_resuming()
         task = load_task(
             options.dataset,
+            revision=options.revision,
             text_columns=options.text_columns,
             image_column=options.image_column,
             label_column=options.label_column,
@@ -75,6 +81,7 @@ def finetune(
         set_seed(options.seed)
         source = load_source(options.model, task, options.max_length)
         make_sparse(source.model, method, options)
+        task = encoded(source, task)
         checkpoint, passed_over = (
             newest_checkpoint(directory.checkpoints, arguments.world_size) if options.resume else (None, ())
         )
@@ -97,7 +104,11 @@ def finetune(
             directory.tensorboard
         )  # read when --report-to asks for it
         progress = RunProgress(console)
-        trainer, times = build(source, task, arguments, schedule, [progress, *callbacks])
+        warn = warnings.warn if console.quiet else partial(_say, console)
+        scheduled = [SparsityCallback(schedule, warn)] if schedule else []
+        trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
+        if unmeasured := rehearse(trainer, source, task):
+            notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
         if is_main():
             directory.claim(options, resolved)
@@ -105,9 +116,9 @@ def finetune(
     if options.resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
-    with progress:
+    with progress, recording() as kernels:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = results(trainer, source, task, directory, progress)
+        metrics = results(trainer, source, task, directory, progress, measured=unmeasured is None)
     metrics |= {
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),
@@ -115,8 +126,11 @@ def finetune(
         # of the process that took most
         "peak_memory_bytes": max(gather_object([peak_memory(arguments.device)])),
         "device": str(arguments.device),
+        "kernels": sorted(kernels)
+        if settings_of(source.model)
+        else [source.model.config._attn_implementation],
     }
-    metrics = gather_object([metrics])[0]  # the main process's times
+    metrics = finite(gather_object([metrics])[0])  # the main process's times
     with agreed():
         if not options.discard_model:
             trainer.save_model(str(directory.model))
@@ -136,7 +150,7 @@ def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) ->
 
 def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
     """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
-    trainer, _ = build(source, task, arguments)
+    trainer, _ = build(source, encoded(source, task), arguments)
     trainer.train()
     return trainer
 
@@ -145,29 +159,27 @@ def build(
     source: Source,
     task: Task,
     arguments: TrainingArguments,
-    schedule: Schedule | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, StepTimes]:
-    """A Trainer ready to start, its optimizer and learning rate schedule tried; the disk stays as it was.
+    """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
 
-    Raises OptionError for what the arguments ask for and cannot be had, such as a package.
+    The disk stays as it was. Raises OptionError for what the arguments ask for and cannot be had, such as a package.
     """
     times = StepTimes()
-    training, validation = source.encode(task.splits["train"]), task.splits.get("validation")
-    evaluation = longest_first(source.encode(validation)) if validation is not None else None
+    validation = task.splits.get("validation")
     try:
         with _no_new_folders(Path(str(arguments.output_dir))):
             trainer = RunTrainer(
                 model=source.model,
                 args=arguments,
-                train_dataset=training,
-                eval_dataset=evaluation,
+                train_dataset=task.splits["train"],
+                eval_dataset=longest_first(validation) if validation is not None else None,
                 data_collator=source.collate,
                 compute_metrics=accuracy_of,
                 preprocess_logits_for_metrics=lambda logits, labels: (
                     logits[0] if isinstance(logits, tuple) else logits
                 ),
-                callbacks=[OwnPart(), times, *([SparsityCallback(schedule)] if schedule else []), *callbacks],
+                callbacks=[OwnPart(), times, *callbacks],
             )
             trainer.create_optimizer()
             scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)

@@ -23,10 +23,15 @@ class RecipeOptions:
     """What a run learns, from which data and how: the part that the runs of a study share."""
 
     model: str
-    """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
+    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    random)."""
 
     dataset: str
-    """A hub id, a folder of train/validation/test parquet, csv or jsonl files, or `builtin:digits`."""
+    """A hub id (`id:configuration` where it has several), a parquet, csv, tsv, json or jsonl file, a folder of such
+    files named train, validation and test or of images by class, or `builtin:digits`."""
+
+    revision: Text = None
+    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""

@@ -1,5 +1,7 @@
 """`crisp profile`: where a data set leaves a model room for sparsity, as a table, a picture and budgets."""
 
+from dataclasses import replace
+
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -14,6 +16,7 @@ from crisp_attention.rules.share import DEFAULT_SPARSITY
 from crisp_attention.training.data import load_task
 from crisp_attention.training.data.error import listed
 from crisp_attention.training.data.splits import sample
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.folders import check_folder
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.profile_options import ProfileOptions
@@ -32,14 +35,18 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
     _check(options)
     task = load_task(
         options.dataset,
+        revision=options.revision,
         text_columns=options.text_columns,
         image_column=options.image_column,
         label_column=options.label_column,
     )
     set_seed(0)  # builtin:vit is drawn at random
     source = load_source(options.model, task, options.max_length)
-    rows = longest_first(source.encode(sample(task.splits[options.split], options.examples)))
-    notes = [*_notes(source), *task.notes, f"profiling {len(rows):,} examples of the {options.split} split"]
+    split = options.split
+    task = replace(task, splits={split: sample(task.splits[split], options.examples)})
+    task = encoded(source, task)
+    rows = longest_first(task.splits[split])
+    notes = [*_notes(source), *task.notes, f"profiling {len(rows):,} examples of the {split} split"]
     for note in notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     if (device := torch.accelerator.current_accelerator(check_available=True)) is not None:
@@ -88,7 +95,7 @@ def _notes(source: Source) -> list[str]:
     inside = f"{source.model.base_model_prefix}."
     drawn = [name for name in source.drawn if name.startswith(inside) and ".pooler." not in name]
     warning = f"the profile is of weights drawn at random, as the checkpoint lacks {listed(drawn)}"
-    return [source.notes[0], *([warning] if drawn else [])]
+    return [source.notes[0], *([warning] if drawn else []), *source.settled]
 
 
 def _recommended(found: Profile, options: ProfileOptions) -> Budgets:

@@ -19,10 +19,12 @@ class ProfileOptions:
     """
 
     model: str
-    """A hub id, a folder, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small, random)."""
+    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    random)."""
 
     dataset: str
-    """A hub id, a folder of train/validation/test parquet, csv or jsonl files, or `builtin:digits`."""
+    """A hub id (`id:configuration` where it has several), a parquet, csv, tsv, json or jsonl file, a folder of such
+    files named train, validation and test or of images by class, or `builtin:digits`."""
 
     output: Path = Path("runs/profile")
     """Folder for heads.csv, curves.csv and profile.png; what an earlier profile left there is replaced."""
@@ -50,6 +52,9 @@ class ProfileOptions:
 
     batch_size: int = 32
     """Examples per batch."""
+
+    revision: Text = None
+    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
 
     text_columns: Texts = ()
     """One or two text columns. Default: found by themselves."""

@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -102,6 +103,11 @@ class RunProgress(TrainerCallback):
         if self._training is not None:
             self._bars.remove_task(self._training)
             self._training = None
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            name = Path(state.best_model_checkpoint).name
+            self.console.print(
+                f"loaded {name}, the best by {args.metric_for_best_model}", soft_wrap=True, highlight=False
+            )
 
     def _end_prediction(self) -> None:
         if self._predicting is not None:

@@ -1,6 +1,7 @@
 """What was asked for, kept as JSON and compared when it is continued."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,10 +34,19 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in PACKAGES}
 
 
+def finite(data: Any) -> Any:
+    """The same with None for every number that is not finite, which JSON cannot hold."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file in one step: it is there complete, or not at all."""
+    """Write a JSON file in one step: it is there complete, or not at all. NaN and infinities become null."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

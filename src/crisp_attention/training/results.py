@@ -24,23 +24,34 @@ TRAIN_EXAMPLES_EVALUATED = 2000
 
 
 def results(
-    trainer: Trainer, source: Source, task: Task, directory: RunDirectory, progress: RunProgress
+    trainer: Trainer,
+    source: Source,
+    task: Task,
+    directory: RunDirectory,
+    progress: RunProgress,
+    *,
+    measured: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate every split, measure the attention; writes predictions, measurements, the log and figures.
+    """Evaluate every split of the encoded task, and measure the attention.
 
-    All processes of a run compute, and the main one writes.
+    Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
+    `measured` False leaves out the attention of a dense model that Crisp cannot look into: by definition it
+    drops nothing and keeps all mass, and its entropy is not known.
     """
     splits = {"validation": trainer.eval_dataset}
     if "test" in task.splits:
-        splits["test"] = longest_first(source.encode(task.splits["test"]))
+        splits["test"] = longest_first(task.splits["test"])
     metrics: dict[str, Any] = {}
     for name, split in splits.items():
         progress.phase = name
         metrics[name] = evaluate(trainer, split, directory.predictions(name) if is_main() else None)
     progress.phase = "training examples"
     metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
-    progress.phase = "measuring attention"
-    metrics |= _measure(trainer, source, directory)
+    if measured:
+        progress.phase = "measuring attention"
+        metrics |= _measure(trainer, source, directory)
+    else:
+        metrics |= {"achieved_sparsity": 0.0, "kept_mass": 1.0, "entropy": None}
     if is_main():
         history = pd.DataFrame(trainer.state.log_history)
         history.to_csv(directory.history, index=False)

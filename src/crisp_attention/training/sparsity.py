@@ -12,6 +12,8 @@ from crisp_attention.schedule import Schedule
 from crisp_attention.specs import parse
 from crisp_attention.training.options import FinetuneOptions, OptionError
 
+RAMP = (0.0, 0.5)  # fractions of training
+
 
 def method_of(options: FinetuneOptions) -> Method | Budgets:
     """The method, or the budgets, that the options name. Raises OptionError for what does not fit together."""
@@ -55,7 +57,7 @@ def schedule_of(options: FinetuneOptions, method: Method | Budgets) -> Schedule 
         raise OptionError(
             f"--schedule {options.schedule} needs a method with one sparsity, got {method.spec}"
         )
-    begin, end = options.ramp or (0.0, 0.5)
+    begin, end = options.ramp or RAMP
     try:
         return Schedule(final=method.sparsity, shape=options.schedule, begin=begin, end=end)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """transformers' Trainer with batches by length that keep their order: when resumed, and in evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,22 +18,22 @@ from crisp_attention.models.settings import settings_of
 SHARE = "share_of_loss"  # beside the inputs of a batch
 
 
-class LengthSampler(Sampler[int]):
-    """Random examples of similar length side by side, so that their batches hold little padding.
+class EpochSampler(Sampler[int]):
+    """The examples of an epoch in the order that `arrange` draws, from the seed and the epoch together.
 
-    The order follows from the seed and the epoch alone: a run resumed in the middle of an epoch goes
-    on with the batches that it had left.
+    Not from their sum, by which the second epoch of seed 0 would repeat the first of seed 1. A run resumed
+    in the middle of an epoch continues with the batches that were left.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, rows: int, seed: int, arrange: Callable[[torch.Generator], list[int]]) -> None:
+        self.rows, self.seed, self.arrange, self.epoch = rows, seed, arrange, 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.rows
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        drawn = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
+        return iter(self.arrange(torch.Generator().manual_seed(drawn)))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer as an epoch begins."""
@@ -95,12 +95,19 @@ class RunTrainer(Trainer):
         return (own, own * processes / left) if left else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        batch_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        strategy = self.args.train_sampling_strategy
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthSampler(_lengths(rows), batch_size, seed)
+        count = len(rows)
+        if strategy == "random":
+            return EpochSampler(count, seed, lambda draw: torch.randperm(count, generator=draw).tolist())
+        if strategy == "group_by_length":
+            lengths = _lengths(rows)
+            batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            return EpochSampler(
+                count, seed, lambda draw: get_length_grouped_indices(lengths, batch, generator=draw)
+            )
+        return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset)  # predictions must come in the order of the examples

@@ -24,7 +24,7 @@ def analyse(study: Study) -> Analysis:
         to_random |= compare_all(controlled, control, answers)
     runs = {each.id: runs_table(each, answers) for each in study.configurations}
     lines = tuple(
-        line(each, runs[each.id], runs[study.dense.id], to_dense.get(each.id), to_random.get(each.id))
+        line(study, each, runs, to_dense.get(each.id), to_random.get(each.id))
         for each in study.configurations
     )
     return Analysis(study, answers.split, lines, flips_table(study, answers), notes_on(study, answers))

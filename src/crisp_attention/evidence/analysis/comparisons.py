@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from crisp_attention.evidence.analysis.answers import Answers
 from crisp_attention.evidence.analysis.evidence import compare, decide
 from crisp_attention.evidence.analysis.results import Comparison
-from crisp_attention.evidence.statistics import clustered_mcnemar, exact_mcnemar
+from crisp_attention.evidence.statistics import SEEDS_NEEDED, clustered_mcnemar, exact_mcnemar
 from crisp_attention.evidence.study import Configuration
-
-SEEDS_NEEDED = 2
 
 
 def compare_all(
@@ -20,7 +18,7 @@ def compare_all(
 ) -> dict[str, Comparison]:
     """All comparisons with one baseline, by configuration id, corrected as one family.
 
-    Configurations that share fewer than two seeds with the baseline are left out.
+    Configurations that share fewer than three seeds with the baseline are left out.
     """
     seeds = {each.id: answers.shared_seeds(each, baseline) for each in configurations}
     compared = [each for each in configurations if len(seeds[each.id]) >= SEEDS_NEEDED]

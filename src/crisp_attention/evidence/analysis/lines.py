@@ -1,11 +1,13 @@
 """The runs of a configuration as a table, and its means."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from crisp_attention.evidence.analysis.answers import Answers, metrics_of
 from crisp_attention.evidence.analysis.results import Comparison, Line
-from crisp_attention.evidence.statistics import mean_interval
-from crisp_attention.evidence.study import Configuration, readable
+from crisp_attention.evidence.statistics import seeds_interval
+from crisp_attention.evidence.study import Configuration, Study, readable
 
 COLUMNS = [
     "seed",
@@ -43,18 +45,22 @@ def runs_table(configuration: Configuration, answers: Answers) -> pd.DataFrame:
 
 
 def line(
+    study: Study,
     configuration: Configuration,
-    runs: pd.DataFrame,
-    dense_runs: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     to_dense: Comparison | None,
     to_random: Comparison | None,
 ) -> Line:
-    """The means of a configuration's runs, next to those of dense."""
+    """The means of a configuration's runs, next to those of dense; `tables` by configuration id."""
+    runs, dense_runs = tables[configuration.id], tables[study.dense.id]
     relative = runs.mean().astype(float) / dense_runs.mean().astype(float)  # objects where there are no runs
+    kernels = {name for run in study.finished(configuration) for name in metrics_of(run).get("kernels", ())}
     return Line(
         configuration=configuration,
         runs=runs,
-        accuracy=mean_interval(runs["accuracy"].tolist()) if len(runs) > 1 else None,
+        kernels=tuple(sorted(kernels)),
+        diverged=tuple(run.seed for run in study.diverged(configuration)),
+        accuracy=seeds_interval(runs["accuracy"].tolist()),
         sd=float(runs["accuracy"].std()),
         relative_time=float(relative["seconds_per_step"]),
         relative_memory=float(relative["peak_memory_bytes"]),

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from crisp_attention.evidence.analysis.answers import Answers, metrics_of
-from crisp_attention.evidence.analysis.comparisons import SEEDS_NEEDED
+from crisp_attention.evidence.statistics import SEEDS_NEEDED, seeds_interval
 from crisp_attention.evidence.study import FinishedRun, Study, readable
 from crisp_attention.training.data.error import listed
 
@@ -16,6 +18,7 @@ def notes_on(study: Study, answers: Answers) -> tuple[str, ...]:
     runs = [each.run for of_seed in answers.runs.values() for each in of_seed.values()]
     return (
         *_absent(study),
+        *_diverged(study),
         *_seeds(study, answers),
         *_learned(study, answers),
         *_split(answers, runs),
@@ -37,6 +40,15 @@ def _absent(study: Study) -> Iterator[str]:
         )
 
 
+def _diverged(study: Study) -> Iterator[str]:
+    for each in study.configurations:
+        if found := study.diverged(each):
+            yield (
+                f"diverged: {each.label}, seed {listed(run.seed for run in found)}: the loss is no finite number. "
+                f"All means and differences are over the other runs, and so say nothing of how often it diverges"
+            )
+
+
 def _seeds(study: Study, answers: Answers) -> Iterator[str]:
     counts = [len(answers.runs[each.id]) for each in study.configurations]
     fewest = min((count for count in counts if count >= SEEDS_NEEDED), default=SEEDS_WANTED)
@@ -45,9 +57,10 @@ def _seeds(study: Study, answers: Answers) -> Iterator[str]:
     for each in study.configurations:
         for baseline in () if each.is_dense else (study.dense, study.control(each)):
             if baseline and len(answers.shared_seeds(each, baseline)) < SEEDS_NEEDED:
+                both = len(answers.shared_seeds(each, baseline))
                 yield (
-                    f"{each.label} is not compared with {baseline.label}: "
-                    f"fewer than {SEEDS_NEEDED} seeds have both"
+                    f"{each.label} is not compared with {baseline.label}: a comparison needs "
+                    f"{SEEDS_NEEDED} seeds that both have, and there {'is' if both == 1 else 'are'} {both}"
                 )
 
 
@@ -55,6 +68,14 @@ def _learned(study: Study, answers: Answers) -> Iterator[str]:
     runs = answers.runs[study.dense.id].values()
     if runs and all(len(set(run.predictions.tolist())) == 1 for run in runs):
         yield "no dense run has learned anything: each predicts one class for all examples"
+        return
+    interval = seeds_interval([float(np.mean(run.predictions == answers.labels)) for run in runs])
+    largest = max(np.unique_counts(answers.labels).counts, default=0) / max(len(answers.labels), 1)
+    if interval is not None and interval.low <= largest:
+        yield (
+            f"dense ({interval.mean:.1%}) is not shown to be more accurate than always answering the most frequent "
+            f"class ({largest:.1%}): where the baseline has learned so little, comparisons with it test nothing"
+        )
 
 
 def _split(answers: Answers, runs: list[FinishedRun]) -> Iterator[str]:

@@ -46,14 +46,16 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """The verdict in a sentence, in points of accuracy, with the wider of the two intervals."""
+        """The verdict in a sentence, in points of accuracy, with the wider of the two intervals, named."""
         if self.detectable == 0 and self.verdict is Verdict.NOT_SHOWN:
             return f"{self.verdict.value}: right and wrong on the same examples as {self.baseline.label}"
-        wider = max(self.difference, self.bootstrap, key=lambda interval: interval.half_width)
+        name, wider = max(
+            (("t", self.difference), ("bootstrap", self.bootstrap)), key=lambda named: named[1].half_width
+        )
         low, high = _points(wider.low), _points(wider.high)
-        sentence = f"{self.verdict.value}: {_points(self.difference.mean)} points ({low} to {high})"
+        sentence = f"{self.verdict.value}: {_points(self.difference.mean)} points ({name}: {low} to {high})"
         if self.verdict is Verdict.NOT_SHOWN:
-            sentence += f"; this study could have shown ±{100 * self.detectable:.1f}"
+            sentence += f"; this study could have shown ±{100 * self.detectable:.2f}"
         return sentence
 
 
@@ -64,7 +66,9 @@ class Line:
     runs: one row per seed: seed, accuracy, loss, ece, train_accuracy, train_loss, gap, achieved_sparsity,
         kept_mass, seconds_per_step, peak_memory_bytes; accuracy, loss and ece are those of the split analysed,
         gap is the training less the validation accuracy; training accuracy is that of at most 2,000 examples.
-    accuracy: mean with its t-interval over seeds; None with fewer than two seeds.
+    accuracy: mean with its t-interval over seeds; None with fewer than three seeds.
+    kernels: what computed the attention of the runs, such as `cpu`; empty where they do not say.
+    diverged: the seeds of runs that ended with a loss that is no finite number; they count nowhere else.
     sd: standard deviation over seeds.
     relative_time, relative_memory: seconds per step and peak memory, over those of dense (ratio of means).
     """
@@ -72,6 +76,8 @@ class Line:
     configuration: Configuration
     runs: pd.DataFrame
     accuracy: Interval | None
+    kernels: tuple[str, ...]
+    diverged: tuple[int, ...]
     sd: float
     relative_time: float
     relative_memory: float
@@ -98,4 +104,4 @@ class Analysis:
 
 
 def _points(fraction: float) -> str:
-    return f"{round(100 * fraction, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no negative zero
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no negative zero

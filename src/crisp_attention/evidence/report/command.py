@@ -9,6 +9,7 @@ from crisp_attention.evidence.report.comparison_report import show_comparison, w
 from crisp_attention.evidence.report.terminal import say, show
 from crisp_attention.evidence.report.writing import write_report
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.terminal import table_console
 
 
 def run_report(options: ReportOptions, notes: Console) -> None:
@@ -18,7 +19,7 @@ def run_report(options: ReportOptions, notes: Console) -> None:
     """
     if len(options.studies) not in (1, 2):
         raise OptionError(f"expected one study, or two to compare; found {len(options.studies)}")
-    console = Console()
+    console = table_console()
     output = options.output or _default(options.studies)
     if len(options.studies) == 1:
         analysis = write_report(options.studies[0], output)

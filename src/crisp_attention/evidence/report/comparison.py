@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from crisp_attention.evidence.analysis import Analysis, Line
-from crisp_attention.evidence.statistics import Interval, mean_interval
+from crisp_attention.evidence.statistics import SEEDS_NEEDED, Interval, seeds_interval
 from crisp_attention.evidence.study import Study
 
 
@@ -84,15 +84,13 @@ def _both(first: Line, second: Line, paired: bool) -> Both:
     ours, theirs = (line.runs.set_index("seed")["accuracy"] for line in (first, second))
     if paired:
         differences = (theirs - ours).dropna()
-        enough = len(differences) >= 2
-        interval = mean_interval(differences.tolist()) if enough else None
-        return Both(first, second, float(differences.mean()), interval)
+        return Both(first, second, float(differences.mean()), seeds_interval(differences.tolist()))
     difference = float(theirs.mean() - ours.mean())
     return Both(first, second, difference, _welch(ours.to_numpy(), theirs.to_numpy(), difference))
 
 
 def _welch(ours: np.ndarray, theirs: np.ndarray, difference: float) -> Interval | None:
-    if min(len(ours), len(theirs)) < 2:
+    if min(len(ours), len(theirs)) < SEEDS_NEEDED:
         return None
     if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
         return Interval(difference, difference, difference)  # scipy divides by the variance

@@ -15,7 +15,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def points(value: float | None) -> str:
     """A difference of shares in points, signed: +0.84, −1.20."""
-    return _shown(value, lambda share: f"{100 * share:+.2f}".replace("-", "−"))
+    return _shown(value, lambda share: f"{round(100 * share, 2) + 0.0:+.2f}".replace("-", "−"))
 
 
 def span(interval: Interval | None) -> str:

@@ -52,6 +52,8 @@ def _row(analysis: Analysis, line: Line) -> dict[str, Any]:
         "note": configuration.note,
         "split": analysis.split,
         "runs": len(line.runs),
+        "diverged": len(line.diverged),
+        "kernels": " ".join(line.kernels),
         "accuracy": mean_of(line, "accuracy"),
         "sd": line.sd,
         **_bounds("accuracy", line.accuracy),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from crisp_attention.evidence.analysis import Analysis, Line, Verdict
 from crisp_attention.evidence.report.numbers import percent
+from crisp_attention.evidence.statistics import SEEDS_NEEDED
 
 MOST_NAMES = 3  # more make no sentence; they are counted
 
@@ -12,7 +13,10 @@ def answer(analysis: Analysis) -> str:
     """Does sparse attention help here? In a sentence or two; random controls are not asked."""
     asked = [line for line in analysis.lines if line.to_dense and not line.configuration.is_random]
     if not asked:
-        return "Nothing can be said yet: no sparse configuration can be compared with dense."
+        return (
+            f"Nothing can be said yet: no sparse configuration shares {SEEDS_NEEDED} seeds with dense, "
+            f"which a comparison needs."
+        )
     found = {verdict: [line for line in asked if _verdict(line) is verdict] for verdict in Verdict}
     better, worse, open_ = found[Verdict.BETTER], found[Verdict.WORSE], found[Verdict.NOT_SHOWN]
     if better:
@@ -22,16 +26,25 @@ def answer(analysis: Analysis) -> str:
     worse_too = f" Less accurate than dense: {_names(worse)}." if worse else ""
     detectable = max(line.to_dense.detectable for line in open_ if line.to_dense)
     limit = (
-        f"; a true one of {percent(detectable, 1)} points would have been, in about four of five such studies"
+        f". A true difference of {percent(detectable, 1)} points would be detected in about 80 % of studies this size"
         if detectable
         else ""
     )
-    return f"No gain is shown.{worse_too} For {_names(open_)} no difference to dense is shown{limit}."
+    return f"No gain is shown.{worse_too} {_names(open_)}: no difference from dense was detected{limit}."
 
 
 def sentences(analysis: Analysis) -> list[tuple[Line, Verdict, str]]:
     """Every line that is compared with dense, its verdict, and the verdict in a sentence."""
-    return [(line, line.to_dense.verdict, line.to_dense.words) for line in analysis.lines if line.to_dense]
+    return [
+        (line, line.to_dense.verdict, f"{line.to_dense.words}{_diverged(line)}")
+        for line in analysis.lines
+        if line.to_dense
+    ]
+
+
+def _diverged(line: Line) -> str:
+    count = len(line.diverged)
+    return f"; {count} of {count + len(line.runs)} runs diverged and are left out" if count else ""
 
 
 def _control(better: Sequence[Line]) -> str:

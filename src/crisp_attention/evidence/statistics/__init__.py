@@ -3,10 +3,12 @@
 from crisp_attention.evidence.statistics.bootstrap import Bootstrap, hierarchical_bootstrap
 from crisp_attention.evidence.statistics.calibration import expected_calibration_error
 from crisp_attention.evidence.statistics.intervals import (
+    SEEDS_NEEDED,
     Interval,
     mean_interval,
     paired_difference,
     paired_p,
+    seeds_interval,
     standard_error,
 )
 from crisp_attention.evidence.statistics.mcnemar import clustered_mcnemar, exact_mcnemar
@@ -14,6 +16,7 @@ from crisp_attention.evidence.statistics.multiplicity import holm
 from crisp_attention.evidence.statistics.power import detectable_by_bootstrap, detectable_by_t_test
 
 __all__ = [
+    "SEEDS_NEEDED",
     "Bootstrap",
     "Interval",
     "clustered_mcnemar",
@@ -26,5 +29,6 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "paired_p",
+    "seeds_interval",
     "standard_error",
 ]

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+SEEDS_NEEDED = 3  # from two seeds the interval reaches 12.7 standard errors to each side, which says nothing
+
 
 class Interval(NamedTuple):
     """A mean and its two-sided confidence interval."""
@@ -32,6 +34,11 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     sample = np.asarray(values, dtype=float)
     half = special.stdtrit(len(sample) - 1, (1 + confidence) / 2) * standard_error(sample)
     return Interval(float(sample.mean()), float(sample.mean() - half), float(sample.mean() + half))
+
+
+def seeds_interval(values: Sequence[float]) -> Interval | None:
+    """The 95 % `mean_interval` of values by seed; None for fewer than `SEEDS_NEEDED`."""
+    return mean_interval(values) if len(values) >= SEEDS_NEEDED else None
 
 
 def paired_difference(

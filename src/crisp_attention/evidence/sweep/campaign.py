@@ -19,6 +19,7 @@ from crisp_attention.evidence.sweep.storage import HEARTBEAT_SECONDS
 from crisp_attention.evidence.sweep.view import View
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.records import write_json
+from crisp_attention.training.sparsity import RAMP
 
 LOOK_SECONDS = 2.0
 FREE_BYTES = 2**22  # with less, a failure is laid to the full disk and not to the run
@@ -116,11 +117,14 @@ class Campaign:
             self._failed(job, kind, *what)
 
     def _judge(self, job: Job, step: int, steps: int, accuracy: float) -> None:
-        if not self.pruned:
+        options = self._options[job.name]
+        ramp = 0.0 if options.schedule == "constant" else (options.ramp or RAMP)[1]
+        # earlier, what starts slowly would look hopeless, and what is not yet sparse better than it is
+        if not self.pruned or step < max(0.5, ramp) * steps:
             return
         trial = self._trials[job.name]
         trial.report(accuracy, step)
-        if 2 * step >= steps and trial.should_prune():  # earlier, what starts slowly would look hopeless
+        if trial.should_prune():
             self.pool.stop(job)
             self.queue.prune(self._trials.pop(job.name))
             shutil.rmtree(self._options[job.name].output, ignore_errors=True)

@@ -8,6 +8,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from crisp_attention.evidence.options import SweepOptions
+from crisp_attention.evidence.statistics import SEEDS_NEEDED
 from crisp_attention.evidence.study import STUDY, Configuration
 from crisp_attention.evidence.sweep.plan import run_options
 from crisp_attention.evidence.sweep.storage import DATABASE
@@ -15,8 +16,10 @@ from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build
 from crisp_attention.training.options import OptionError
+from crisp_attention.training.rehearsal import rehearse
 from crisp_attention.training.sources import load_source
 from crisp_attention.training.sparsity import make_sparse, method_of
 
@@ -45,6 +48,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     arguments = [training_arguments(each, options.output / "checkpoints") for each in runs]
     task = load_task(
         options.dataset,
+        revision=options.revision,
         text_columns=options.text_columns,
         image_column=options.image_column,
         label_column=options.label_column,
@@ -57,14 +61,17 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
         )
     set_seed(0)
     source = load_source(options.model, task, options.max_length)
+    task = encoded(source, task)
+    trainer, _ = build(source, task, arguments[0])
     layers = 0
     for each in runs:
         make_sparse(source.model, method_of(each), each)
+        rehearse(trainer, source, task)
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):
             densify(source.model)
-    build(source, task, arguments[0])
-    for note in (*source.notes, *task.notes):
+    few = f"with {options.seeds} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
+    for note in (*source.notes, *task.notes, *([few] if options.seeds < SEEDS_NEEDED else [])):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     return layers
 

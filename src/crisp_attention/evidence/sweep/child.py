@@ -25,6 +25,7 @@ from crisp_attention.training.finetune import finetune
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.quiet import be_quiet
 from crisp_attention.training.run_directory import OWN, RunDirectory
+from crisp_attention.training.terminal import replace_unencodable
 from crisp_attention.training.words import words
 
 # how safetensors and PyTorch say it, whose errors have no number
@@ -96,8 +97,10 @@ def _write_to(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
+            replace_unencodable(stream, encoding="utf-8")
+            if stream is not None:
+                stream.flush()
+                os.dup2(file.fileno(), stream.fileno())
 
 
 def _is_full(error: BaseException | None) -> bool:

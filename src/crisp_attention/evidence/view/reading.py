@@ -1,6 +1,5 @@
 """What a page is about: a text model, and a text as the model reads it."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from transformers import AutoModel, PreTrainedModel
 from crisp_attention.evidence.options import ViewOptions
 from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.persistence import CheckpointError, read_config, read_model, restore
+from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model, restore
 from crisp_attention.training.data.error import first_line, listed
 from crisp_attention.training.options import OptionError
-from crisp_attention.training.sources import at_most, minilm_folder, read_tokenizer
+from crisp_attention.training.sources import agree, minilm_folder, read_tokenizer
 
 MAX_TOKENS = 128
 
@@ -61,8 +60,7 @@ def _folder(name: str) -> str | Path:
         if name != "builtin:minilm":
             raise OptionError(f"unknown model {name!r}; built in for text is builtin:minilm")
         return minilm_folder()
-    inside = Path(name) / "model"
-    return inside if (inside / "config.json").is_file() else name
+    return model_folder(name)
 
 
 def _load(path: str | Path, config: Any) -> tuple[PreTrainedModel, tuple[str, ...]]:
@@ -90,19 +88,19 @@ def _class(config: Any) -> Any:
 def _tokenized(
     model: PreTrainedModel, tokenizer: Any, texts: tuple[str, ...], notes: tuple[str, ...]
 ) -> Reading:
-    limit = at_most(model, tokenizer, MAX_TOKENS)
     whole = len(tokenizer(*texts)["input_ids"])
+    if not whole:
+        raise OptionError("the tokenizer makes no token of this text")
+    body: Any = model.base_model  # what is looked into, without a head
+    agreed = agree(body, tokenizer, texts)
+    limit = agreed.cut(MAX_TOKENS)
     encoded = tokenizer(*texts, truncation=True, max_length=limit, return_tensors="pt")
     ids = encoded["input_ids"][0].tolist()
-    if not ids:
-        raise OptionError("the tokenizer makes no token of this text")
+    notes = (*notes, *agreed.notes)
     if whole > len(ids):
         notes = (*notes, f"The text has {whole:,} tokens; the first {len(ids)} are shown.")
         texts = (tokenizer.decode(ids, skip_special_tokens=True) + " …",)
-    taken = inspect.signature(model.base_model.forward).parameters
-    batch = {name: tensor for name, tensor in encoded.items() if name in taken}
-    if "input_ids" not in batch:
-        raise OptionError(f"{type(model).__name__} reads no text")
+    batch = {name: tensor for name, tensor in encoded.items() if name in agreed.taken}
     return Reading(model, texts, [_shown(tokenizer, each) for each in ids], batch, notes)
 
 

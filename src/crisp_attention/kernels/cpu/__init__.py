@@ -8,6 +8,7 @@ from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu.plan import LANES, code_of
 from crisp_attention.layouts import BlockTopK, Full, Layout
+from crisp_attention.methods import called
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,10 +23,10 @@ def lacks(call: Call) -> str | None:
         return "empty tensors"
     if isinstance(call.method, PerHead):
         return "methods by head"
-    if not isinstance(call.method.layout, Full) and (missing := _layout_lacks(call, call.method.layout)):
+    if type(call.method.layout) is not Full and (missing := _layout_lacks(call, call.method.layout)):
         return missing
     if code_of(call.method.rule) is None:
-        return f"the rule of {call.method.spec}"
+        return f"the rule {called(call.method.rule)}"
     if call.softcap is not None or call.sinks is not None:
         return "softcap and sinks"
     if call.bias is not None and call.bias.requires_grad:
@@ -44,22 +45,21 @@ def attention(call: Call) -> Tensor:
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
     valid, order = call.valid, None
     blocks = block_counts = lengths = None
-    if isinstance(layout, BlockTopK):
+    if type(layout) is BlockTopK:
         if valid is not None:
             real = valid[:, 0, 0].expand(query.shape[0], key.shape[2])
             valid, order, lengths = None, front(real), real.sum(dim=-1, dtype=torch.int32)
             query, key, value = (_in_order(states, order) for states in (query, key, value))
-        block_counts, blocks = listed(choose(query, key, layout, lengths))
+        block_counts, blocks = listed(choose(query, key, layout, call.scale, lengths))
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
-    full = (*query.shape[:3], key.shape[2])
     output, *_ = rows(
         query,
         key,
         value,
-        None if valid is None else _with_rows(valid, full),
-        None if call.bias is None else _with_rows(call.bias.float(), full),
+        valid,
+        None if call.bias is None else call.bias.float(),
         blocks,
         block_counts,
         lengths,
@@ -76,8 +76,8 @@ def attention(call: Call) -> Tensor:
 
 
 def _layout_lacks(call: Call, layout: Layout) -> str | None:
-    if not isinstance(layout, BlockTopK):
-        return f"the layout {layout.name}"
+    if type(layout) is not BlockTopK:
+        return f"the layout {called(layout)}"
     if layout.block_size % LANES:
         return f"blocks of {layout.block_size} keys (a multiple of {LANES} is needed)"
     same = call.valid is None or only_keys(call.valid)
@@ -88,8 +88,3 @@ def _layout_lacks(call: Call, layout: Layout) -> str | None:
 
 def _in_order(states: Tensor, order: Tensor) -> Tensor:
     return states.gather(2, order[:, None, :, None].expand(states.shape))
-
-
-def _with_rows(mask: Tensor, full: tuple[int, ...]) -> Tensor:
-    mask = mask.expand(*mask.shape[:-1], full[-1])
-    return (mask if mask.stride(-1) == 1 else mask.contiguous()).expand(full)

@@ -5,6 +5,7 @@ import numpy as np
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at
 from crisp_attention.kernels.cpu.panels import multiply
+from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.vectors import exponentials
 from crisp_attention.kernels.cpu.weights import weigh
 
@@ -19,18 +20,22 @@ def seen_blocks(job, batch, head, block):
 
 
 @compiled
-def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, stride, absent):
-    """tile[:rows] = a · the seen blocks of `packed`; `absent` where the last is short of keys."""
+def products(job, rows, a, stride_a, packed, width, blocks, seen, length, tile, stride, scores):
+    """tile[:rows] = a · the seen blocks of `packed`; where the last is short of keys 0, or -inf for `scores`."""
     size = job.block_size
+    absent = -INFINITY if scores else ZERO
     for c in range(seen):
         first = indices_at(blocks)[c] * size
         columns = floats_after(tile, c * size)
         right = floats_after(packed, first * width)
         multiply(columns, stride, a, stride_a, 1, right, size, width, rows, size, False)
-        keys = length - first
-        for r in range(rows if keys < size else 0):
-            for j in range(r * stride + keys, r * stride + size):
-                columns[j] = absent
+        keys = min(length - first, size)
+        for r in range(rows):
+            line = floats_after(columns, r * stride)
+            for j in range(keys if scores else 0):
+                line[j] = selection.floored(line[j])
+            for j in range(keys, size):
+                line[j] = absent
 
 
 @compiled

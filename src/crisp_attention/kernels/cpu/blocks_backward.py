@@ -16,7 +16,6 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.scores import keys_of
-from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import drop, score_gradient
 
 
@@ -66,11 +65,11 @@ def backward(jobs):
                 columns = seen * size
                 width = job.width
                 products(
-                    job, rows, query, job.query_row, packed_key, width, blocks, seen, length, tile, stride, -INFINITY
+                    job, rows, query, job.query_row, packed_key, width, blocks, seen, length, tile, stride, True
                 )  # fmt: skip
                 width = job.value_width
                 products(
-                    job, rows, grad, job.grad_row, packed_value, width, blocks, seen, length, grads, stride, ZERO
+                    job, rows, grad, job.grad_row, packed_value, width, blocks, seen, length, grads, stride, False
                 )  # fmt: skip
                 for r in range(rows):
                     row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)

@@ -18,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.scores import keys_of
-from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.selection import spoiled
 from crisp_attention.kernels.cpu.vectors import exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop
 
@@ -53,17 +53,17 @@ def forward(jobs):
         out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + first * job.out_row))
         blocks, seen = seen_blocks(job, batch, head, block)
         columns = seen * size
-        products(
-            job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride, -INFINITY
-        )
+        products(job, rows, query, job.query_row, packed, job.width, blocks, seen, length, tile, stride, True)
         for r in range(rows):
             row = floats_after(tile, r * stride)
             at = (batch * job.heads + head) * job.queries + first + r
             norm = floats_at(job.norm + 8 * at)
             threshold, tie = floats_at(job.threshold), indices_at(job.tie)
             if job.rule == plan.DENSE:
-                norm[0] = survey(row, columns)[1]
+                _, norm[0], _, broken, _, _ = survey(row, columns)
                 norm[1] = exponentials(row, norm[0], columns)
+                if spoiled(norm[0], broken):
+                    norm[1] = NAN
                 share = ONE / norm[1]
                 for j in range(columns):
                     row[j] *= share

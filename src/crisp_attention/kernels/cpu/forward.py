@@ -19,7 +19,7 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, spoiled
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import drop, weigh
 
@@ -30,9 +30,10 @@ NAN = np.float32(np.nan)
 def choose(job, row, n, index, kept, work, norm):
     """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
     low, high, seen, broken, total, squares = survey(row, padded(n))
-    norm[0], norm[1] = high, NAN if broken else np.float32(0)
+    spoilt = spoiled(high, broken)
+    norm[0], norm[1] = high, NAN if spoilt else np.float32(0)
     threshold, tie = low, EVERYWHERE
-    if seen == 0 or broken:
+    if seen == 0 or spoilt:
         return 0, INFINITY, EVERYWHERE
     if job.rule == plan.TOPK:
         k = np.int64(indices_at(job.counts)[seen])

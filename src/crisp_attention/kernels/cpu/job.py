@@ -1,5 +1,8 @@
 """What a call of the row kernels hands to its threads."""
 
+from hashlib import sha256
+from pathlib import Path
+
 from crisp_attention.kernels.cpu.native import job_type
 
 STRIDED = ("query", "key", "value", "out", "grad", "valid", "bias", "query_grad")
@@ -32,6 +35,9 @@ OTHERS = (
     "scratch_size",
 )
 RULE = ("rule", "n", "m", "causal", "seed")
+# numba's cache on disk notices changes of the file it compiles, not of those that this one imports from:
+# so the type of a job, which is part of the cache's keys, has a name that changes with any of them
+SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
 
 # Every strided tensor has the address of its first number and its strides over batch, heads and rows; its rows
 # are contiguous. Masks repeat by strides of 0; their address is 0 where there is none.
@@ -40,5 +46,6 @@ JOB = job_type(
     *SIZES,
     *OTHERS,
     *RULE,
+    f"sources_{SOURCES.hexdigest()[:16]}",
     floats=("scale", "level", "dropout"),
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crisp_attention.kernels.cpu.plan import LANES, STRIP, Plan
 from crisp_attention.kernels.cpu.threads import run
+from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
@@ -16,61 +17,92 @@ TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
 PACKED_NUMBERS = 2**19
 
 
+class Job:
+    """The record of a call that its threads read, and the tensors that the addresses in it point to.
+
+    Every address comes from here, of a tensor in the layout that compiled code expects: inputs that have
+    another are copied, and everything is held until the job is done.
+    """
+
+    def __init__(self) -> None:
+        from crisp_attention.kernels.cpu.job import JOB
+
+        self.record = np.zeros(1, JOB)
+        self._held: list[Tensor | np.ndarray] = []
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.record[name][0])
+
+    def set(self, **numbers: float) -> None:
+        """Enter numbers by name."""
+        for name, number in numbers.items():
+            self.record[name] = number
+
+    def strided(self, name: str, tensor: Tensor) -> None:
+        """Enter a tensor (B, H, L, ·) by its address and the strides of all but its last dimension."""
+        rows = by_rows(tensor)
+        self._held.append(rows)
+        self.record[name] = rows.data_ptr()
+        for part, stride in zip(("batch", "head", "row"), rows.stride(), strict=False):
+            self.record[f"{name}_{part}"] = stride
+
+    def flat(self, name: str, tensor: Tensor) -> None:
+        """Enter the address of a tensor that is read from end to end."""
+        dense = tensor.contiguous()
+        self._held.append(dense)
+        self.record[name] = dense.data_ptr()
+
+    def table(self, name: str, array: np.ndarray) -> None:
+        """Enter the address of a numpy array."""
+        self._held.append(array)
+        self.record[name] = array.ctypes.data
+
+
 def fill(
     query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, bias: Tensor | None, plan: Plan
-) -> Any:
-    """A job of these tensors, each with contiguous rows; masks have all four dimensions."""
-    from crisp_attention.kernels.cpu.job import JOB
-
+) -> Job:
+    """A job of these tensors; the masks broadcast to (B, H, L, S)."""
     batch, heads, queries, width = query.shape
-    job = np.zeros(1, JOB)
-    for name, tensor in (("query", query), ("key", key), ("value", value), ("valid", valid), ("bias", bias)):
-        if tensor is not None:
-            point(job, name, tensor)
-    sizes = {"batch": batch, "heads": heads, "groups": key.shape[1], "queries": queries, "keys": key.shape[2]}
+    keys = key.shape[2]
+    job = Job()
+    for name, states in (("query", query), ("key", key), ("value", value)):
+        job.strided(name, states)
+    for name, mask in (("valid", valid), ("bias", bias)):
+        if mask is not None:
+            # rows are laid out before they are repeated: a mask for all queries stays one row
+            whole = by_rows(mask.expand(*mask.shape[:-1], keys))
+            job.strided(name, whole.expand(batch, heads, queries, keys))
     fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
-    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // key.shape[2], fair)))
-    sizes |= {"width": width, "value_width": value.shape[3], "tile": tile, "chunks": 1}
-    sizes["whole"] = key.shape[2] * width <= PACKED_NUMBERS
-    options = {"rule": plan.rule, "level": plan.level, "n": plan.n, "m": plan.m, "causal": plan.causal}
-    options |= {"scale": plan.scale, "dropout": plan.dropout, "seed": plan.seed}
-    for name, number in (sizes | options).items():
-        job[name] = number
+    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // keys, fair)))
+    job.set(batch=batch, heads=heads, groups=key.shape[1], queries=queries, keys=keys)
+    job.set(
+        width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
+    )
+    job.set(rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal)
+    job.set(scale=plan.scale, dropout=plan.dropout, seed=plan.seed)
     return job
 
 
-def restrict(
-    job: Any, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int
-) -> Tensor:
-    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and real tokens (B,).
-
-    Returns the part of `blocks` that the job points to, to be held while it runs.
-    """
-    blocks = blocks[..., : max(1, int(block_counts.max()))].contiguous()
-    job["blocks"], job["block_counts"] = blocks.data_ptr(), block_counts.data_ptr()
-    job["most_blocks"], job["block_size"], job["tile"] = blocks.shape[-1], block_size, block_size
+def restrict(job: Job, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int) -> None:
+    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and real tokens (B,)."""
+    blocks = blocks[..., : max(1, int(block_counts.max()))]
+    job.flat("blocks", blocks)
+    job.flat("block_counts", block_counts)
+    job.set(most_blocks=blocks.shape[-1], block_size=block_size, tile=block_size)
     if lengths is not None:
-        job["lengths"] = lengths.data_ptr()
-    return blocks
+        job.flat("lengths", lengths)
 
 
-def point(job: Any, name: str, tensor: Tensor) -> None:
-    """Enter a strided tensor's address and strides."""
-    job[name] = tensor.data_ptr()
-    job[name + "_batch"], job[name + "_head"], job[name + "_row"] = tensor.stride()[:3]
-
-
-def launch(work: Callable[..., Any], job: Any, items: int) -> None:
+def launch(work: Callable[..., Any], job: Job, items: int) -> None:
     """Run a compiled function on the job, on at most as many threads as there are items."""
     threads = max(1, min(torch.get_num_threads(), items))
-    number = {name: int(job[name][0]) for name in ("tile", "keys", "width", "value_width", "most_blocks")}
-    if block := int(job["block_size"][0]):
-        columns, tiles = number["most_blocks"] * block, 2
-        packed = -(-number["keys"] // block) * block * (number["width"] + number["value_width"])
+    if block := job["block_size"]:
+        columns, tiles = job["most_blocks"] * block, 2
+        packed = -(-job["keys"] // block) * block * (job["width"] + job["value_width"])
     else:
-        columns, tiles = -(-number["keys"] // LANES) * LANES, 1
-        packed = -(-(number["keys"] if job["whole"][0] else STRIP) // STRIP) * STRIP * number["width"]
-    size = 4 * (columns + LANES) + tiles * number["tile"] * columns + packed
-    scratch = torch.empty(threads, size, dtype=torch.float32, device="cpu")
-    job["scratch"], job["scratch_size"] = scratch.data_ptr(), size
-    run(work.address, job.ctypes.data, threads)  # type: ignore[attr-defined]
+        columns, tiles = -(-job["keys"] // LANES) * LANES, 1
+        packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
+    size = 4 * (columns + LANES) + tiles * job["tile"] * columns + packed
+    job.flat("scratch", torch.empty(threads, size, dtype=torch.float32, device="cpu"))
+    job.set(scratch_size=size)
+    run(work.address, job.record.ctypes.data, threads)  # type: ignore[attr-defined]

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from crisp_attention.kernels.cpu.compiling import loaded
-from crisp_attention.kernels.cpu.launch import fill, launch, point, restrict
+from crisp_attention.kernels.cpu.launch import fill, launch, restrict
 from crisp_attention.kernels.cpu.plan import TOPK, Plan, counts_of
+from crisp_attention.kernels.derivatives import refuse_second
+
+# what the forward pass notes of every row for the backward pass
+PER_ROW = ("threshold", "tie", "norm")
 
 
 @torch.library.custom_op("crisp::rows", mutates_args=(), device_types="cpu")
@@ -32,19 +36,19 @@ def rows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    query, key, value = map(_rows, (query, key, value))
     results = _outputs(query, value)
     job = fill(query, key, value, valid, bias, plan)
     kernel = "forward"
     if blocks is not None and block_counts is not None:
-        blocks = restrict(job, blocks, block_counts, lengths, block_size)
+        restrict(job, blocks, block_counts, lengths, block_size)
         kernel = "blocks_forward"
-    point(job, "out", results[0])
-    _saved(job, *results[1:])
+    job.strided("out", results[0])
+    for name, tensor in zip(PER_ROW, results[1:], strict=True):
+        job.flat(name, tensor)
     counts = counts_of(plan.topk(), key.shape[2]) if rule == TOPK else ()
     for name, table in zip(("counts", "hints"), counts, strict=False):
-        job[name] = table.ctypes.data
-    tiles = -(-query.shape[2] // int(job["tile"][0]))
+        job.table(name, table)
+    tiles = -(-query.shape[2] // job["tile"])
     launch(loaded(kernel), job, query.shape[0] * query.shape[1] * tiles)
     return results
 
@@ -80,22 +84,24 @@ def rows_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    grad, query, key, value = map(_rows, (grad, query, key, value))
     job = fill(query, key, value, valid, bias, plan)
     kernel = "backward"
     if blocks is not None and block_counts is not None:
-        blocks = restrict(job, blocks, block_counts, lengths, block_size)
+        restrict(job, blocks, block_counts, lengths, block_size)
         kernel = "blocks_backward"
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
-    tiles = -(-query.shape[2] // int(job["tile"][0]))
+    tiles = -(-query.shape[2] // job["tile"])
     chunks = min(tiles, -(-torch.get_num_threads() // groups))
-    query_grad = torch.empty_like(query)
+    query_grad = query.new_empty(query.shape)
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
-    point(job, "grad", grad)
-    point(job, "query_grad", query_grad)
-    _saved(job, threshold, tie, norm)
-    job["chunks"], job["key_grad"], job["value_grad"] = chunks, key_grad.data_ptr(), value_grad.data_ptr()
+    job.strided("grad", grad)
+    job.strided("query_grad", query_grad)
+    for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
+        job.flat(name, tensor)
+    job.flat("key_grad", key_grad)
+    job.flat("value_grad", value_grad)
+    job.set(chunks=chunks)
     launch(loaded(kernel), job, chunks * groups)
     if chunks == 1:  # a sum would hold another copy
         return query_grad, key_grad[0], value_grad[0]
@@ -104,7 +110,7 @@ def rows_backward(
 
 @rows_backward.register_fake
 def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(_rows(query)), key.new_empty(key.shape), value.new_empty(value.shape)
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -119,6 +125,7 @@ def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
 
 
 rows.register_autograd(_gradients, setup_context=_remember)
+rows_backward.register_autograd(refuse_second("cpu"))
 
 
 def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,12 +139,3 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
         torch.zeros_like(per_row, dtype=torch.int32),
         query.new_zeros(batch, heads, queries, 2),
     )
-
-
-def _saved(job: Any, threshold: Tensor, tie: Tensor, norm: Tensor) -> None:
-    for name, tensor in (("threshold", threshold), ("tie", tie), ("norm", norm)):
-        job[name] = tensor.data_ptr()
-
-
-def _rows(states: Tensor) -> Tensor:
-    return states if states.stride(3) == 1 or states.shape[3] == 1 else states.contiguous()

@@ -37,20 +37,23 @@ class Plan:
 
 
 def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
-    """The rule's number, level, n and m, None for a rule these kernels do not have."""
-    if isinstance(rule, TopK):
+    """The rule's number, level, n and m, None for a rule these kernels do not have.
+
+    A subclass may select or weigh in any other way: it is not the rule.
+    """
+    if type(rule) is TopK:
         if rule.sparsity is None:
             return TOPK, 0.0, 1, rule.keep or 0
         return (TOPK if rule.sparsity else DENSE), rule.sparsity, rule.min_keep, 0
-    if isinstance(rule, TopP):
+    if type(rule) is TopP:
         return (DENSE if rule.mass == 1 else TOPP), rule.mass, 1, 1
-    if isinstance(rule, Threshold):
+    if type(rule) is Threshold:
         return (THRESHOLD, math.log(rule.epsilon), 1, 1) if rule.epsilon > 0 else (DENSE, 0.0, 1, 1)
-    if isinstance(rule, NofM):
+    if type(rule) is NofM:
         return NOFM, 0.0, rule.n, rule.m
-    if isinstance(rule, Entmax) and rule.alpha in ENTMAX:
+    if type(rule) is Entmax and rule.alpha in ENTMAX:
         return ENTMAX[float(rule.alpha)], 0.0, 1, 1
-    return (DENSE, 0.0, 1, 1) if isinstance(rule, Dense) else None
+    return (DENSE, 0.0, 1, 1) if type(rule) is Dense else None
 
 
 ENTMAX = {1.0: DENSE, 1.5: ENTMAX15, 2.0: SPARSEMAX}

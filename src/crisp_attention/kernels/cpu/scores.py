@@ -1,9 +1,9 @@
-"""The scores of a tile of rows, as every rule sees them: what may not be attended is -inf."""
+"""The scores of a tile of rows, as every rule sees them: what may not be attended, and nothing else, is -inf."""
 
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES, STRIP
-from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.selection import INFINITY, floored
 
 
 @compiled
@@ -59,6 +59,9 @@ def score_tile(job, batch, head, first, rows, packed, scores):
         if job.valid:
             may = bytes_at(job.valid + batch * job.valid_batch + head * job.valid_head + i * job.valid_row)
             for j in range(n):
-                row[j] = row[j] if may[j] else -INFINITY
+                row[j] = floored(row[j]) if may[j] else -INFINITY
+        else:
+            for j in range(n):
+                row[j] = floored(row[j])
         for j in range(n, padded(n)):
             row[j] = -INFINITY

@@ -12,6 +12,8 @@ from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
 from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
 
 INFINITY = np.float32(np.inf)
+# what a score of -inf is entered as, so that it stays a key: -inf itself is a pair that is not valid
+LOWEST = np.float32(np.finfo(np.float32).min)
 HALF = np.float32(0.5)
 # after so many counts another way of choosing the next begins; the last needs at most 32
 GUESSES, LINES, BISECTIONS, MOST_STEPS = 2, 7, 24, 64
@@ -19,6 +21,18 @@ NEWTON = 30
 ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
 EVERYWHERE = LARGEST
+
+
+@compiled
+def spoiled(high, broken):
+    """Whether a row has no weights: it holds NaN (`broken` of them) or +inf, or its keys' scores are all -inf."""
+    return broken > 0 or high == LOWEST or not high < INFINITY
+
+
+@compiled
+def floored(score):
+    """A score of a valid pair, -inf as LOWEST; NaN stays."""
+    return LOWEST if score < LOWEST else score
 
 
 @compiled

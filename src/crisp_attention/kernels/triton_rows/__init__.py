@@ -14,7 +14,7 @@ from torch import Tensor
 from crisp_attention.heads import PerHead
 from crisp_attention.kernels.call import Call
 from crisp_attention.layouts import Full
-from crisp_attention.methods import Method
+from crisp_attention.methods import Method, called
 from crisp_attention.ranking import ROUNDING
 from crisp_attention.rules import Dense, Threshold, TopK, TopP
 
@@ -37,10 +37,10 @@ def lacks(call: Call) -> str | None:
         return "the dtype bfloat16 in Triton's interpreter, whose products take its bits for whole numbers"
     if isinstance(call.method, PerHead):
         return "a method for each head"
-    if not isinstance(call.method.layout, Full):
-        return f"the layout {call.method.layout.name}"
-    if not isinstance(call.method.rule, (Dense, TopK, TopP, Threshold)):
-        return f"the rule {call.method.rule.name}"
+    if type(call.method.layout) is not Full:
+        return f"the layout {called(call.method.layout)}"
+    if type(call.method.rule) not in (Dense, TopK, TopP, Threshold):
+        return f"the rule {called(call.method.rule)}"
     if max(query.shape[-1], call.value.shape[-1]) > WIDEST:
         return f"heads wider than {WIDEST}"
     if 0 in query.shape:

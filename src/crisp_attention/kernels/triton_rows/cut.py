@@ -68,7 +68,8 @@ def find_cuts(
         total += tl.sum(tl.where(seen, s, 0.0), 1)
         squares += tl.sum(tl.where(seen, s * s, 0.0), 1)
 
-    sound = (seen_keys > 0) & (broken == 0)
+    # a row whose largest score is not finite is NaN, whatever it would keep; nothing is searched for in it
+    sound = (seen_keys > 0) & (broken == 0) & (top > float("-inf")) & (top < float("inf"))
     last = tl.full([BLOCK_M], 0, tl.int32) + keys
     if RULE == THRESHOLD:
         cut = top + number
@@ -168,7 +169,7 @@ def find_cuts(
                 before += tl.sum(equal, 1)
             last = tl.where(tied, bound, last)
 
-    cut = tl.where(seen_keys == 0, float("inf"), tl.where(broken > 0, float("-inf"), cut))
+    cut = tl.where(seen_keys == 0, float("inf"), tl.where(sound, cut, float("-inf")))
     at_row = (b * heads + h) * queries + i
     tl.store(cuts + at_row, cut, mask=i < queries)
     tl.store(lasts + at_row, last, mask=i < queries)

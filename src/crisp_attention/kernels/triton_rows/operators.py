@@ -6,6 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
+from crisp_attention.kernels.derivatives import refuse_second
+from crisp_attention.kernels.memory import by_rows
 from crisp_attention.kernels.triton_rows.backward import key_gradients, query_gradients
 from crisp_attention.kernels.triton_rows.cut import THRESHOLD, TOPK, TOPP, find_cuts
 from crisp_attention.kernels.triton_rows.forward import attend
@@ -32,7 +34,7 @@ def forward(
     `valid` has the full shape (B, H, L, S), with strides of 0 where it was broadcast; `count_of` (S + 1,)
     holds the k of a row that sees n keys; `seed` () starts the dropout.
     """
-    query, key, value = (_by_rows(states) for states in (query, key, value))
+    query, key, value = map(by_rows, (query, key, value))
     output, sums, tops, cuts, lasts = _empty(query, value)
     tiles, common = _common(query, key, valid, scale, causal)
     grid = (tiles * query.shape[0] * query.shape[1],)
@@ -81,7 +83,9 @@ def backward(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output, `given`."""
-    given, query, key, value = (_by_rows(states) for states in (given, query, key, value))
+    # what was saved need not come back as it was laid out: hooks of autograd and compilers may move it
+    given, query, key, value, output = map(by_rows, (given, query, key, value, output))
+    sums, tops, cuts, lasts = (each.contiguous() for each in (sums, tops, cuts, lasts))
     means = torch.empty_like(sums)
     d_query, d_key, d_value = _empty_gradients(query, key, value)
     tiles, common = _common(query, key, valid, scale, causal)
@@ -131,6 +135,7 @@ def _differentiate(ctx: Any, given: Tensor, *_: Any) -> tuple[Tensor | None, ...
 
 
 forward.register_autograd(_differentiate, setup_context=_remember)
+backward.register_autograd(refuse_second("triton"))
 
 
 def _empty(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -148,8 +153,14 @@ def block_size(dtype: torch.dtype) -> int:
     return 32 if dtype == torch.float32 else 64
 
 
-def _by_rows(states: Tensor) -> Tensor:
-    return states if states.stride(-1) == 1 else states.contiguous()
+def options(dtype: torch.dtype, width: int) -> dict[str, Any]:
+    """What Triton's compiler is told, for heads of a width."""
+    return {
+        # score - largest in one rounding is not 0 where the score is the largest
+        "enable_fp_fusion": False,
+        "num_warps": 4,
+        "num_stages": 1 if dtype == torch.float32 else 2,
+    }
 
 
 def _common(
@@ -174,10 +185,7 @@ def _common(
         "BLOCK_M": block,
         "BLOCK_N": block,
         "WIDTH": _padded(query),
-        # score - largest in one rounding is not 0 where the score is the largest
-        "enable_fp_fusion": False,
-        "num_warps": 4,
-        "num_stages": 1 if query.dtype == torch.float32 else 2,
+        **options(query.dtype, query.shape[3]),
     }
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from crisp_attention.training.data.contents import no_input
 from crisp_attention.training.data.error import DataError, listed
 
 STRINGS = {"string", "large_string"}
 NOT_TEXT = ("label", "target", "class", "category")
 IDENTIFIERS = {"id", "idx", "guid", "uuid", "uid", "index"}
+INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|level_\d+")  # as pandas calls its own
 ADDED = ("labels", "index")
 
 
@@ -19,25 +21,30 @@ class Columns:
     label: str
     texts: tuple[str, ...]
     image: str | None
-    unused: tuple[str, ...]  # the columns of the other kind that could have been inputs
+    unused: tuple[str, ...]  # columns that could have been inputs, and why they are none
+    doubts: tuple[str, ...] = ()  # what speaks against the inputs, in sentences
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return self.texts if self.image is None else (self.image,)
 
     @property
-    def note(self) -> str:
+    def notes(self) -> tuple[str, ...]:
         kind = "image column" if self.image else "text column" if len(self.texts) == 1 else "text columns"
         unused = f"; not used: {listed(self.unused)}" if self.unused else ""
-        return f"{kind}: {listed(self.inputs)}; label column: {self.label}{unused}"
+        return f"{kind}: {listed(self.inputs)}; label column: {self.label}{unused}", *self.doubts
 
 
-def choose_columns(features: Features, texts: Sequence[str], image: str | None, label: str | None) -> Columns:
+def choose_columns(train: Dataset, texts: Sequence[str], image: str | None, label: str | None) -> Columns:
     """The named columns, and the ones that only one choice is left for.
 
-    Raises DataError when a named column is missing or of another kind, or the choice is not clear.
+    What restates the label, is the same in every row or identifies it is an input only when it is named, or
+    when there is nothing else. Raises DataError when a named column is missing or of another kind, or the
+    choice is not clear.
     """
+    features = train.features
     label = _label_column(features, label)
+    doubts: list[str] = []
     if texts and image is not None:
         raise DataError(
             f"expected text columns or an image column; both are named: {listed(texts)} and {image}"
@@ -45,15 +52,16 @@ def choose_columns(features: Features, texts: Sequence[str], image: str | None, 
     if texts:
         _check_texts(features, texts, label)
         unused = []
+        reasons = {name: no_input(train, name, label) for name in texts}
+        doubts = [f"the text column {name} {reason}" for name, reason in reasons.items() if reason]
     elif image is not None:
         _check_named(features, [image])
         if image not in _images(features):
             raise DataError(f"the column {image} is no image column; the columns are {_described(features)}")
         unused = _texts(features, label)
     else:
-        texts, image = _inputs(features, label)
-        unused = [] if image else _images(features)
-    columns = Columns(label, tuple(texts), image, tuple(unused))
+        texts, image, unused = _inputs(train, label)
+    columns = Columns(label, tuple(texts), image, tuple(unused), tuple(doubts))
     clash = [name for name in columns.inputs if name in ADDED]
     if clash:
         raise DataError(
@@ -88,16 +96,24 @@ def _label_column(features: Features, named: str | None) -> str:
     )
 
 
-def _inputs(features: Features, label: str) -> tuple[list[str], str | None]:
-    texts, images = _texts(features, label), _images(features)
+def _inputs(train: Dataset, label: str) -> tuple[list[str], str | None, list[str]]:
+    features = train.features
+    candidates, images = _texts(features, label), _images(features)
+    reasons = {}
+    if len(candidates) + len(images) > 1:
+        reasons = {name: reason for name in candidates if (reason := no_input(train, name, label))}
+    texts = [name for name in candidates if name not in reasons]
+    if not texts and not images:
+        texts, reasons = candidates, {}
+    unused = [f"{name}, which {reason}" for name, reason in reasons.items()]
     if 1 <= len(texts) <= 2:
-        return texts, None
+        return texts, None, [*images, *unused]
     if texts:
         raise DataError(
             f"expected one or two text columns; found {listed(texts)}; name them with --text-columns"
         )
     if len(images) == 1:
-        return [], images[0]
+        return [], images[0], unused
     if images:
         raise DataError(f"expected one image column; found {listed(images)}; name it with --image-column")
     raise DataError(
@@ -111,7 +127,9 @@ def _texts(features: Features, label: str) -> list[str]:
     return [
         name
         for name in strings
-        if not any(word in name.lower() for word in NOT_TEXT) and _last_word(name) not in IDENTIFIERS
+        if not any(word in name.lower() for word in NOT_TEXT)
+        and _last_word(name) not in IDENTIFIERS
+        and not INDEX.fullmatch(name)
     ]
 
 

@@ -1,15 +1,17 @@
-"""Reading the splits of a data set from a local folder."""
+"""Reading the splits of a data set from a local folder or a single file."""
 
-import glob
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_from_disk
+from datasets.table import InMemoryTable
 
+from crisp_attention.training.data.class_folders import has_images, read_class_folders
+from crisp_attention.training.data.delimited import typed
 from crisp_attention.training.data.error import DataError, first_line, listed
+from crisp_attention.training.data.files import FORMATS, is_delimited, read_files
 
 SPLIT_NAMES = {
     "train": "train",
@@ -19,43 +21,71 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-BUILDERS = {"parquet": "parquet", "csv": "csv", "jsonl": "json", "json": "json"}
-# The defaults read the text "NA" in csv as missing, type each 10,000 rows of csv anew,
-# and fail on empty parquet.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "parquet": {"batch_size": 10_000},
-    "csv": {"keep_default_na": False, "na_values": [""], "chunksize": 10_000_000},
-    "json": {},
-    "imagefolder": {"drop_labels": False},
-}
 FILE_NAME = re.compile(
     rf"(?P<split>{'|'.join(SPLIT_NAMES)})"
     r"(?:-(?P<part>\d+)-of-(?P<parts>\d+)(?:-[0-9a-f]+)?)?"
-    rf"\.(?P<format>{'|'.join(BUILDERS)})"
+    rf"\.(?P<format>{'|'.join(map(re.escape, FORMATS))})"
 )
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in the folder
+
+Splits = dict[str, Dataset]
 
 
-def read_folder(folder: Path) -> dict[str, Dataset]:
-    """The splits that the folder's files hold, or else its folders of images, one subfolder a class.
+def read_file(file: Path) -> tuple[Splits, list[str]]:
+    """The file as the train split, whatever its name is. Raises DataError when it cannot be read."""
+    if not any(file.name.endswith(f".{ending}") for ending in FORMATS):
+        raise DataError(
+            f"expected a file that ends in {listed(f'.{ending}' for ending in FORMATS)}, or a folder; found {file}"
+        )
+    return _from_files({"train": [file]}), []
 
-    Raises DataError when the folder holds no split, two sources for one split, some parts of a split
-    only, or a file that cannot be read.
+
+def read_folder(folder: Path) -> tuple[Splits, list[str]]:
+    """The splits that the folder holds, and notes on what was left out.
+
+    They are those of `save_to_disk`, or else of its files named after splits, or else of its folders of
+    images, one subfolder a class, or else its own subfolders are the classes of the train split. Raises
+    DataError when the folder holds no split, two sources for one split, some parts of a split only, or
+    what cannot be read.
     """
     entries = sorted(folder.iterdir())
+    if any((folder / name).is_file() for name in SAVED):
+        return _read_saved(folder), []
     files = _split_files([entry for entry in entries if entry.is_file()])
     if files:
-        return {split: _read_files(split, paths) for split, paths in files.items()}
-    folders = _image_folders([entry for entry in entries if entry.is_dir()])
-    if folders:
-        return {
-            split: _load("imagefolder", split, [f"{glob.escape(str(path))}/*/*"], str(path))
-            for split, path in folders.items()
-        }
+        return _from_files(files), []
+    folders = _shown_folders(folder)
+    images = {split: _shown_folders(path) for split, path in _image_folders(folders).items()}
+    if not images and any(has_images(each) for each in folders):
+        images = {"train": [each for each in folders if has_images(each)]}
+    if images:
+        read = {split: read_class_folders(split, classes) for split, classes in images.items()}
+        return {split: rows for split, (rows, _) in read.items()}, [
+            note for _, notes in read.values() for note in notes
+        ]
     raise DataError(
         f"{folder} holds no data set: expected files named train, validation and test (.parquet, .csv, "
-        f".jsonl or .json; train-00000-of-00002.parquet for parts) or folders train/CLASS of images; "
+        f".tsv, .jsonl or .json; train-00000-of-00002.parquet for parts), folders train/CLASS or CLASS of "
+        f"images, or what save_to_disk of datasets wrote; "
         f"found {listed(entry.name + '/' * entry.is_dir() for entry in entries)}"
     )
+
+
+def _from_files(files: dict[str, list[Path]]) -> Splits:
+    splits = {split: read_files(split, paths) for split, paths in files.items()}
+    return typed(splits, [split for split, paths in files.items() if is_delimited(paths[0])])
+
+
+def _read_saved(folder: Path) -> Splits:
+    try:
+        saved = load_from_disk(str(folder))
+    except Exception as error:  # the library lets through whatever its readers raise
+        raise DataError(f"cannot read the data set saved in {folder}: {first_line(error)}") from error
+    found = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    # Plain datasets: without the format that was saved, and without the files beside which `map` would write.
+    return {
+        str(split): Dataset(InMemoryTable(rows.data.table), info=rows.info) for split, rows in found.items()
+    }
 
 
 def _split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -81,36 +111,17 @@ def _split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
     return {split: [file for file, _ in found] for split, found in named.items()}
 
 
+def _shown_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _image_folders(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         split = SPLIT_NAMES.get(folder.name)
-        if split is None or not any(child.is_dir() for child in folder.iterdir()):
+        if split is None or not _shown_folders(folder):
             continue
         if split in found:
             raise DataError(f"expected one folder for the {split} split; found {found[split]} and {folder}")
         found[split] = folder
     return found
-
-
-def _read_files(split: str, files: Sequence[Path]) -> Dataset:
-    for file in files:
-        if not file.stat().st_size:
-            raise DataError(f"{file} is empty (0 bytes): expected the rows of the {split} split")
-    builder = BUILDERS[files[0].suffix[1:]]
-    try:
-        return _load(builder, split, [glob.escape(str(file)) for file in files], listed(files))
-    except DataError:
-        if len(files) > 1:  # find the one to blame
-            for file in files:
-                _read_files(split, [file])
-        raise
-
-
-def _load(builder: str, split: str, patterns: list[str], source: str) -> Dataset:
-    try:
-        return load_dataset(builder, data_files={split: patterns}, split=split, **OPTIONS[builder])
-    except Exception as error:  # load_dataset lets through whatever its readers raise
-        if "corresponds to no data" in str(error):
-            raise DataError(f"the {split} split is empty: expected rows in {source}; found none") from error
-        raise DataError(f"cannot read the {split} split from {source}: {first_line(error)}") from error

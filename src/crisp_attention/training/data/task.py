@@ -7,8 +7,9 @@ import numpy as np
 from datasets import Dataset
 
 from crisp_attention.training.data.columns import check_columns, choose_columns
+from crisp_attention.training.data.error import listed
 from crisp_attention.training.data.inputs import check_inputs
-from crisp_attention.training.data.labels import complete, label_values, learn_labels
+from crisp_attention.training.data.labels import complete, label_values, learn_labels, spaced
 from crisp_attention.training.data.source import read_splits
 from crisp_attention.training.data.splits import hold_out, take_examples
 
@@ -35,24 +36,29 @@ class Task:
 def load_task(
     dataset: str,
     *,
+    revision: str | None = None,
     text_columns: Sequence[str] = (),
     image_column: str | None = None,
     label_column: str | None = None,
     train_examples: int | None = None,
 ) -> Task:
-    """Load "builtin:digits", a local folder of split files or a data set of the Hub.
+    """Load "builtin:digits", a local folder or file, or a data set of the Hub.
 
-    Columns that are not named are found by their types and names. A test split without labels is left
-    out; without a labelled validation split one is held out of train, the same one every time.
-    `train_examples` keeps a fixed random subset of train. Raises DataError for what cannot be used.
+    A data set of the Hub is `name` or `name:configuration`, at `revision` or its newest. Columns that are
+    not named are found by their types, names and contents. A test split without labels is left out; without
+    a labelled validation split one is held out of train, the same one every time. `train_examples` keeps a
+    fixed random subset of train. Raises DataError for what cannot be used.
     """
-    found, notes = read_splits(dataset)
+    found, notes = read_splits(dataset, revision)
     train = found["train"]
-    columns = choose_columns(train.features, text_columns, image_column, label_column)
-    notes.append(columns.note)
+    columns = choose_columns(train, text_columns, image_column, label_column)
+    notes.extend(columns.notes)
     train_labels = complete("train", label_values("train", train, columns.label))
     label_map = learn_labels(train, columns.label, train_labels)
-    notes.extend([label_map.note] if label_map.note else [])
+    notes.extend(label_map.notes)
+    labelled_splits = [rows for rows in found.values() if columns.label in rows.features]
+    if cut := sorted({label for rows in labelled_splits for label in spaced(rows, columns.label)}):
+        notes.append(f"labels taken without the spaces around them: {listed(map(repr, cut))}")
 
     splits: dict[str, Dataset] = {}
     for split, rows in found.items():

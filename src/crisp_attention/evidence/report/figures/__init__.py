@@ -41,7 +41,7 @@ def main_pictures(analysis: Analysis) -> list[Picture]:
         return [accuracy, gap]
     difference = Picture(
         "difference",
-        "Difference to dense",
+        "Difference from dense",
         "Paired by seed. A configuration differs from dense only if both its intervals leave out the dashed "
         "zero; the verdicts correct for the number of comparisons as well.",
         drawn(draw_differences(analysis), "difference"),

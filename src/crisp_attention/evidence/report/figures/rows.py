@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from crisp_attention.evidence.analysis import Analysis, Comparison, Line
 from crisp_attention.evidence.report.figures.palette import INK, QUIET
 from crisp_attention.evidence.report.figures.style import Look, finish, legend, looks, new_figure, wrapped
-from crisp_attention.evidence.statistics import Interval, mean_interval
+from crisp_attention.evidence.statistics import Interval, seeds_interval
 
 
 def draw_differences(analysis: Analysis) -> Figure:
@@ -33,7 +33,7 @@ def draw_gaps(analysis: Analysis) -> Figure:
     figure, axes, look = _start(analysis, lines)
     for row, line in enumerate(lines):
         gaps = line.runs["gap"].dropna()
-        mean = mean_interval(gaps.tolist()) if len(gaps) > 1 else None
+        mean = seeds_interval(gaps.tolist())
         _row(axes, row, 100 * gaps, mean, look[line.configuration.name])
     axes.set_xlabel("training minus validation accuracy (points)")
     _name_marks(figure, axes, "")

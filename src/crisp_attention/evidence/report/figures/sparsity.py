@@ -32,6 +32,8 @@ def draw_sparsity(analysis: Analysis) -> Figure:
             _means(axes, at, series, shown)
     axes.set(xlabel="achieved sparsity (% of valid pairs dropped)", ylabel=f"{analysis.split} accuracy (%)")
     axes.set_xlim(-3, 100)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -2), min(high, 102))  # intervals may reach beyond what an accuracy can be
     axes.set_xticks(range(0, 101, 10))
     finish(axes, "y")
     legend(figure, axes.get_legend_handles_labels()[0], 6)

@@ -1,0 +1,130 @@
+"""An adapter's configuration carries the settings of the sparse model that it was trained on.
+
+PEFT saves and loads that configuration without passing the model along, so the model is looked for among
+the callers. Saving for a dense model, and loading a configuration without settings, do what they always did.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
+from types import FrameType, ModuleType
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from wrapt import wrap_function_wrapper
+
+from crisp_attention.heads import LayerMethod
+from crisp_attention.models.adapters import adapters_on, recorded_in, saved_modules
+from crisp_attention.models.apply import outermost, sparse_root
+from crisp_attention.models.configs import ORIGINALS
+from crisp_attention.models.learned import MODULE, learning_layers, own_parameters
+from crisp_attention.models.notice import CONFIG_KEY, LIBRARY, is_restoring, notify
+from crisp_attention.models.selection import by_name
+from crisp_attention.models.settings import attention_layers, settings_of
+
+# what is set on a base model for a task, and cannot be known from the checkpoint that it came from
+TASK = ("id2label", "label2id", "problem_type", "pad_token_id")
+Methods = dict[int, LayerMethod]
+
+
+def install(peft_config: ModuleType) -> None:
+    """Let PEFT's configurations carry the settings; called with the module `peft.config` once it is imported."""
+    wrap_function_wrapper(peft_config, "PeftConfigMixin.save_pretrained", _save)
+    wrap_function_wrapper(peft_config, "PeftConfigMixin.from_pretrained", _load)
+
+
+def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    owner = next((each for each in _models(_callers(), ("self",)) if hasattr(each, "peft_config")), None)
+    root = None if owner is None else _transformers_model(owner)
+    if owner is None or root is None or not (hasattr(root, ORIGINALS) and hasattr(root.config, CONFIG_KEY)):
+        return wrapped(*args, **kwargs)
+    name = next((name for name, each in adapters_on(owner, root).configs.items() if each is config), None)
+    parameters = {layer.name: own_parameters(layer.module, name) for layer in learning_layers(root)}
+    if any(each is not own_parameters(root.get_submodule(layer)) for layer, each in parameters.items()):
+        config.modules_to_save = list(dict.fromkeys([*saved_modules(config), MODULE]))
+    different = root.config.to_diff_dict()
+    settings = {
+        **getattr(root.config, CONFIG_KEY),
+        "learned": {
+            layer: {each: value.tolist() for each, value in values.named_parameters()}
+            for layer, values in parameters.items()
+        },
+        "task": {key: different[key] for key in TASK if key in different},
+    }
+    mapping = kwargs.pop("auto_mapping_dict", None) or config.auto_mapping
+    mapping = mapping or {"base_model_class": type(root).__name__, "parent_library": type(root).__module__}
+    return wrapped(*args, auto_mapping_dict={**mapping, CONFIG_KEY: settings}, **kwargs)
+
+
+def _load(wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    config = wrapped(*args, **kwargs)
+    recorded = recorded_in(config)
+    if recorded is None or is_restoring():
+        return config
+    readers = list(takewhile(lambda frame: LIBRARY.search(frame.f_code.co_filename), _callers()))
+    model = next(_models(readers, ("self", "model")), None)
+    if model is not None or not readers:  # else a library looks at it before it loads a model
+        root = None if model is None else _transformers_model(model)
+        if (message := _notice(*recorded, root)) is not None:
+            notify(message)
+    return config
+
+
+def _notice(methods: Mapping[str, LayerMethod], phase: str, root: PreTrainedModel | None) -> str | None:
+    remedy = "crisp_attention.restore(model) makes it what the adapter was trained with, crisp_attention.load(path) "
+    remedy += "loads both."
+    if root is None:
+        return f"This adapter was trained with sparse attention, but a model that it is loaded into is dense. {remedy}"
+    try:
+        found = attention_layers(root)
+        wanted = {by_name(found, name).index: method for name, method in methods.items()}
+    except ValueError as error:
+        return f"This adapter was trained with sparse attention in a model with other layers: {error}"
+    trained = f"This adapter was trained with sparse attention ({_in_words(wanted, phase)})"
+    active, active_phase = _active(root)
+    if not active:
+        return f"{trained}, but the model that it is loaded into is dense. {remedy}"
+    if (active, active_phase) != (wanted, phase):
+        now = _in_words(active, active_phase)
+        return f"{trained}, but the model that it is loaded into has another ({now}). {remedy}"
+    return None
+
+
+def _active(root: PreTrainedModel) -> tuple[Methods, str]:
+    try:
+        sparse_root(root)
+    except ValueError:
+        return {}, ""
+    sparse = [each for _, each in settings_of(root) if each.method is not None]
+    return {each.index: each.method for each in sparse if each.method is not None}, sparse[0].phase
+
+
+def _in_words(methods: Methods, phase: str) -> str:
+    layers: dict[str, list[str]] = {}
+    for index, method in sorted(methods.items()):
+        layers.setdefault(method.spec, []).append(str(index))
+    words = [f"{spec} in {len(at)} layers: {', '.join(at)}" for spec, at in layers.items()]
+    return "; ".join(words if phase == "always" else [*words, f"phase {phase}"])
+
+
+def _callers() -> Iterator[FrameType]:
+    """The frames outside this module, the nearest first."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename != __file__:
+            yield frame
+        frame = frame.f_back
+
+
+def _models(frames: Iterable[FrameType], names: tuple[str, ...]) -> Iterator[nn.Module]:
+    """The models that functions hold under these names."""
+    held = (frame.f_locals.get(name) for frame in frames for name in names)
+    return (each for each in held if isinstance(each, nn.Module))
+
+
+def _transformers_model(model: nn.Module) -> PreTrainedModel | None:
+    try:
+        return outermost(model)
+    except TypeError:
+        return None

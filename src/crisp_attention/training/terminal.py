@@ -1,0 +1,90 @@
+"""What a command prints arrives, whatever is at the other end. Imports nothing heavy, as the command line needs it."""
+
+import codecs
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+CANNOT_PRINT = 1
+TABLE_WIDTH = 80
+SPELLED = "spelled"
+# signs that our own messages hold and ASCII lacks; without them numbers would lose their sign
+SPELLINGS = {
+    "−": "-",
+    "–": "-",
+    "±": "+/-",
+    "×": "x",
+    "≤": "<=",
+    "…": "...",
+    "’": "'",
+    "α": "alpha",
+    "ε": "epsilon",
+    "τ": "tau",
+    "·": ".",
+    "●": "*",
+    "✗": "x",
+    "◌": "o",
+    "•": "*",
+}
+
+
+@contextmanager
+def any_terminal() -> Iterator[None]:
+    """Characters that a terminal, pipe or file cannot encode are spelled in ASCII, or become question marks.
+
+    When standard output cannot be written any more, the block ends with SystemExit: without a word if
+    its reader has gone (`crisp methods | head -1`), else with the reason.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        replace_unencodable(stream)
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if _can_write():
+            raise
+        with open(os.devnull, "w") as nowhere:  # what is left in the buffer goes there at exit
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(CANNOT_PRINT)
+
+
+def replace_unencodable(stream: object, encoding: str | None = None) -> None:
+    """No character ends the process that prints it; with `encoding`, the stream takes that one from now on."""
+    codecs.register_error(SPELLED, _spelled)
+    if isinstance(stream, TextIOWrapper):  # None where a process has no output at all
+        stream.reconfigure(encoding=encoding, errors=SPELLED)
+
+
+def table_console() -> "Console":
+    """Standard output for tables of numbers: narrower terminals break lines, where a table would cut numbers."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, TABLE_WIDTH)
+    return console
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SPELLINGS.get(each, "?") for each in error.object[error.start : error.end]), error.end
+
+
+def _can_write() -> bool:
+    try:
+        print(flush=True)  # to write nothing would not show it
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""Every method under PEFT's adapters, those that put virtual tokens before the text included."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+import crisp_attention as crisp
+from crisp_attention.methods import as_method
+from tests.contract.rows import ROWS
+from tests.models.adapted import quiet, trained
+from tests.models.tiny import GROUPED, llama, noisy
+
+pytestmark = quiet
+CORE = {"topk", "window", "block_topk", "entmax, learned"}
+rows = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=name, marks=() if name in CORE else pytest.mark.slow)
+        for name, row in ROWS.items()
+    ],
+)
+ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
+    "lora": lambda **task: LoraConfig(target_modules="all-linear", **task),
+    "ia3": lambda **task: IA3Config(target_modules="all-linear", feedforward_modules=[], **task),
+    "prefix": lambda **task: PrefixTuningConfig(num_virtual_tokens=3, **task),
+    "prompt": lambda **task: PromptTuningConfig(num_virtual_tokens=3, **task),
+}
+adapters = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
+
+
+def bert() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    settings = {name: value for name, value in GROUPED.items() if name != "num_key_value_heads"}
+    return noisy(BertForSequenceClassification(BertConfig(pad_token_id=1, **settings)))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, and its task in PEFT's words."""
+
+    build: Callable[[], PreTrainedModel]
+    task: str
+
+    def adapted(self, model: PreTrainedModel, adapter: Callable[..., PeftConfig]):
+        """`model` with an adapter whose weights are not small."""
+        torch.manual_seed(1)
+        made = get_peft_model(model, adapter(task_type=self.task))
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        return made.eval()
+
+
+KINDS = {"bert": Kind(bert, "SEQ_CLS"), "llama": Kind(llama, "CAUSAL_LM")}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+TEXTS = torch.arange(5, 13), torch.arange(13, 18)
+
+
+def padded(*texts: torch.Tensor, extra: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of texts, padded on the right to the longest and `extra` tokens more."""
+    length = max(len(text) for text in texts) + extra
+    ids = torch.stack([torch.cat([text, torch.ones(length - len(text), dtype=torch.long)]) for text in texts])
+    return {"input_ids": ids, "attention_mask": (ids != 1).long()}
+
+
+def run(model, *texts: torch.Tensor, extra: int = 0) -> torch.Tensor:
+    """The logits of the real tokens, or of the texts."""
+    batch = padded(*texts, extra=extra)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    if logits.dim() == 2:
+        return logits
+    return logits[:, -batch["input_ids"].shape[1] :][batch["attention_mask"].bool()]
+
+
+@kinds
+@adapters
+@rows
+def test_with_nothing_dropped_it_is_the_adapted_models_own_attention_bit_for_bit(kind, adapter, row):
+    model = kind.build()
+    model.set_attn_implementation("eager")
+    model = kind.adapted(model, adapter)
+    own = run(model, *TEXTS, extra=2)
+    crisp.sparsify(model, row.dense, backend="reference")
+    assert torch.equal(run(model, *TEXTS, extra=2), own)
+    crisp.sparsify(model, row.method)
+    assert row is ROWS["dense"] or not torch.allclose(run(model, *TEXTS, extra=2), own, atol=1e-4)
+
+
+@kinds
+@adapters
+@rows
+def test_a_text_alone_equals_the_text_in_a_padded_batch(kind, adapter, row):
+    model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
+    alone = torch.cat([run(model, text) for text in TEXTS])
+    for extra in (0, 1, 7):
+        torch.testing.assert_close(run(model, *TEXTS, extra=extra), alone, rtol=1e-5, atol=1e-5)
+
+
+@kinds
+@adapters
+@rows
+def test_padding_is_in_no_measurement(kind, adapter, row):
+    model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
+
+    def table(extra):
+        with crisp.measuring(model) as measured:
+            run(model, *TEXTS, extra=extra)
+        return measured.table()
+
+    bare = table(0)
+    assert set(bare["layer"]) == {0, 1}
+    assert set(bare["method"]) == {as_method(row.method).name}
+    numbers = ["sparsity", "kept_mass", "entropy", "valid_pairs"]
+    torch.testing.assert_close(
+        torch.tensor(table(7)[numbers].to_numpy()),
+        torch.tensor(bare[numbers].to_numpy()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@kinds
+@adapters
+@rows
+def test_trained_and_saved_it_comes_back_as_it_was(kind, adapter, row, tmp_path):
+    kind.build().save_pretrained(tmp_path / "base")
+    base = type(kind.build()).from_pretrained(tmp_path / "base")
+    model = kind.adapted(crisp.sparsify(base, row.method), adapter)
+    before = run(model, *TEXTS)
+    batch = padded(*TEXTS)
+    trained(model, batch | {"labels": torch.tensor([0, 1]) if kind.task == "SEQ_CLS" else batch["input_ids"]})
+    assert not torch.allclose(run(model, *TEXTS), before, atol=1e-3)
+    model.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(run(crisp.load(tmp_path / "adapter"), *TEXTS), run(model, *TEXTS))
+    if model.active_peft_config.is_prompt_learning:
+        return
+    adapted = run(model, *TEXTS)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(run(merged, *TEXTS), adapted, rtol=1e-4, atol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    assert torch.equal(run(crisp.load(tmp_path / "merged"), *TEXTS), run(merged, *TEXTS))
+
+
+@adapters
+@rows
+def test_generation_with_a_cache_takes_the_tokens_that_whole_passes_choose(adapter, row):
+    kind = KINDS["llama"]
+    model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
+    new, text = 8, TEXTS[0][None]
+    how = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
+    found = model.generate(input_ids=text, attention_mask=torch.ones_like(text), **how)
+    with torch.no_grad():
+        for _ in range(new):
+            whole = model(input_ids=text, attention_mask=torch.ones_like(text)).logits
+            text = torch.cat([text, whole[:, -1:].argmax(dim=-1)], dim=1)
+    assert found[0, -new:].tolist() == text[0, -new:].tolist()
+
+
+@kinds
+@adapters
+def test_it_is_sparse_in_its_phase_only(kind, adapter):
+    dense = kind.adapted(kind.build(), adapter)
+    by_phase = {
+        phase: kind.adapted(crisp.sparsify(kind.build(), crisp.TopK(0.6), phase=phase), adapter)
+        for phase in ("train", "eval")
+    }
+    own = run(dense, *TEXTS)
+    torch.testing.assert_close(run(by_phase["train"], *TEXTS), own, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(run(by_phase["eval"], *TEXTS), own, atol=1e-3)
+    for module in dense.modules():  # so that training differs by the attention alone
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for model in by_phase.values():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.train()
+    torch.testing.assert_close(
+        run(by_phase["eval"], *TEXTS), run(dense.train(), *TEXTS), rtol=1e-5, atol=1e-5
+    )
+    assert not torch.allclose(run(by_phase["train"], *TEXTS), own, atol=1e-3)

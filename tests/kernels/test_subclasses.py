@@ -1,0 +1,80 @@
+"""A rule or layout that somebody derived from one of ours is what they wrote, and never what it was derived from."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import crisp_attention as crisp
+from crisp_attention import Dense, Method, layouts, rules
+from crisp_attention.heads import PerHead
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.layouts import Layout
+from crisp_attention.methods import as_method
+from crisp_attention.rules import Rule
+from tests.kernels.calls import EVERY_METHOD, Case
+
+NEEDED = {
+    "topp": {"mass": 0.5},
+    "threshold": {"epsilon": 0.5},
+    "nofm": {"n": 1, "m": 2},
+    "window": {"width": 3},
+}
+
+
+def derived(parent: type[Rule] | type[Layout]) -> Rule | Layout:
+    """One of a class that keeps, or shows, the first valid key alone, whatever its parent does."""
+
+    class First(parent):
+        def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+            return (visible & (visible.cumsum(dim=-1) == 1)).expand_as(scores)
+
+        def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+            return valid & (valid.cumsum(dim=-1) == 1)
+
+        def weigh(self, scores: Tensor, keep: Tensor, learned) -> Tensor:
+            return keep.to(scores.dtype)
+
+    return First(**NEEDED.get(parent.name, {}))
+
+
+PARENTS = [*rules.ALL, *layouts.ALL]
+every_parent = pytest.mark.parametrize("parent", PARENTS, ids=lambda parent: parent.name)
+
+
+@every_parent
+def test_it_is_computed_as_it_is_written(parent) -> None:
+    method = as_method(derived(parent))
+    query, key, value = torch.randn(3, 2, 4, 48, 16)
+    if not method.uses_seed:
+        assert all(dispatch.lacks(kernel, Call(query, key, value, method, scale=1.0)) for kernel in KERNELS)
+    assert crisp.attention(query, key, value, method).equal(value[:, :, :1].expand_as(value))
+    heads = PerHead((method, as_method(parent(**NEEDED.get(parent.name, {}))), method, method))
+    assert crisp.attention(query, key, value, heads)[:, ::2].equal(value[:, ::2, :1].expand(-1, -1, 48, -1))
+
+
+@every_parent
+def test_it_is_neither_called_nor_saved_as_its_parent(parent) -> None:
+    method = as_method(derived(parent))
+    assert method != as_method(parent(**NEEDED.get(parent.name, {})))
+    assert "First" in method.name
+    assert "First" in method.spec
+    with pytest.raises(ValueError, match="unknown name 'First'; known are"):
+        Method.from_dict(method.to_dict())
+
+
+def test_a_kernel_that_computes_a_method_does_not_compute_what_is_derived_from_it() -> None:
+    """Without this the test above could not fail for rules and layouts that no kernel has."""
+    taken = set()
+    for method in EVERY_METHOD.values():
+        call = Case(64, width=32).call(method)
+        for kernel in KERNELS:
+            if dispatch.lacks(kernel, call) is None:
+                other = replace(method, rule=derived(type(method.rule)))
+                assert dispatch.lacks(kernel, replace(call, method=other)) is not None
+                taken.add((kernel, method.name))
+    assert {("cpu", "topk"), ("cpu", "nofm"), ("cpu", "block_topk"), ("flex", "block_topk")} <= taken
+    assert Dense() != derived(Dense)

@@ -1,0 +1,113 @@
+"""What README and docs show is true: commands parse, Python runs, tables come out of what is committed."""
+
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+import torch
+import transformers
+from transformers import BertConfig, BertForSequenceClassification
+
+from benchmarks import study_tables
+from crisp_attention import cli
+from crisp_attention.evidence.study import Study
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:crisp|python|torchrun|make) [^`\n]+)`")
+BLOCKS = [(page.name, kind, text) for page in PAGES for kind, text in FENCE.findall(page.read_text())]
+PROGRAMS = ("crisp", "python", "torchrun", "make")
+
+
+def commands() -> list[str]:
+    """Every command in a code block or between single backquotes, on one line, without its comment."""
+    found = []
+    for _, kind, text in BLOCKS:
+        if kind == "":
+            found += re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    for page in PAGES:
+        found += INLINE.findall(FENCE.sub("", page.read_text()))
+    known = (line.split("  #")[0].strip() for line in found)
+    return sorted({line for line in known if line.split(" ")[0] in PROGRAMS})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_command_exists(command):
+    program, *words = shlex.split(command)
+    if "crisp_attention" in words:  # torchrun … -m crisp_attention …
+        program, words = "crisp", words[words.index("crisp_attention") + 1 :]
+    if program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words) <= set(targets)
+    elif program == "python":
+        script = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]
+        assert (ROOT / script).is_file()
+        flags = {word for word in words if word.startswith("--")}
+        text = (ROOT / script).read_text()
+        assert all(flag in text or flag[2:].replace("-", "_") in text for flag in flags)
+    elif program == "crisp" and len(words) > 1 and "…" not in words and "--help" not in words:
+        cli.parse(words)
+    elif program == "crisp":  # only named, or the page leaves the rest of the line to the reader
+        assert {word for word in words if word.startswith("--")} <= flags_of(words[0]) | {"--help"}
+
+
+def flags_of(subcommand: str) -> set[str]:
+    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in get_args(cli.Options)}
+    return {f"--{field.name.replace('_', '-')}" for field in fields(kinds[subcommand])}
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, object]:
+    """What the Python of a page finds defined: a small model and what belongs to it."""
+    ids = torch.randint(0, 32, (2, 8))
+    q, k, v = (torch.randn(2, 2, 8, 4) for _ in range(3))
+    return {
+        "batch": {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        "dataloader": [{"input_ids": ids}],
+        "tokenizer": SimpleNamespace(save_pretrained=lambda folder: None),
+        "q": q,
+        "k": k,
+        "v": v,
+    }
+
+
+def small_model(*given, **named):
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+    }
+    return BertForSequenceClassification(BertConfig(**sizes)).eval()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, names, monkeypatch, tmp_path):
+    blocks = [text for name, kind, text in BLOCKS if name == page.name and kind == "python"]
+    monkeypatch.setattr(
+        transformers.AutoModelForSequenceClassification, "from_pretrained", small_model
+    )  # a hub id
+    monkeypatch.chdir(tmp_path)
+    defined = dict(names)
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), defined)
+
+
+def test_the_readme_s_python_says_what_it_uses():
+    assert any(kind == "python" for name, kind, _ in BLOCKS if name == "README.md")
+
+
+@pytest.mark.parametrize("name", study_tables.NAMES)
+def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
+    if to_do := len(Study.read(study_tables.STUDIES / name).missing()):
+        pytest.skip(f"the study is being run again: {to_do} runs are still to do")
+    text = (ROOT / "docs" / "results.md").read_text()
+    missing = [line for line in (*study_tables.table(name), *study_tables.control(name)) if line not in text]
+    assert missing == []
