@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crisp_attention import Method, TopK, TopP
 from crisp_attention.kernels import dispatch, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
@@ -142,6 +143,27 @@ def test_equal_scores_keep_the_first_keys(kernel, device, method) -> None:
     wanted, _ = reference.attention(call)
     assert (weights > 0).equal(wanted > 0)
     torch.testing.assert_close(weights, wanted, rtol=1e-6, atol=0)
+
+
+@every_kernel
+@every_device
+@pytest.mark.parametrize(
+    ("rule", "count"),
+    [
+        *((TopP(mass), round(50 * mass)) for mass in (0.06, 0.3, 0.54, 0.6, 0.8, 0.98)),
+        (TopP(1e-12), 1),
+        *((TopK(sparsity), 50 - round(50 * sparsity)) for sparsity in (0.02, 0.46, 0.7, 0.94)),
+    ],
+    ids=str,
+)
+def test_fifty_equal_keys_reach_a_share_exactly(kernel, device, rule, count) -> None:
+    """However the share is rounded: 0.54 in float32 is more than 27 of 50."""
+    states = torch.ones(1, 1, 50, 4, device=device)
+    unit = torch.eye(50, device=device)[None, None]
+    call = Call(states[:, :, :1], states, unit, Method(rule=rule), scale=1.0)
+    if not lacks(kernel, call):
+        weights = dispatch.attention(call, kernel)[0].flatten()
+        assert (weights > 0).tolist() == [True] * count + [False] * (50 - count)
 
 
 @every_kernel

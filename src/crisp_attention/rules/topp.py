@@ -8,6 +8,8 @@ from crisp_attention.checks import check_number
 from crisp_attention.ranking import ROUNDING, keep_largest, sort_rows, widest
 from crisp_attention.rules.base import Rule
 
+COARSE = 2**12
+
 
 @dataclass(frozen=True)
 class TopP(Rule):
@@ -36,5 +38,8 @@ class TopP(Rule):
         top = falling[..., :1].nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
         weights = (falling - top).exp()
         reached = weights.cumsum(dim=-1) / weights.sum(dim=-1, keepdim=True)
-        count = (reached < self.mass - ROUNDING).sum(dim=-1, keepdim=True) + 1
+        # in two parts, of which nothing is lost in float32: ONNX rounds constants to it
+        coarse = round(self.mass * COARSE) / COARSE
+        short = reached - coarse < self.mass - ROUNDING - coarse
+        count = short.sum(dim=-1, keepdim=True) + 1
         return keep_largest(scores, visible, torch.minimum(count, visible.sum(dim=-1, keepdim=True)))

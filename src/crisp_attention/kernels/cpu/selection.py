@@ -112,7 +112,7 @@ def fewest_with_mass(row, n, mass, low, high, work):
     enough = (mass - ROUNDING) * _mass_from(row, work, n, low)
     above, above_count = _mass_from(row, work, n, high), count_from(row, n, high)
     if above >= enough:
-        return high, tie_of(row, n, high, math.ceil(enough))
+        return high, tie_of(row, n, high, max(math.ceil(enough), 1))
     count = count_from(row, n, low)
     largest, step = high, 0
     while count - above_count > 1:

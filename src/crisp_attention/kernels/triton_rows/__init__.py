@@ -20,6 +20,7 @@ from crisp_attention.rules import Dense, Threshold, TopK, TopP
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 128  # wider tiles do not fit beside each other
+FINEST = 2**24
 
 
 def lacks(call: Call) -> str | None:
@@ -54,11 +55,12 @@ def attention(call: Call) -> Tensor:
 
     assert isinstance(call.method, Method)
     query, keys, rule = call.query, call.key.shape[2], call.method.rule
-    number, count_of, valid = 0.0, None, call.valid
+    name, number, count_of, valid = "threshold", 0.0, None, call.valid
     if isinstance(rule, TopK):
-        count_of = rule.count_of(torch.arange(keys + 1, device=query.device)).to(torch.int32)
+        name, count_of = "topk", rule.count_of(torch.arange(keys + 1, device=query.device)).to(torch.int32)
     elif isinstance(rule, TopP) and rule.mass < 1:
-        number = rule.mass - ROUNDING
+        # rounded down to what float32 holds: above the mass, keys that reach it exactly would be one too few
+        name, number = "topp", max(math.floor((rule.mass - ROUNDING) * FINEST), 1) / FINEST
     else:
         epsilon = rule.epsilon if isinstance(rule, Threshold) else 0
         number = math.log(epsilon) if epsilon else -math.inf
@@ -71,7 +73,7 @@ def attention(call: Call) -> Tensor:
         valid,
         count_of,
         call.draw() if call.dropout else None,
-        rule="topk" if count_of is not None else "topp" if number > 0 else "threshold",
+        rule=name,
         number=number,
         scale=call.scale,
         causal=call.causal,
