@@ -34,9 +34,8 @@ class Parameters(nn.Module):
 
     def forward(self) -> Learned:
         """The parameters by name."""
-        return {
-            name: getattr(self, name) for name in self.names
-        }  # DataParallel's replicas list no parameters
+        # DataParallel's replicas register none
+        return {name: getattr(self, name) for name in self.names}
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Parameters":
         # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
