@@ -26,6 +26,7 @@ from crisp_attention.training import finetune as finetuning
 from crisp_attention.training import rehearsal
 from crisp_attention.training.arguments import training_arguments
 from crisp_attention.training.data import load_task
+from crisp_attention.training.encoding import encoded
 from crisp_attention.training.finetune import build, finetune
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.rehearsal import rehearse
@@ -49,6 +50,7 @@ def prepared(options):
     source = load_source(options.model, task, options.max_length)
     if options.method != "dense":
         sparsify(source.model, TopK(0.5))
+    task = encoded(source, task)
     trainer, _ = build(source, task, training_arguments(options, options.output / "checkpoints"))
     return trainer, source, task
 

@@ -36,7 +36,7 @@ from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
 from crisp_attention.training.sparsity import described, make_sparse, method_of, recorded, schedule_of
-from crisp_attention.training.timing import StepTimes, peak_memory
+from crisp_attention.training.timing import KernelsUsed, StepTimes, peak_memory
 from crisp_attention.training.trainer import RunTrainer, longest_first
 
 
@@ -103,10 +103,10 @@ def finetune(
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(
             directory.tensorboard
         )  # read when --report-to asks for it
-        progress = RunProgress(console)
+        progress, kernels = RunProgress(console), KernelsUsed()
         warn = warnings.warn if console.quiet else partial(_say, console)
         scheduled = [SparsityCallback(schedule, warn)] if schedule else []
-        trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
+        trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, *callbacks])
         if unmeasured := rehearse(trainer, source, task):
             notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
@@ -116,7 +116,7 @@ def finetune(
     if options.resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
-    with progress, recording() as kernels:
+    with progress, recording() as kernels.used:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = results(trainer, source, task, directory, progress, measured=unmeasured is None)
     metrics |= {
@@ -126,7 +126,7 @@ def finetune(
         # of the process that took most
         "peak_memory_bytes": max(gather_object([peak_memory(arguments.device)])),
         "device": str(arguments.device),
-        "kernels": sorted(kernels)
+        "kernels": sorted(kernels.used)
         if settings_of(source.model)
         else [source.model.config._attn_implementation],
     }

@@ -1,4 +1,4 @@
-"""What a run costs: time per step, peak memory."""
+"""What a run costs, and on what: time per step, peak memory, the kernels that computed its attention."""
 
 import resource
 import sys
@@ -50,6 +50,25 @@ class StepTimes(TrainerCallback, ExportableState):
     def total(self) -> float:
         """Seconds of all steps together."""
         return sum(self.seconds)
+
+
+class KernelsUsed(TrainerCallback, ExportableState):
+    """The names of the kernels that computed a run's attention, as `recording` collects them in `used`.
+
+    Checkpoints hold them, so that a resumed run knows those of the steps before its interruption too.
+    """
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"used": sorted(self.used)}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        states: Any = state.stateful_callbacks
+        self.used.update(states.get(type(self).__name__, {}).get("attributes", {}).get("used", []))
 
 
 def _now(device: torch.device) -> float:
