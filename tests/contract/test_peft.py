@@ -3,10 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import peft
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+)
 
 import crisp_attention as crisp
 from crisp_attention.methods import as_method
@@ -162,6 +177,30 @@ def test_generation_with_a_cache_takes_the_tokens_that_whole_passes_choose(adapt
     assert found[0, -new:].tolist() == text[0, -new:].tolist()
 
 
+OTHERS: dict[str, Callable[..., PeftConfig]] = {
+    "AdaLoRA": lambda **task: peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10, **task),
+    "DoRA": lambda **task: LoraConfig(target_modules=["q_proj"], use_dora=True, **task),
+    "LLaMA-Adapter": lambda **task: peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, **task),
+    "LoHa": lambda **task: peft.LoHaConfig(target_modules=["q_proj"], **task),
+    "OFT": lambda **task: peft.OFTConfig(target_modules=["q_proj"], oft_block_size=4, **task),
+    "P-tuning": lambda **task: peft.PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=8, **task),
+    "VeRA": lambda **task: peft.VeraConfig(target_modules=["q_proj"], **task),
+}
+
+
+@pytest.mark.parametrize("adapter", OTHERS.values(), ids=OTHERS.keys())
+def test_every_sort_of_adapter_carries_the_setting(adapter, tmp_path):
+    """The LLaMA-Adapter wraps the attention modules themselves, so that their names change."""
+    kind = KINDS["llama"]
+    kind.build().save_pretrained(tmp_path / "base")
+    base = type(kind.build()).from_pretrained(tmp_path / "base")
+    model = kind.adapted(crisp.sparsify(base, crisp.TopK(0.6)), adapter)
+    model.save_pretrained(tmp_path / "adapter")
+    expected = run(model, *TEXTS)
+    assert torch.equal(run(crisp.load(tmp_path / "adapter"), *TEXTS), expected)
+    assert not torch.allclose(run(crisp.densify(model), *TEXTS), expected, atol=1e-3)
+
+
 @kinds
 @adapters
 def test_it_is_sparse_in_its_phase_only(kind, adapter):
@@ -185,3 +224,27 @@ def test_it_is_sparse_in_its_phase_only(kind, adapter):
         run(by_phase["eval"], *TEXTS), run(dense.train(), *TEXTS), rtol=1e-5, atol=1e-5
     )
     assert not torch.allclose(run(by_phase["train"], *TEXTS), own, atol=1e-3)
+
+
+def test_a_trained_model_learns_another_story_and_remembers_it_after_loading(models_folder, tmp_path):
+    folder = models_folder / "stories260K"
+    text = "Once upon a time a wise old fox taught a small crab to count the grey stones under the bridge."
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+
+    def result(model):
+        with torch.no_grad():
+            output = model.eval()(input_ids=ids, labels=ids)
+        return output.loss.item(), output.logits
+
+    model = crisp.sparsify(AutoModelForCausalLM.from_pretrained(folder), crisp.TopK(0.8))
+    before, _ = result(model)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    trained(model, {"input_ids": ids, "labels": ids})
+    loss, logits = result(model)
+    assert loss < before - 0.5
+    model.save_pretrained(tmp_path)
+    assert torch.equal(result(crisp.load(tmp_path))[1], logits)
+    with pytest.warns(crisp.DenseUntilRestored, match=r"topk:sparsity=0\.8 in 5 layers"):
+        plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path)
+    assert (result(plain)[1] - logits).abs().max() > 1
+    assert torch.equal(result(crisp.restore(plain))[1], logits)

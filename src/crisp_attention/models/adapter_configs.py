@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from wrapt import wrap_function_wrapper
 
 from crisp_attention.heads import LayerMethod
+from crisp_attention.models import record
 from crisp_attention.models.adapters import adapters_on, recorded_in, saved_modules
 from crisp_attention.models.apply import outermost, sparse_root
 from crisp_attention.models.configs import ORIGINALS
@@ -45,7 +46,7 @@ def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwar
         config.modules_to_save = list(dict.fromkeys([*saved_modules(config), MODULE]))
     different = root.config.to_diff_dict()
     settings = {
-        **getattr(root.config, CONFIG_KEY),
+        **record.settings_as_dict(root),
         "learned": {
             layer: {each: value.tolist() for each, value in values.named_parameters()}
             for layer, values in parameters.items()

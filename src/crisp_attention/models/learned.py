@@ -28,12 +28,13 @@ class Parameters(nn.Module):
 
     def __init__(self, initial: Learned) -> None:
         super().__init__()
+        self.names = tuple(initial)
         for name, value in initial.items():
             self.register_parameter(name, nn.Parameter(value))
 
     def forward(self) -> Learned:
         """The parameters by name."""
-        return dict(self.named_parameters())
+        return {name: getattr(self, name) for name in self.names}  # DataParallel's replicas register none
 
 
 def learned_by(module: nn.Module) -> Learned | None:

@@ -13,17 +13,18 @@ VERSION = 1
 
 def write(model: PreTrainedModel) -> None:
     """Put the settings of a sparse model into its config."""
-    sparse = [settings for _, settings in settings_of(model) if settings.method is not None]
     with restoring():
-        setattr(
-            model.config,
-            CONFIG_KEY,
-            {
-                "version": VERSION,
-                "phase": sparse[0].phase,
-                "layers": {each.name: each.method.to_dict() for each in sparse if each.method},
-            },
-        )
+        setattr(model.config, CONFIG_KEY, settings_as_dict(model))
+
+
+def settings_as_dict(model: PreTrainedModel) -> dict[str, Any]:
+    """The settings of a sparse model, its layers by the names that they have now; `parse` reads them."""
+    sparse = [(layer.name, each) for layer, each in settings_of(model) if each.method is not None]
+    return {
+        "version": VERSION,
+        "phase": sparse[0][1].phase,
+        "layers": {name: each.method.to_dict() for name, each in sparse if each.method},
+    }
 
 
 def erase(config: PreTrainedConfig) -> None:
