@@ -226,25 +226,25 @@ def test_it_is_sparse_in_its_phase_only(kind, adapter):
     assert not torch.allclose(run(by_phase["train"], *TEXTS), own, atol=1e-3)
 
 
-def test_a_trained_model_learns_another_story_and_tells_it_again_after_loading(models_folder, tmp_path):
+def test_a_trained_model_learns_another_story_and_remembers_it_after_loading(models_folder, tmp_path):
     folder = models_folder / "stories260K"
     text = "Once upon a time a wise old fox taught a small crab to count the grey stones under the bridge."
-    batch = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
-    batch = {"input_ids": batch["input_ids"], "labels": batch["input_ids"]}
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
 
-    def loss(model):
+    def result(model):
         with torch.no_grad():
-            return model.eval()(**batch).loss.item()
+            output = model.eval()(input_ids=ids, labels=ids)
+        return output.loss.item(), output.logits
 
-    model = crisp.sparsify(AutoModelForCausalLM.from_pretrained(folder), crisp.TopK(0.7))
-    before = loss(model)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear"))
-    for _ in range(10):
-        trained(model, batch)
-    assert loss(model) < before - 1
+    model = crisp.sparsify(AutoModelForCausalLM.from_pretrained(folder), crisp.TopK(0.8))
+    before, _ = result(model)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    trained(model, {"input_ids": ids, "labels": ids})
+    loss, logits = result(model)
+    assert loss < before - 0.5
     model.save_pretrained(tmp_path)
-    assert loss(crisp.load(tmp_path)) == loss(model)
-    with pytest.warns(crisp.DenseUntilRestored, match=r"topk:sparsity=0\.7 in 5 layers"):
+    assert torch.equal(result(crisp.load(tmp_path))[1], logits)
+    with pytest.warns(crisp.DenseUntilRestored, match=r"topk:sparsity=0\.8 in 5 layers"):
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path)
-    assert loss(plain) > loss(model) + 0.05  # it was not trained for dense attention
-    assert loss(crisp.restore(plain)) == loss(model)
+    assert (result(plain)[1] - logits).abs().max() > 1
+    assert torch.equal(result(crisp.restore(plain))[1], logits)
