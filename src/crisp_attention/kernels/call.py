@@ -18,10 +18,12 @@ class Call:
     rule keep some of the valid pairs; the rule weighs the kept scores (with one further logit per
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     `valid` is bool and broadcasts to (B, H, L, S); `causal` forbids besides, without a mask that
-    somebody has to hold, the keys j > i. `bias` broadcasts too. `seed`, of every query, example or of all,
-    is for rules that draw; dropout draws from `generator`, by default torch's global one. `learned` holds
-    the parameters of rules that have some; `block_means` (B, G, ceil(S / block_size), D) the mean keys of
-    the blocks, where the caller has them.
+    somebody has to hold, the keys j > i. They alone say what is a key: a valid pair that scores -inf
+    counts wherever keys are counted, and weighs nothing beside larger scores. A row whose largest
+    kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
+    `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
+    by default torch's global one. `learned` holds the parameters of rules that have some; `block_means`
+    (B, G, ceil(S / block_size), D) the mean keys of the blocks, where the caller has them.
     """
 
     query: Tensor
