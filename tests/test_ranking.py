@@ -1,9 +1,13 @@
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from crisp_attention.ranking import compact, keep_largest, share_count, sort_rows
 from tests import oracle
@@ -79,8 +83,33 @@ def test_rows_are_sorted_from_the_lowest_with_nan_last(dtype: torch.dtype) -> No
     assert ordered[1].tolist() == [1, 1, 2, torch.inf]
 
 
-@given(st.integers(0, 5000), st.integers(0, 999), st.integers(1, 50))
-@settings(deadline=None, max_examples=150, derandomize=True)
-def test_a_share_is_counted_as_the_decimal_fraction_says(seen: int, thousandths: int, minimum: int) -> None:
-    counted = share_count(torch.tensor([seen]), thousandths / 1000, minimum)
-    assert counted.tolist() == [oracle.count(seen, thousandths / 1000, minimum)]
+@given(st.integers(0, 10**7) | st.integers(0, 5000), st.integers(0, 5), st.data(), st.integers(1, 50))
+@settings(deadline=None, max_examples=300, derandomize=True)
+def test_a_share_is_counted_as_the_decimal_fraction_says(seen, digits, data, minimum) -> None:
+    sparsity = data.draw(st.integers(0, 10**digits - 1)) / 10**digits
+    counted = share_count(torch.tensor([seen]), sparsity, minimum)
+    assert counted.tolist() == [oracle.count(seen, sparsity, minimum)]
+
+
+@given(st.integers(0, 10**7) | st.integers(0, 200), st.floats(0, 1, exclude_max=True))
+@settings(deadline=None, max_examples=300, derandomize=True)
+def test_a_share_of_any_float_is_counted_in_exact_arithmetic(seen: int, sparsity: float) -> None:
+    dropped = Fraction(sparsity) * seen + Fraction(1, 10**9)
+    assume(abs(dropped - round(dropped)) > Fraction(1, 10**11))  # at the tolerance either count will do
+    kept = max(min(1, seen), seen - math.floor(dropped))
+    assert share_count(torch.tensor([seen]), sparsity).tolist() == [kept]
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.3, 0.605, 0.7, 0.95])
+def test_every_number_up_to_a_million_has_its_share(sparsity: float) -> None:
+    seen, share = torch.arange(1, 10**6 + 1), Fraction(str(sparsity))
+    kept = (seen - seen * share.numerator // share.denominator).clamp(min=1)
+    assert share_count(seen, sparsity).equal(kept)
+
+
+def test_a_share_is_counted_without_floats_which_exported_programs_round() -> None:
+    graph = make_fx(lambda seen: share_count(seen, 0.7))(torch.tensor([10])).graph
+    values = [node.meta["val"] for node in graph.nodes if node.op == "call_function"]
+    assert len(values) > 3
+    assert {value.dtype for value in values} == {torch.int64}
+    assert not [each for node in graph.nodes for each in node.args if isinstance(each, float)]
