@@ -16,6 +16,11 @@ from crisp_attention.kernels.registry import KERNELS
 AUTO, REFERENCE = "auto", "reference"
 
 
+@torch.compiler.assume_constant_result  # dynamo itself, which strict exports run, takes it for False
+def _for_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
 def recorder() -> str | None:
     """What is recording this call into a program that will run elsewhere, None if nothing is.
 
@@ -23,7 +28,7 @@ def recorder() -> str | None:
     """
     if not torch.compiler.is_exporting() and not torch.jit.is_tracing():
         return None
-    if torch.onnx.is_in_onnx_export():
+    if _for_onnx():
         return "ONNX"
     return "torch.jit.trace" if torch.jit.is_tracing() else "torch.export"
 
