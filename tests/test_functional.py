@@ -196,6 +196,22 @@ ERRORS = {
     ),
     "all dropped": ({"dropout_p": 1.0}, ValueError, r"dropout_p must be in \[0, 1\), got 1\.0"),
     "negative dropout": ({"dropout_p": -0.1}, ValueError, r"dropout_p must be in \[0, 1\), got -0\.1"),
+    "dropout in words": ({"dropout_p": "0.1"}, TypeError, r"dropout_p must be a number, got '0\.1'"),
+    "a scale in words": ({"scale": "auto"}, TypeError, r"scale must be a number, got 'auto'"),
+    "a scale that learns": (
+        {"scale": torch.tensor(0.5, requires_grad=True)},
+        TypeError,
+        r"scale must be a number, got tensor\(0\.5.*; multiply query by a learned scale",
+    ),
+    "a mask in the place of a flag": (
+        {"is_causal": ONES[0, 0]},
+        TypeError,
+        "is_causal must be True or False, got ten",
+    ),
+    "a flag in words": ({"enable_gqa": "no"}, TypeError, "enable_gqa must be True or False, got 'no'"),
+    "a mask as a list": ({"attn_mask": [[True]]}, TypeError, "attn_mask must be a tensor, got list"),
+    "an array": ({"query": ONES.numpy()}, TypeError, "query must be a tensor, got ndarray"),
+    "keys elsewhere": ({"key": ONES.to("meta")}, ValueError, "key must be on cpu, where query is, got meta"),
     "no method": ({"method": "topk"}, TypeError, r"expected a method such as crisp\.TopK.*, got 'topk'"),
     "more queries than keys in a window": (
         {"method": Window(3), "key": ONES[:, :, :3], "value": ONES[:, :, :3]},
@@ -211,6 +227,22 @@ def test_wrong_arguments_are_refused_with_expected_and_actual(
 ) -> None:
     with pytest.raises(error, match=message):
         crisp.attention(**{"query": ONES, "key": ONES, "value": ONES, "method": TopK(0.5), **wrong})
+
+
+@ALL
+def test_shapes_without_memory_or_numbers(method: Method) -> None:
+    q, k, v = self_attention()
+    meta = crisp.attention(*(each.to("meta") for each in (q, k, v)), method, attn_mask=MASK.to("meta"))
+    assert (meta.device.type, meta.shape) == ("meta", (*q.shape[:3], v.shape[3]))
+    for query, key, value in ((q[:0], k[:0], v[:0]), (q[:, :, :0], k, v), (q, k, v[..., :0])):
+        assert crisp.attention(query, key, value, method).shape == (*query.shape[:3], value.shape[3])
+
+
+def test_heads_of_no_width_weigh_their_keys_alike() -> None:
+    _, _, value = self_attention()
+    empty = value.new_empty(*value.shape[:3], 0)
+    mean = value.mean(dim=2, keepdim=True).expand_as(value)
+    torch.testing.assert_close(crisp.attention(empty, empty, value, Dense()), mean)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if not m.uses_seed], ids=lambda m: m.spec)

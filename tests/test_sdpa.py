@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Method, RandomK, TopK
@@ -203,6 +204,28 @@ def test_a_generator_that_a_program_could_not_hold_is_refused_by_name() -> None:
     compiled = torch.compile(module, backend="eager")(query)
     module.generator.manual_seed(1)
     assert compiled.equal(module(query))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize(("method", "dropout_p"), [(RANDOM, 0.0), (TopK(0.5), 0.3)], ids=["keys", "dropout"])
+def test_a_generator_that_checkpointing_would_draw_from_twice_is_refused_by_name(
+    method: AnyMethod, dropout_p: float, use_reentrant: bool
+) -> None:
+    inputs = [each.requires_grad_() for each in self_attention(dtype=torch.float32)]
+
+    def gradient(generator: torch.Generator | None, *, checkpointed: bool) -> Tensor:
+        def call(*states: Tensor) -> Tensor:
+            return crisp.attention(*states, method, dropout_p=dropout_p, generator=generator)
+
+        torch.manual_seed(0)
+        output = checkpoint(call, *inputs, use_reentrant=use_reentrant) if checkpointed else call(*inputs)
+        inputs[0].grad = None
+        output.square().sum().backward()  # torch.autograd.grad is not for reentrant checkpointing
+        return inputs[0].grad
+
+    assert gradient(None, checkpointed=True).equal(gradient(None, checkpointed=False))
+    with pytest.raises(ValueError, match="generator cannot be drawn from during a backward pass"):
+        gradient(torch.Generator().manual_seed(0), checkpointed=True)
 
 
 def test_what_is_no_generator_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods import AnyMethod, as_method
 from crisp_attention.pairs import split_mask
+
+NUMBERS = (int, float, np.number, torch.SymInt, torch.SymFloat)
 
 
 def attention(
@@ -41,7 +44,8 @@ def attention(
     - `enable_gqa` changes nothing: grouped heads (G < H) need no permission here.
 
     `generator` (default: torch's global one) feeds everything drawn: random keys and dropout, in whichever
-    kernel computes. `backend` names the kernel to compute it with, by default the fastest that can.
+    kernel computes; a recorded program or gradient checkpointing, which it cannot reach, is a ValueError.
+    `backend` names the kernel to compute it with, by default the fastest that can.
     Raises TypeError or ValueError naming the argument, with expected and actual value.
 
     >>> query = key = value = torch.ones(1, 2, 8, 4)
@@ -49,7 +53,9 @@ def attention(
     torch.Size([1, 2, 8, 4])
     """
     method = method if isinstance(method, PerHead) else as_method(method)
-    _check(query, key, value, attn_mask, dropout_p)
+    _check_types(query, key, value, attn_mask, is_causal, enable_gqa)
+    _check_numbers(dropout_p, scale)
+    _check(query, key, value, attn_mask)
     if isinstance(method, PerHead) and len(method.methods) != query.shape[1]:
         raise ValueError(f"query has {query.shape[1]} heads, the method is for {len(method.methods)}")
     if attn_mask is not None:
@@ -67,7 +73,7 @@ def attention(
         key,
         value,
         method,
-        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        scale=max(1, query.shape[-1]) ** -0.5 if scale is None else scale,
         valid=valid,
         causal=is_causal,
         bias=bias,
@@ -79,7 +85,32 @@ def attention(
     return dispatch.attention(call, backend)[0]
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float) -> None:
+def _check_types(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool, enable_gqa: bool
+) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value), ("attn_mask", attn_mask)):
+        if tensor is None and name == "attn_mask":
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} must be on {query.device}, where query is, got {tensor.device}")
+    for name, flag in (("is_causal", is_causal), ("enable_gqa", enable_gqa)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
+
+
+def _check_numbers(dropout_p: float, scale: float | None) -> None:
+    # a tensor would be read once, as a number without a gradient
+    for name, number in (("dropout_p", dropout_p), ("scale", 1.0 if scale is None else scale)):
+        if not isinstance(number, NUMBERS):
+            way = "; multiply query by a learned scale" if isinstance(number, Tensor) else ""
+            raise TypeError(f"{name} must be a number, got {number!r}{way}")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.ndim != 4:
             raise ValueError(f"{name} must have shape (B, H, L, D), got {tuple(tensor.shape)}")
@@ -100,8 +131,6 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
         full, given = (batch, heads, queries, keys), attn_mask.shape
         if len(given) > 4 or any(m not in (1, f) for m, f in zip(given[::-1], full[::-1], strict=False)):
             raise ValueError(f"attn_mask must broadcast to {full}, got {tuple(given)}")
-    if not 0 <= dropout_p < 1:
-        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
 
 
 def _check_generator(generator: torch.Generator, *, draws: bool) -> None:
@@ -111,4 +140,9 @@ def _check_generator(generator: torch.Generator, *, draws: bool) -> None:
         raise ValueError(
             f"generator cannot be part of a program made by {dispatch.recorder() or 'torch.compile'}; "
             "leave it out and seed torch's global one with torch.manual_seed"
+        )
+    if draws and torch._C._current_graph_task_id() != -1:  # what it drew before, it would not draw again
+        raise ValueError(
+            "generator cannot be drawn from during a backward pass, in which gradient checkpointing computes the "
+            "forward pass again; leave it out and seed torch's global one with torch.manual_seed"
         )

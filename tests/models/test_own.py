@@ -14,9 +14,10 @@ import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, PerHead, RandomK, TopK, TopP, Window
 from crisp_attention.kernels import reference
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.recording import recording
 from crisp_attention.pairs import causal_mask
 from tests.cases import normal
-from tests.models.tiny import distilbert, llama, logits
+from tests.models.tiny import distilbert, gemma2, llama, logits
 from tests.strategies import LAYOUTS, METHODS, shares
 
 LENGTH = 12
@@ -151,6 +152,26 @@ def test_an_attention_function_of_the_user_stays_that_of_the_layers_that_drop_no
     own = logits(model)
     assert not torch.allclose(own, logits(llama()))
     assert torch.equal(logits(crisp.sparsify(model, TopK(0.0))), own)
+
+
+@pytest.mark.parametrize(
+    ("build", "had", "computes"),
+    [
+        (llama, "eager", "eager"),
+        (llama, "sdpa", "sdpa"),
+        (llama, "flex_attention", "sdpa"),
+        (gemma2, "flex_attention", "eager"),  # SDPA has no softcap
+    ],
+)
+def test_what_is_told_of_a_layer_is_what_computes_it(build, had, computes) -> None:
+    model, same = build(), build()
+    model.set_attn_implementation(had)
+    same.set_attn_implementation(computes)
+    crisp.sparsify(model, TopK(0.0))
+    with recording() as used:
+        assert torch.equal(logits(model), logits(same))
+    assert used == {computes}
+    assert {row.why for row in crisp.explain(model).rows} == {f"it drops nothing; it runs {computes}"}
 
 
 def test_watching_it_changes_nothing_beyond_rounding() -> None:

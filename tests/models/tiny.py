@@ -6,6 +6,8 @@ from transformers import (
     BartForConditionalGeneration,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -54,6 +56,11 @@ def bart() -> BartForConditionalGeneration:
 def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     return noisy(GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)))
+
+
+def gemma2() -> Gemma2ForCausalLM:
+    torch.manual_seed(0)
+    return noisy(Gemma2ForCausalLM(Gemma2Config(**GROUPED, head_dim=8, attn_logit_softcapping=2.0)))
 
 
 def llama() -> LlamaForCausalLM:

@@ -1,7 +1,9 @@
 """The definition of sparse attention in plain PyTorch; every other kernel is tested against it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
     only; a row that keeps nothing gives zeros.
     """
     query = call.query
-    with torch.autocast(query.device.type, enabled=False):
+    with exactly(query.device):
         exact = torch.promote_types(query.dtype, torch.float32)
         shared = query.shape[1] // call.key.shape[1]
         key, value = _repeat_heads(call.key, shared), _repeat_heads(call.value, shared)
@@ -122,6 +124,12 @@ class _Rows:
             None if self.sinks is None else self.sinks[heads],
             {name: value[heads] for name, value in self.learned.items()},
         )
+
+
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off, on devices that have it; the meta device has none."""
+    has_it = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_it else nullcontext()
 
 
 def _drop(weights: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

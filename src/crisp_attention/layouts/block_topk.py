@@ -45,7 +45,7 @@ class BlockTopK(Layout):
         return share_is_whole(blocks, self.sparsity) or max(self.sink_blocks, self.local_blocks) >= blocks
 
     def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-        if self.sparsity == 0:
+        if self.sparsity == 0 or products.shape[-2] == 0:
             return valid
         ranked, present, forced = self.rank(valid, products, block_products)
         blocks = present.sum(dim=-1, keepdim=True)

@@ -11,6 +11,7 @@ from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import dispatch, measured
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.models import own
 from crisp_attention.models.apply import sparse_root
 from crisp_attention.models.configs import config_of
 from crisp_attention.models.explanation import Explained, Explanation
@@ -61,7 +62,9 @@ def _explain(
     every = tuple(range(heads_of(layer.module)))
     if why := _dense(settings, method, tokens[1]):
         spec = "dense" if method is None else method.spec
-        yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {settings.original}", {})
+        only_eager = _softcap(layer.module) is not None or _has_sinks(layer.module)
+        runs = own.implementation(type(layer.module), settings.original, only_eager)
+        yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {runs}", {})
         return
     assert method is not None
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
@@ -120,12 +123,20 @@ def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens, tr
         method,
         scale=width**-0.5,
         causal=bool(getattr(module, "is_causal", False)),
-        softcap=getattr(module, "attn_logit_softcapping", None),
+        softcap=_softcap(module),
         dropout=_dropout(module) if training else 0.0,
-        sinks=query.new_empty(heads) if getattr(module, "sinks", None) is not None else None,
+        sinks=query.new_empty(heads) if _has_sinks(module) else None,
         seed=torch.empty((), dtype=torch.int64, device=device) if method.uses_seed else None,
         learned={name: query.new_empty(value.shape) for name, value in learned.items()},
     )
+
+
+def _softcap(module: nn.Module) -> float | None:
+    return getattr(module, "attn_logit_softcapping", None)
+
+
+def _has_sinks(module: nn.Module) -> bool:
+    return getattr(module, "sinks", None) is not None
 
 
 def _dropout(module: nn.Module) -> float:

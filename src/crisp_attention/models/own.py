@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 
+from crisp_attention.kernels.recording import note
 from crisp_attention.models.calling import INTERFACE, calling
 from crisp_attention.pairs import causal_mask
 
@@ -40,11 +41,21 @@ def compute(
     if own is None or (weights and eager is None):
         return None
     more = {name: value for name, value in given.items() if name != "output_attentions"}  # SDPA warns of it
+    note(implementation(type(module), original, only_eager))
     output, found = own[0](module, *states, _mask(own[1], states, mask, causal), **more)
     if weights and found is None and eager is not None:
         more["dropout"] = 0.0
         _, found = eager[0](module, *states, _mask(eager[1], states, mask, causal), **more)
     return output, found
+
+
+def implementation(cls: type[nn.Module], original: str, only_eager: bool) -> str:
+    """The name of what computes a module's own attention: `original`, or what stands for it.
+
+    `only_eager`: the call has arguments that torch's SDPA has nothing for (`ONLY_EAGER`).
+    """
+    _, eager, name, _ = _place(cls, original, only_eager)
+    return EAGER if eager else name
 
 
 def _mask(

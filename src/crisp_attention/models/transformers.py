@@ -15,7 +15,6 @@ from transformers.utils.output_capturing import _active_collector
 from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods import Method
 from crisp_attention.models import own, packing
@@ -81,7 +80,6 @@ def crisp_attention(
         states = (query, key, value)
         found = own.compute(module, states, attention_mask, causal, original, kwargs, wanted)
         if found is not None:
-            note(original)
             return found
     method = method or Method()
 
