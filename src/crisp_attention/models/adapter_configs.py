@@ -28,7 +28,6 @@ from crisp_attention.models.settings import attention_layers, settings_of
 
 # what is set on a base model for a task, and cannot be known from the checkpoint that it came from
 TASK = ("id2label", "label2id", "problem_type", "pad_token_id")
-TRAINER = "transformers.trainer"
 Methods = dict[int, LayerMethod]
 
 
@@ -99,8 +98,9 @@ def _load_weights(
     given = signature(wrapped).bind(*args, **kwargs).arguments
     known = model.peft_config.get(given["adapter_name"])
     result = wrapped(*args, **kwargs)
-    # a Trainer loads what it saved itself, and resumes whatever model it was given
-    if known is None or any(frame.f_globals.get("__name__") == TRAINER for frame in _callers()):
+    caller = next(frame for frame in _callers() if not frame.f_globals["__name__"].startswith("wrapt"))
+    # PEFT has read the configuration before; a Trainer resumes whatever model it was given
+    if known is None or LIBRARY.search(caller.f_code.co_filename):
         return result
     hub = {
         name: value
