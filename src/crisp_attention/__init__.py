@@ -79,6 +79,7 @@ __all__ = sorted(_HOME)
 
 register_post_import_hook("crisp_attention.models.notice:install", "transformers.configuration_utils")
 register_post_import_hook("crisp_attention.models.adapter_configs:install", "peft.config")
+register_post_import_hook("crisp_attention.models.adapter_configs:install_loading", "peft.peft_model")
 
 
 def __getattr__(name: str) -> Any:

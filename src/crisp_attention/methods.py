@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from crisp_attention import layouts, rules
+from crisp_attention.checks import check_number
 from crisp_attention.layouts import Full, Layout
 from crisp_attention.rules import Dense, Rule
 
@@ -80,9 +81,13 @@ class Method:
         return self.rule.initial(heads)
 
     def with_sparsity(self, sparsity: float) -> "Method":
-        """The same method at another target sparsity. Raises ValueError if it has none, or two."""
+        """The same method at another target sparsity. Raises ValueError if it has none, or two.
+
+        Raises TypeError for what is no number.
+        """
         if self.sparsity is None:
             raise ValueError(f"method {self.name!r} has no sparsity, or two: there is not one to set")
+        check_number("sparsity", sparsity, "[0, 1)")  # None would be the default
         changes: dict[str, Any] = {"sparsity": sparsity}
         if getattr(self.rule, "sparsity", None) is None:
             return replace(self, layout=replace(self.layout, **changes))

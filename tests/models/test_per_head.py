@@ -1,5 +1,7 @@
 """Which head of which layer gets which method, and that it survives everything."""
 
+import json
+
 import pytest
 import torch
 
@@ -68,6 +70,17 @@ def test_saved_heads_come_back(tmp_path) -> None:
     assert methods(loaded) == methods(model)
     assert logits(loaded).equal(logits(model))
     assert logits(crisp.densify(loaded)).equal(logits(distilbert()))
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_as_many_saved_methods_as_the_model_has_heads(count, tmp_path) -> None:
+    crisp.sparsify(llama(), heads={"0": TopK(0.5), "1": TopK(0.7)}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for layer in config["crisp_attention"]["layers"].values():
+        layer["heads"] = (layer["heads"] * 2)[:count]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"has 4 heads, the method is for {count}"):
+        crisp.load(tmp_path)
 
 
 def test_one_sparsity_is_set_for_heads_that_share_one() -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -107,6 +108,33 @@ def test_every_plain_load_says_it_and_names_the_callers_line(saved):
     assert done.stderr.count("DenseUntilRestored") == 2
     assert "<string>:3: DenseUntilRestored" in done.stderr
     assert "<string>:4: DenseUntilRestored" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "library", ["/env/lib/python3/site-packages/other/loading.py", r"C:\env\Lib\site-packages\other.py"]
+)
+def test_the_line_named_is_that_of_the_user_and_not_of_another_library(saved, library):
+    there = {"load": lambda: AutoModel.from_pretrained(saved[1])}
+    exec(compile("def through():\n    return load()", library, "exec"), there)
+    with pytest.warns(DenseUntilRestored) as seen:
+        there["through"]()
+    assert [each.filename for each in seen] == [__file__]
+
+
+def test_a_program_that_is_itself_installed_is_named_where_it_loads(saved):
+    there: dict = {}
+    tool = "/env/site-packages/tool.py"
+    exec(
+        compile(
+            f"from transformers import AutoModel\n\ndef load():\n    AutoModel.from_pretrained({str(saved[1])!r})",
+            tool,
+            "exec",
+        ),
+        there,
+    )
+    with pytest.warns(DenseUntilRestored) as seen, ThreadPoolExecutor(1) as pool:  # below are packages alone
+        pool.submit(there["load"]).result()
+    assert [(each.filename, each.lineno) for each in seen] == [(tool, 4)]
 
 
 def test_without_the_package_a_sparse_checkpoint_loads_as_any_other(saved):

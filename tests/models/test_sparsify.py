@@ -216,6 +216,9 @@ def test_a_refusal_leaves_the_model_as_it_was():
         crisp.sparsify(model, TopK(0.5), layers=[9])
     with pytest.raises(ValueError, match=r"got 1\.5"):
         crisp.set_sparsity(model, 1.5)
+    for nothing in (None, "0.5", True):
+        with pytest.raises(TypeError, match=r"sparsity must be a number in \[0, 1\)"):
+            crisp.set_sparsity(model, nothing)
     assert sparsities(model) == [0.8] * 4
 
 

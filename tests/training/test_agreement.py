@@ -85,7 +85,7 @@ def test_a_long_text_is_cut_to_the_positions_that_the_model_has(tmp_path, config
     source = load_source(folder, LONG, 512)
     encoded = source.encode(LONG.splits["train"])
     assert len(encoded[0]["input_ids"]) == tokens
-    assert said(source, f"cut to {tokens} tokens in place of 512, as the model takes no more") == (
+    assert said(source, f"longest text: {tokens} tokens in place of 512, as the model takes no more") == (
         tokens < 202
     )
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_a_long_text_is_cut_to_the_positions_that_the_model_has(tmp_path, config
 @pytest.mark.parametrize(("limit", "tokens"), [(16, 16), (10**30, 32)])
 def test_the_length_that_the_tokenizer_takes(tmp_path, limit, tokens):
     folder = small.saved(tmp_path, BertConfig(**BODY), model_max_length=limit)
-    assert said(load_source(folder, LONG, 10**40), f"cut to {tokens} tokens in place of")
+    assert said(load_source(folder, LONG, 10**40), f"longest text: {tokens} tokens in place of")
     folder = small.saved(tmp_path, BertConfig(**BODY), model_max_length=2)
     with pytest.raises(OptionError, match="the tokenizer takes 2 tokens at most; the shortest text has 3"):
         load_source(folder, LONG, None)

@@ -4,11 +4,13 @@ import warnings
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 import crisp_attention as crisp
 from crisp_attention import Schedule, SparsityCallback, TopK, Window
 from crisp_attention.models.apply import get_sparsity
+from tests.models.adapted import quiet
 from tests.models.tiny import distilbert
 
 STEPS, FINAL_STEP = 8, 6  # of the second the ramp is done
@@ -288,6 +290,44 @@ def test_a_best_at_another_final_sparsity_is_not_kept(tmp_path):
         tmp_path, Recorder(stop=6), schedule=Schedule(0.4, end=0.25), scores=WORSE, save_only_model=False
     ).train()
     again = trainer(tmp_path, schedule=Schedule(0.8, end=0.5), scores=WORSE[6:], load_best_model_at_end=True)
+    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule goes on from 0.8"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert (again.state.best_global_step, sparsity_of(again.model)) == (7, 0.8)
+
+
+# --- adapters
+
+
+def with_adapter(name):
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["q_lin"])
+    return get_peft_model(sparse(), config, adapter_name=name)
+
+
+@quiet
+@pytest.mark.parametrize("name", ["default", "mine"])  # by another name it has a folder of its own
+def test_a_checkpoint_of_adapters_brings_its_sparsity_as_any_other(tmp_path, name):
+    trainer(
+        tmp_path,
+        Recorder(stop=4),
+        model=with_adapter(name),
+        schedule=Schedule(0.4, end=0.5),
+        save_only_model=False,
+    ).train()
+    again = trainer(tmp_path, model=with_adapter(name), eval_on_start=True, max_steps=12)
+    with pytest.warns(UserWarning, match="of step 4 has sparsity 0.4; the schedule goes on from 0.1333"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert evaluations(again)[4]["sparsity"] == 0.4
+
+
+@quiet
+def test_the_best_adapter_at_another_final_sparsity_is_not_kept(tmp_path):
+    made = {"model": with_adapter("default"), "scores": WORSE}
+    trainer(
+        tmp_path, Recorder(stop=6), schedule=Schedule(0.4, end=0.25), save_only_model=False, **made
+    ).train()
+    made = {"model": with_adapter("default"), "scores": WORSE[6:], "load_best_model_at_end": True}
+    again = trainer(tmp_path, schedule=Schedule(0.8, end=0.5), **made)
     with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule goes on from 0.8"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert (again.state.best_global_step, sparsity_of(again.model)) == (7, 0.8)

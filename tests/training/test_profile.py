@@ -58,7 +58,7 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     assert err.splitlines() == [
         f"model: BertForSequenceClassification, {load_source(bert, load_task(reviews), None).model.num_parameters():,} "
         f"parameters",
-        "texts: cut to 64 tokens in place of 128, as the model takes no more",
+        "longest text: 64 tokens in place of 128, as the model takes no more",
         "text column: text; label column: label",
         "profiling 48 examples of the train split",
     ]

@@ -128,6 +128,7 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_again(tmp_path, be
     [
         ("model.safetensors", "cut short or damaged"),
         ("trainer_state.json", "cut short or damaged"),
+        ("config.json", "cut short or damaged"),
         ("optimizer.pt", "cut short or damaged"),
         ("scheduler.pt", "cut short or damaged"),
         ("rng_state.pth", "cut short or damaged"),

@@ -55,6 +55,22 @@ def test_training_starts_from_the_weights_of_a_run(run, reviews, tmp_path, monke
         torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-9)
 
 
+def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_with(run, reviews, tmp_path):
+    note = (
+        "attention: the checkpoint was saved with topk:sparsity=0.5; this run's own options are used instead"
+    )
+    task = load_task(reviews)
+    assert note in load_source(str(run.path), task, None).notes
+    damaged = shutil.copytree(run.model, tmp_path / "damaged")
+    config = json.loads((damaged / "config.json").read_text())
+    for change, message in (({"version": 9}, "must be of version 1, found 9"), ({"phase": 3}, "is damaged")):
+        settings = {"crisp_attention": config["crisp_attention"] | change}
+        (damaged / "config.json").write_text(json.dumps(config | settings))
+        for read in (lambda: load_source(str(damaged), task, None), lambda: crisp.load(damaged)):
+            with pytest.raises(CheckpointError, match=message):
+                read()
+
+
 def test_what_profile_and_sweep_load_is_the_runs_model_made_dense(run, reviews):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DenseUntilRestored)

@@ -17,7 +17,7 @@ from crisp_attention.training.sources import load_source
 from crisp_attention.training.sources.pretrained import Classifier
 from tests.training import small
 
-CUT = "texts: cut to 64 tokens in place of 128, as the model takes no more"
+CUT = "longest text: 64 tokens in place of 128, as the model takes no more"
 
 
 @pytest.fixture(scope="module")

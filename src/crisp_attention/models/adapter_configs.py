@@ -6,10 +6,12 @@ the callers. Saving for a dense model, and loading a configuration without setti
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from itertools import takewhile
 from types import FrameType, ModuleType
 from typing import Any
 
+from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import PreTrainedModel
 from wrapt import wrap_function_wrapper
@@ -20,7 +22,7 @@ from crisp_attention.models.adapters import adapters_on, recorded_in, saved_modu
 from crisp_attention.models.apply import outermost, sparse_root
 from crisp_attention.models.configs import ORIGINALS
 from crisp_attention.models.learned import MODULE, learning_layers, own_parameters
-from crisp_attention.models.notice import CONFIG_KEY, LIBRARY, is_restoring, notify
+from crisp_attention.models.notice import CONFIG_KEY, LIBRARY, is_restoring, notify, restoring
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.settings import attention_layers, settings_of
 
@@ -33,6 +35,11 @@ def install(peft_config: ModuleType) -> None:
     """Let PEFT's configurations carry the settings; called with the module `peft.config` once it is imported."""
     wrap_function_wrapper(peft_config, "PeftConfigMixin.save_pretrained", _save)
     wrap_function_wrapper(peft_config, "PeftConfigMixin.from_pretrained", _load)
+
+
+def install_loading(peft_model: ModuleType) -> None:
+    """The same where only an adapter's weights are loaded; called with the module `peft.peft_model`."""
+    wrap_function_wrapper(peft_model, "PeftModel.load_adapter", _load_weights)
 
 
 def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -60,16 +67,55 @@ def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwar
 
 def _load(wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     config = wrapped(*args, **kwargs)
-    recorded = recorded_in(config)
-    if recorded is None or is_restoring():
+    if is_restoring():
         return config
     readers = list(takewhile(lambda frame: LIBRARY.search(frame.f_code.co_filename), _callers()))
+    _replace_settings(readers, config)
+    if (recorded := recorded_in(config)) is None:
+        return config
     model = next(_models(readers, ("self", "model")), None)
     if model is not None or not readers:  # else a library looks at it before it loads a model
         root = None if model is None else _transformers_model(model)
         if (message := _notice(*recorded, root)) is not None:
             notify(message)
     return config
+
+
+def _replace_settings(readers: Iterable[FrameType], config: Any) -> None:
+    """The adapter whose weights are being swapped for those beside `config` keeps its own configuration otherwise."""
+    for frame in readers:
+        name = frame.f_locals.get("adapter_name")
+        for model in _models([frame], ("self", "model")):
+            own: Any = getattr(model, "peft_config", None)
+            if name is not None and own and name in own:
+                own[name].auto_mapping = config.auto_mapping
+
+
+def _load_weights(
+    wrapped: Callable[..., Any], model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """PEFT reads no configuration for a name in use: the settings beside the weights take the place of its own."""
+    given = signature(wrapped).bind(*args, **kwargs).arguments
+    known = model.peft_config.get(given["adapter_name"])
+    result = wrapped(*args, **kwargs)
+    caller = next(frame for frame in _callers() if not frame.f_globals["__name__"].startswith("wrapt"))
+    # PEFT has read the configuration before; a Trainer resumes whatever model it was given
+    if known is None or LIBRARY.search(caller.f_code.co_filename):
+        return result
+    hub = {
+        name: value
+        for name, value in given.get("kwargs", {}).items()
+        if name in signature(hf_hub_download).parameters
+    }
+    try:
+        with restoring():
+            known.auto_mapping = type(known).from_pretrained(str(given["model_id"]), **hub).auto_mapping
+    except (OSError, ValueError):  # weights without a configuration
+        return result
+    recorded, root = recorded_in(known), _transformers_model(model)
+    if recorded is not None and not is_restoring() and (message := _notice(*recorded, root)) is not None:
+        notify(message)
+    return result
 
 
 def _notice(methods: Mapping[str, LayerMethod], phase: str, root: PreTrainedModel | None) -> str | None:

@@ -4,12 +4,15 @@ They are an entry of its `auto_mapping`, the one field of every adapter configur
 dictionary, says what an adapter needs of its base model, and is read back by a PEFT without Crisp.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from crisp_attention.heads import LayerMethod
 from crisp_attention.models import record
@@ -108,6 +111,19 @@ def recorded_in(config: Any) -> tuple[dict[str, LayerMethod], str] | None:
     """
     settings = settings_in(config)
     return None if settings is None else record.parse(settings, f"the adapter's auto_mapping.{CONFIG_KEY}")
+
+
+def recorded_at(folder: Path) -> tuple[dict[str, LayerMethod], str] | None:
+    """Methods by layer name, and the phase, with which the adapters in a folder were saved together, if any were.
+
+    Raises ValueError if the settings are of another version or damaged.
+    """
+    named = sorted(folder.glob(f"*/{ADAPTER_CONFIG_NAME}"))  # all adapters but "default" have subfolders
+    for file in (folder / ADAPTER_CONFIG_NAME, *named):
+        saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if (settings := (saved.get("auto_mapping") or {}).get(CONFIG_KEY)) is not None:
+            return record.parse(settings, f"auto_mapping.{CONFIG_KEY} in {file}")
+    return None
 
 
 def task_of(config: Any) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def densify(model: Model) -> Model:
 def set_sparsity(model: nn.Module, sparsity: float) -> None:
     """Set the target sparsity of every layer whose method has one.
 
-    Raises ValueError if none has, or if the heads of a layer have sparsities of their own.
+    Raises ValueError if none has, if the heads of a layer have sparsities of their own, or for a number outside
+    [0, 1), and TypeError for what is no number.
     """
     root = sparse_root(model)
     sparse = _having_sparsity(root)

@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
+from pathlib import Path
+from sysconfig import get_path
+from types import FrameType, ModuleType
 from typing import Any
 
 CONFIG_KEY = "crisp_attention"
@@ -18,6 +20,7 @@ ONLY_LOOKS = re.compile(
     r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto|peft.utils.save_and_load"
 )
 LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub|peft|wrapt)[/\\]")
+INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
@@ -80,10 +83,20 @@ def _no_model_is_loaded(config: Any) -> bool:
 
 
 def _caller() -> tuple[str, int]:
-    frame = sys._getframe()
-    while frame.f_back is not None and LIBRARY.search(frame.f_code.co_filename):
+    """The nearest line of no installed package; in an installed program, the nearest of none of the libraries here."""
+    lines: list[tuple[str, int]] = []
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        lines.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno
+    others = [each for each in lines if not LIBRARY.search(each[0])] or lines[-1:]
+    return next((each for each in others if not _is_installed(each[0])), others[0])
+
+
+def _is_installed(file: str) -> bool:
+    # scripts of the environment only start a program
+    folders = (get_path("stdlib"), get_path("scripts"))
+    return bool(INSTALLED.search(file)) or any(Path(file).is_relative_to(each) for each in folders)
 
 
 def install(configuration_utils: ModuleType) -> None:

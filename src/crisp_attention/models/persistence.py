@@ -34,7 +34,7 @@ from crisp_attention.models.learned import (
 )
 from crisp_attention.models.notice import DenseUntilRestored, restoring
 from crisp_attention.models.rollback import all_or_nothing
-from crisp_attention.models.selection import by_name
+from crisp_attention.models.selection import by_name, fitting
 from crisp_attention.models.settings import attention_layers
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def restore(model: Model, *, backend: str = AUTO) -> Model:
 
     What its methods learned is read from where the model was loaded; `backend` is as in `sparsify`. A PEFT
     model becomes what its active adapter was saved with, if that holds settings.
-    Raises ValueError if there are no settings, they name layers that the model does not have, or what
-    was learned is not found.
+    Raises ValueError if there are no settings, they are damaged or do not fit the model's layers, or what was
+    learned is not found.
     """
     return _restore(model, outermost(model).name_or_path or "", backend)
 
@@ -89,7 +89,8 @@ def _restore(model: Model, path: str | Path, backend: str, **hub: Any) -> Model:
         raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
     methods, phase = recorded
     found = attention_layers(root)
-    chosen = [(by_name(found, name), method) for name, method in methods.items()]
+    named = [(by_name(found, name), method) for name, method in methods.items()]
+    chosen = [(layer, fitting(method, layer)) for layer, method in named]
     missing = missing_parameters(chosen)
     beside_adapters = list(adapters.learned(missing, found))
     in_checkpoint = [] if adapters.recorded else read_parameters(missing, path, **hub)
@@ -123,7 +124,11 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> "PreTrained
     with restoring():
         model, place = read(path, hub, **kwargs)
     root = outermost(model)
-    if adapters_on(model, root).recorded or record.read(root.config):
+    try:
+        recorded = adapters_on(model, root).recorded or record.read(root.config)
+    except ValueError as error:
+        raise CheckpointError(f"cannot make the model in {path} sparse again: {error}") from error
+    if recorded is not None:
         return _restore(model, backend=backend, **place)
     warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
     return model

@@ -35,7 +35,7 @@ def select(
         if layers is not None or attention != "self":
             raise TypeError("budgets say which layers they are for; give no layers or attention with them")
         named = {by_name(found, name): each for name, each in method.methods.items()}
-        return {layer.index: _fitting(each, layer) for layer, each in named.items()}
+        return {layer.index: fitting(each, layer) for layer, each in named.items()}
     eligible = [layer for layer in found if attention == "all" or layer.cross == (attention == "cross")]
     if not eligible:
         raise ValueError(f"no layer matched: the model has no {attention}-attention; {_listing(found)}")
@@ -49,7 +49,7 @@ def select(
                 reason = f" (it matches layers outside attention={attention!r})"
             raise ValueError(f"no layer matched {key!r}{reason}; {_listing(eligible)}")
         for layer in matched:
-            chosen[layer.index] = _fitting(wanted[key], layer)
+            chosen[layer.index] = fitting(wanted[key], layer)
     return chosen
 
 
@@ -87,7 +87,8 @@ def _wanted(method: ForLayer | None, layers: Choice | None) -> dict[int | str, F
     return wanted
 
 
-def _fitting(wanted: ForLayer, layer: AttentionLayer) -> LayerMethod:
+def fitting(wanted: ForLayer, layer: AttentionLayer) -> LayerMethod:
+    """The method of a layer. Raises TypeError or ValueError if it does not fit it, as with other heads than it has."""
     place = f"layer {layer.index} ({layer.name})"
     if isinstance(wanted, PerHead):
         if len(wanted.methods) != heads_of(layer.module):

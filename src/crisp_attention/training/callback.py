@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
 from crisp_attention.models import record
+from crisp_attention.models.adapters import recorded_at
 from crisp_attention.models.apply import get_sparsity, set_sparsity
 from crisp_attention.models.settings import settings_of
 from crisp_attention.schedule import Schedule
@@ -134,9 +135,10 @@ def _in_force(model: nn.Module) -> float | None:
 
 def _recorded(checkpoint: Path) -> float | None:
     """The one sparsity with which a checkpoint was saved; None if it says none."""
-    if not (checkpoint / CONFIG_NAME).is_file():  # as in a folder of adapters
-        return None
-    settings = record.read(PreTrainedConfig.from_json_file(checkpoint / CONFIG_NAME))
+    file = checkpoint / CONFIG_NAME  # adapters are saved without it
+    settings = (
+        record.read(PreTrainedConfig.from_json_file(file)) if file.is_file() else recorded_at(checkpoint)
+    )
     found = {method.sparsity for method in settings[0].values()} - {None} if settings else set()
     return found.pop() if len(found) == 1 else None
 

@@ -9,6 +9,7 @@ import transformers
 from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.training.options import OptionError
@@ -52,12 +53,12 @@ def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tu
 
 def _damage(checkpoint: Path, archives: tuple[str, ...]) -> str | None:
     weights = sorted(path.name for path in checkpoint.glob("*.safetensors"))
-    for name in (STATE, *archives, *(weights or ["model.safetensors"])):
+    for name in (STATE, CONFIG_NAME, *archives, *(weights or ["model.safetensors"])):
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
         try:
-            if name == STATE:
+            if name in (STATE, CONFIG_NAME):
                 json.loads(file.read_text(encoding="utf-8"))
             elif name in archives:
                 ZipFile(file).close()

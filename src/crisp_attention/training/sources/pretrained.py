@@ -79,7 +79,7 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
         if stored in HALVES:
             name = str(stored).removeprefix("torch.")
             settled.append(f"weights: {name} in the checkpoint, float32 in this run, as small steps need")
-        record.erase(config)  # this run's own options say how sparse it is
+        settled.extend(_settle_sparsity(config, path))
         for name, value in labels_of(task).items():
             setattr(config, name, value)
         wide = (
@@ -120,6 +120,21 @@ def _settle(config: PreTrainedConfig) -> list[str]:
     return [f"the checkpoint's configuration, as the run needs it: {', '.join(changed.values())}"] * bool(
         changed
     )
+
+
+def _settle_sparsity(config: PreTrainedConfig, path: str | Path) -> list[str]:
+    """A run's own options say how sparse it is, whatever the checkpoint was."""
+    try:
+        recorded = record.read(config)
+    except ValueError as error:
+        raise CheckpointError(f"cannot read a model configuration from {path}: {error}") from error
+    record.erase(config)
+    if recorded is None:
+        return []
+    specs = dict.fromkeys(method.spec for method in recorded[0].values())
+    return [
+        f"attention: the checkpoint was saved with {', '.join(specs)}; this run's own options are used instead"
+    ]
 
 
 def _drawn(path: str | Path, model: PreTrainedModel, info: dict[str, Any]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def text_model(path: str | Path, task: Task, max_length: int) -> Source:
         )
     limit = agreed.cut(max_length)
     if limit < max_length:
-        notes.append(f"texts: cut to {limit} tokens in place of {max_length}, as {agreed.by} takes no more")
+        notes.append(f"longest text: {limit} tokens in place of {max_length}, as {agreed.by} takes no more")
     taken = agreed.taken
     if "attention_mask" in taken and "attention_mask" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
