@@ -167,6 +167,10 @@ def build(
     """
     times = StepTimes()
     validation = task.splits.get("validation")
+    # the Trainer repeats each loss as often as a batch may have examples, however few there are
+    arguments.per_device_eval_batch_size = min(
+        arguments.per_device_eval_batch_size, max(map(len, task.splits.values()))
+    )
     try:
         with _no_new_folders(Path(str(arguments.output_dir))):
             trainer = RunTrainer(
