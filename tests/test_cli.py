@@ -1,14 +1,20 @@
 """The `crisp` command: help, errors in one line, and what a user sees of a run."""
 
+import errno
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
+import torch
 import transformers
 from packaging.version import Version
+from safetensors import SafetensorError
+from transformers import Trainer
 
 from crisp_attention import cli
+from tests.training.small import fnet, saved
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -255,3 +261,70 @@ def test_only_finetune_is_started_by_torchrun(crisp, monkeypatch, tmp_path):
     assert status == 2
     assert "only crisp finetune runs in several processes" in error
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_dense_model_that_is_not_looked_into_has_no_measured_sparsity(tuned, tmp_path):
+    status, out, err = tuned("--method", "dense", model=saved(tmp_path / "fnet", fnet()))
+    assert status == 0
+    assert "attention: dense, not looked into: FNetForSequenceClassification cannot be measured" in err
+    assert "attention: dense, the model's own; sparsity and kept mass were not measured" in out
+    assert "kept mass 100.0%" not in out
+
+
+def test_a_run_that_diverges_says_so_and_no_more(tuned, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        status, out, err = tuned(
+            "--learning-rate", "1e30", "--batch-size", "8", "--training", "max_grad_norm=0"
+        )
+    assert status == 0
+    assert "loss nan, validation loss nan, accuracy 0.0%" in err
+    assert "the run diverged: logits on validation and test are not finite" in out
+    assert "attention: scores are not finite, so sparsity and kept mass say nothing" in out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["kept_mass"] is metrics["entropy"] is metrics["validation"]["loss"] is None
+
+
+def test_a_batch_may_be_larger_than_any_machine_holds(tuned):
+    status, out, _ = tuned("--batch-size", "1000000000000")
+    assert status == 0
+    assert "1 steps in" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "space",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "space"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"),
+            "space",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "memory"),
+        (MemoryError(), "memory"),
+    ],
+)
+def test_what_a_machine_runs_out_of_is_one_line_with_the_way_on(tuned, monkeypatch, error, words):
+    def fail(*args, **kwargs):
+        raise RuntimeError("unexpected pos 44096 vs 43988") from error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    status, _, err = tuned()
+    assert status == 2
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+    assert "; to continue: crisp finetune --model " in last
+
+
+def test_an_error_of_ours_keeps_its_traceback(tuned, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    with pytest.raises(RuntimeError, match="unexpected"):
+        tuned()

@@ -137,6 +137,15 @@ def test_the_summary_weighs_pairs_and_rows_over_layers() -> None:
     )
 
 
+def test_mass_and_entropy_of_scores_that_are_not_finite_are_not_known() -> None:
+    result = Measurement()
+    result.observe(0, "a", "topk", seen([[1, 3], [1, 3]], rows("xx", "xx"), rows("xx", "xx")))
+    result.observe(1, "b", "topk", seen([[math.nan] * 2] * 2, rows("xx", "xx"), rows("xx", "xx")))
+    summary = result.summary()
+    assert math.isnan(summary["kept_mass"])
+    assert math.isnan(summary["entropy"])
+
+
 def test_dense_keeps_all_the_mass_and_its_entropy_is_between_zero_and_log_n() -> None:
     call = observed(batch=3, seed=2, sparsity=0.0)
     totals = LayerTotals.of(call)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crisp_attention.evidence.study import Study
+    from crisp_attention.training.finetune import Run
 
 USER_ERROR = 2
 FAILED_RUNS = 3
@@ -82,8 +83,10 @@ def _run(options: Options) -> None:
 
     from crisp_attention.models.persistence import CheckpointError
     from crisp_attention.training.data import DataError
+    from crisp_attention.training.data.error import first_line
     from crisp_attention.training.options import OptionError
     from crisp_attention.training.quiet import be_quiet
+    from crisp_attention.training.shortage import shortage
 
     console = Console(stderr=True, quiet=not is_main())
     be_quiet()
@@ -127,8 +130,10 @@ def _run(options: Options) -> None:
         sys.exit(INTERRUPTED)
     except (CheckpointError, DataError, OptionError) as error:
         _refuse(console, str(error))
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:  # disks and memory end in errors of every library
+        if found := shortage(error):
+            _refuse(console, f"{found.value} ({first_line(error)}){_way_on(options)}")
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         _refuse(console, f"{error.filename}: {error.strerror}")
 
@@ -155,14 +160,12 @@ def _finetune(options: FinetuneOptions, console: "Console") -> None:
     output = table_console()
     output.quiet = not is_main()
     output.print(_table(run.metrics))
-    sparsity, mass = run.metrics["achieved_sparsity"], run.metrics["kept_mass"]
     diverged = [
         split for split in ("validation", "test") if run.metrics.get(split, {"loss": 0})["loss"] is None
     ]
     for line in (
         *([f"the run diverged: logits on {' and '.join(diverged)} are not finite"] if diverged else []),
-        f"achieved sparsity {_percent(sparsity)}, kept mass {_percent(mass)} "
-        f"(in evaluation, mean over all layers and heads)",
+        _attention(run),
         f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
         f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
         f"peak memory {run.metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
@@ -223,5 +226,13 @@ def _table(metrics: dict[str, Any]) -> Any:
     return table
 
 
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"
+def _attention(run: "Run") -> str:
+    sparsity, mass = run.metrics["achieved_sparsity"], run.metrics["kept_mass"]
+    if not run.directory.measurements.is_file():
+        return "attention: dense, the model's own; sparsity and kept mass were not measured"
+    if mass is None:
+        return "attention: scores are not finite, so sparsity and kept mass say nothing"
+    return (
+        f"achieved sparsity {sparsity:.1%}, kept mass {mass:.1%} "
+        f"(in evaluation, mean over all layers and heads)"
+    )

@@ -85,13 +85,9 @@ class Measurement:
         `sparsity` is the achieved one: the share of valid pairs not attended; `kept_mass` the share
         of the dense softmax weight on kept pairs, mean over rows; `entropy` that of the softmax over
         kept pairs, in nats, mean over rows (0: one key has all the weight). Attention sinks are not
-        part of either. Raises ValueError when no
-        call was observed.
+        part of either. Raises ValueError when no call was observed.
         """
-        if not self.totals:
-            raise ValueError(
-                "nothing was measured: no attention call ran inside `with crisp.measuring(model)`"
-            )
+        self._check()
         frames = []
         for layer, total in sorted(self.totals.items()):
             name, method = self.names[layer]
@@ -113,11 +109,28 @@ class Measurement:
         return pd.concat(frames, ignore_index=True)
 
     def summary(self) -> dict[str, float]:
-        """Over all layers and heads: achieved sparsity (by pairs), kept mass and entropy (by rows)."""
-        table = self.table()
+        """Over all layers and heads: achieved sparsity (by pairs), kept mass and entropy (by rows).
+
+        Kept mass and entropy are NaN where a score is not finite. Raises as `table` does.
+        """
+        self._check()
+
+        def total(name: str) -> float:
+            return sum(getattr(each, name).sum().item() for each in self.totals.values())
+
+        rows = total("rows")
         return {
-            "sparsity": 1
-            - sum(t.kept_pairs.sum().item() for t in self.totals.values()) / table["valid_pairs"].sum(),
-            "kept_mass": (table["kept_mass"] * table["rows"]).sum() / table["rows"].sum(),
-            "entropy": (table["entropy"] * table["rows"]).sum() / table["rows"].sum(),
+            "sparsity": 1 - _share(total("kept_pairs"), total("valid_pairs")),
+            "kept_mass": _share(total("kept_mass"), rows),
+            "entropy": _share(total("entropy"), rows),
         }
+
+    def _check(self) -> None:
+        if not self.totals:
+            raise ValueError(
+                "nothing was measured: no attention call ran inside `with crisp.measuring(model)`"
+            )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

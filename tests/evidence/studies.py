@@ -159,6 +159,7 @@ def _write_run(
         "seconds_per_step": seconds,
         "train_seconds": STEPS * seconds,
         "peak_memory_bytes": 10**9 if configuration.is_dense else 15 * 10**8,
+        "peak_memory_of": "training",
         "device": device,
         "kernels": ["sdpa"] if configuration.is_dense else ["cpu"],
     }

@@ -274,3 +274,13 @@ def test_the_order_of_seeds_and_the_side_change_only_the_sign(order, seed):
 
 def test_the_fake_study_reads_as_it_was_made(analysis):
     assert Study.read(analysis.study.path) == analysis.study
+
+
+def test_peaks_of_whole_processes_are_not_compared_without_a_word(tmp_path):
+    study = make_study(tmp_path, TRUTH)
+    assert not any("peak memory" in note for note in analyse(study).notes)
+    for run in study.finished(study.configurations[1])[:2]:
+        kept = {name: value for name, value in run.metrics.items() if name != "peak_memory_of"}
+        run.directory.metrics.write_text(json.dumps(kept))
+    (note,) = analyse(study).notes
+    assert note.startswith("peak memory of 2 of 20 runs is that of the whole process")

@@ -2,10 +2,12 @@
 
 import time
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 from optuna.trial import TrialState
 
+from crisp_attention.evidence.sweep.campaign import Campaign
 from crisp_attention.evidence.sweep.queue import Planned
 from tests.evidence.claiming import PLANNED, claim_all, claim_one, hold_lock, open_queue, started
 
@@ -108,3 +110,16 @@ def test_a_process_that_is_killed_leaves_the_lock(queue, tmp_path):
     assert pipe.recv() == "inside"
     process.kill()
     assert queue.claim(PLANNED) is not None
+
+
+@pytest.mark.parametrize("state", [TrialState.WAITING, TrialState.COMPLETE])
+def test_processes_can_be_started_before_a_run_is_claimed(state):
+    """Else a run would be taken for dead where importing everything takes longer than the grace period."""
+    seen = Mock()
+    seen.pool.jobs = []
+    seen.pool.messages.return_value = []
+    seen.queue.states.side_effect = [{"a": state}, {"a": TrialState.COMPLETE}]
+    seen.queue.claim.return_value = None
+    Campaign(seen.queue, seen.pool, Mock(), Mock())._work([Planned("a", {})])
+    names = [name for name, *_ in seen.mock_calls if name in ("pool.get_ready", "queue.claim")]
+    assert names == ["pool.get_ready"] * (state == TrialState.WAITING) + ["queue.claim"]

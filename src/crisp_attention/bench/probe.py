@@ -4,7 +4,6 @@ import json
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,8 +13,8 @@ from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Call, Contender
 from crisp_attention.bench.ours import DENSE, crisp, dense
 from crisp_attention.specs import parse
+from crisp_attention.training.memory import forget_peak, peak_memory
 
-CLEAR = Path("/proc/self/clear_refs")
 SHARE = 0.8  # of the free memory that may be taken
 WARM = 256  # tokens of the call that loads and compiles what the measured one needs
 
@@ -31,9 +30,11 @@ def memory(contender: Contender, shape: Shape, backward: bool) -> dict[str, Any]
         call()
         return {"bytes": torch.cuda.max_memory_allocated() - before, "counter": "torch.cuda"}
     _bound()
-    counter, before = _reset()
+    device = torch.device(shape.device)
+    counter = "VmHWM" if forget_peak(device) else "ru_maxrss"
+    before = peak_memory(device)
     call()
-    return {"bytes": _peak(counter) - before, "counter": counter}
+    return {"bytes": peak_memory(device) - before, "counter": counter}
 
 
 def first_call(contender: Contender, shape: Shape) -> dict[str, Any]:
@@ -57,23 +58,6 @@ def _bound() -> None:
     if sys.platform == "linux":
         room = psutil.Process().memory_info().vms + int(SHARE * psutil.virtual_memory().available)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
-
-
-def _reset() -> tuple[str, int]:
-    """How the peak of this process is counted, and the bytes before."""
-    try:
-        CLEAR.write_text("5")  # sets VmHWM to what is resident now
-    except OSError:
-        return "ru_maxrss", _peak("ru_maxrss")
-    return "VmHWM", psutil.Process().memory_info().rss
-
-
-def _peak(counter: str) -> int:
-    if counter == "VmHWM":
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ RESERVED = {
     "restore_callback_states_from_checkpoint": "the run restores what it needs itself",
     "dataloader_multiprocessing_context": "only forked workers can make the run's batches",
     "debug": "its check for overflow stops at boolean masks",
+    "logging_nan_inf_filter": "a loss that is not finite is reported as it is",
 }
 METRICS = ("loss", "accuracy")
 SEEDS = 2**32  # as numpy takes them
@@ -55,6 +56,7 @@ def training_arguments(options: FinetuneOptions, checkpoints: Path) -> TrainingA
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 0.02,
+        "logging_nan_inf_filter": False,  # it would show a diverged run with the losses of the other batches
         "train_sampling_strategy": "group_by_length",
         "disable_tqdm": True,
     }

@@ -25,6 +25,7 @@ from crisp_attention.training.checkpoints import check_resuming, newest_checkpoi
 from crisp_attention.training.data import Task, load_task
 from crisp_attention.training.data.error import first_line
 from crisp_attention.training.encoding import encoded
+from crisp_attention.training.memory import PeakMemory
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.predictions import accuracy_of
 from crisp_attention.training.processes import OwnPart, agreed
@@ -36,7 +37,7 @@ from crisp_attention.training.results import results
 from crisp_attention.training.run_directory import RunDirectory
 from crisp_attention.training.sources import Source, load_source
 from crisp_attention.training.sparsity import described, make_sparse, method_of, recorded, schedule_of
-from crisp_attention.training.timing import KernelsUsed, StepTimes, peak_memory
+from crisp_attention.training.timing import KernelsUsed, StepTimes
 from crisp_attention.training.trainer import RunTrainer, longest_first
 
 
@@ -103,10 +104,10 @@ def finetune(
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(
             directory.tensorboard
         )  # read when --report-to asks for it
-        progress, kernels = RunProgress(console), KernelsUsed()
+        progress, kernels, memory = RunProgress(console), KernelsUsed(), PeakMemory()
         warn = warnings.warn if console.quiet else partial(_say, console)
         scheduled = [SparsityCallback(schedule, warn)] if schedule else []
-        trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, *callbacks])
+        trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, memory, *callbacks])
         if unmeasured := rehearse(trainer, source, task):
             notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
@@ -124,7 +125,8 @@ def finetune(
         "seconds_per_step": times.median(),
         "train_seconds": times.total(),
         # of the process that took most
-        "peak_memory_bytes": max(gather_object([peak_memory(arguments.device)])),
+        "peak_memory_bytes": max(gather_object([memory.peak])),
+        "peak_memory_of": "training" if memory.of_training else "process",
         "device": str(arguments.device),
         "kernels": sorted(kernels.used)
         if settings_of(source.model)
@@ -167,6 +169,10 @@ def build(
     """
     times = StepTimes()
     validation = task.splits.get("validation")
+    # the Trainer repeats each loss as often as a batch may have examples, however few there are
+    arguments.per_device_eval_batch_size = min(
+        arguments.per_device_eval_batch_size, max(map(len, task.splits.values()))
+    )
     try:
         with _no_new_folders(Path(str(arguments.output_dir))):
             trainer = RunTrainer(

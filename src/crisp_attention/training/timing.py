@@ -1,7 +1,5 @@
-"""What a run costs, and on what: time per step, peak memory, the kernels that computed its attention."""
+"""What a run costs, and on what: time per step, and the kernels that computed its attention."""
 
-import resource
-import sys
 import time
 from statistics import median
 from typing import Any
@@ -30,8 +28,6 @@ class StepTimes(TrainerCallback, ExportableState):
         states: Any = state.stateful_callbacks
         earlier = states.get(type(self).__name__, {})
         self.seconds = list(earlier.get("attributes", {}).get("seconds", []))
-        if args.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(args.device)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -75,11 +71,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: on a CUDA device the most allocated since training began, else this process's peak resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -24,6 +24,7 @@ def notes_on(study: Study, answers: Answers) -> tuple[str, ...]:
         *_split(answers, runs),
         *_versions(runs),
         *_devices(runs),
+        *_memory(runs),
     )
 
 
@@ -105,6 +106,14 @@ def _devices(runs: list[FinishedRun]) -> Iterator[str]:
             devices[metrics["device"].partition(":")[0]] += 1
     if len(devices) > 1:
         yield f"the runs were made on different devices, so times and memory do not compare: {_counted(devices)}"
+
+
+def _memory(runs: list[FinishedRun]) -> Iterator[str]:
+    if whole := [run for run in runs if metrics_of(run).get("peak_memory_of") != "training"]:
+        yield (
+            f"peak memory of {len(whole)} of {len(runs)} runs is that of the whole process, with what it computed "
+            f"before and after training: it does not say what training takes"
+        )
 
 
 def _counted(values: Counter[str]) -> str:

@@ -55,6 +55,9 @@ class Campaign:
 
     def _work(self, planned: list[Planned]) -> None:
         looked = beaten = float("-inf")
+        self.view.states = self.queue.states()
+        if any(map(self._is_live, planned)):
+            self.pool.get_ready()  # before a run is claimed: its heart would not beat meanwhile
         while True:
             if time.monotonic() - beaten > HEARTBEAT_SECONDS:
                 beaten = time.monotonic()

@@ -1,6 +1,5 @@
 """What happens inside the process of one run."""
 
-import errno
 import multiprocessing
 import os
 import shutil
@@ -25,11 +24,9 @@ from crisp_attention.training.finetune import finetune
 from crisp_attention.training.options import FinetuneOptions, OptionError
 from crisp_attention.training.quiet import be_quiet
 from crisp_attention.training.run_directory import OWN, RunDirectory
+from crisp_attention.training.shortage import Shortage, shortage
 from crisp_attention.training.terminal import replace_unencodable
 from crisp_attention.training.words import words
-
-# how safetensors and PyTorch say it, whose errors have no number
-FULL = ("No space left on device", "PytorchStreamWriter failed writing")
 
 
 class Place(NamedTuple):
@@ -60,7 +57,7 @@ def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
         with FileLock(place.lock):
             pipe.send(("done", _run(options, pipe)))
     except BaseException as error:  # whatever it is, the study goes on and says it
-        pipe.send(("full" if _is_full(error) else "failed", first_line(error)))
+        pipe.send(("full" if shortage(error) is Shortage.DISK else "failed", first_line(error)))
         with suppress(OSError):  # the disk of the log may be full
             traceback.print_exc()
             sys.stderr.flush()
@@ -101,13 +98,3 @@ def _write_to(log: Path) -> None:
             if stream is not None:
                 stream.flush()
                 os.dup2(file.fileno(), stream.fileno())
-
-
-def _is_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in str(error) for words in FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -52,6 +52,13 @@ class Pool:
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         self._context.set_forkserver_preload(PRELOADED)  # so that not every run imports everything again
 
+    def get_ready(self) -> None:
+        """Wait until a process can be started without delay: the first one waits for all that is imported."""
+        process = self._context.Process(target=os.getpid, daemon=True)
+        with _ctrl_c_is_ours():
+            process.start()
+        process.join()
+
     @property
     def has_room(self) -> bool:
         """Whether another job may start."""
