@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.tables import Tables, tables_of, words_of
 
-SHORT = 16  # tokens of the example
+SHORT = 16  # tokens of an example for models that cannot read fewer
 UNLIMITED = 2**31 - 1  # more tokens than any text has
 
 
@@ -49,9 +49,12 @@ def agree(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Agree
         raise OptionError(f"the tokenizer makes no token of the text {texts[0]!r}")
     check_known(encoded["input_ids"], model, tokenizer)
     least = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
-    tables = tables_of(
-        model, _short(model, tokenizer(*texts, truncation=True, max_length=least)["input_ids"], taken)
-    )
+    try:
+        tables = tables_of(model, _short(model, tokenizer, texts, least, taken))
+    except OptionError:
+        if len(encoded["input_ids"]) <= least:
+            raise
+        tables = tables_of(model, _short(model, tokenizer, texts, max(SHORT, least), taken))
     notes = []
     segments = max(encoded.get("token_type_ids", [0]), default=0) + 1
     known = tables.segments if "token_type_ids" in taken else 0
@@ -80,7 +83,10 @@ def check_known(tokens: Iterable[int], model: PreTrainedModel, tokenizer: Any) -
         )
 
 
-def _short(model: PreTrainedModel, tokens: list[int], taken: set[str]) -> Mapping[str, torch.Tensor]:
+def _short(
+    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str], length: int, taken: set[str]
+) -> Mapping[str, torch.Tensor]:
+    tokens = tokenizer(*texts, truncation=True, max_length=length)["input_ids"]
     # models that find positions by what is not padding would not count a padding token in the text
     words = words_of(model)
     counted = [token for token in tokens if words is None or token != words.padding_idx] or tokens

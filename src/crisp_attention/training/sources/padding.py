@@ -25,8 +25,8 @@ def choose_pad_token(
     positions keeps the number that it has: with another one its positions would be others. Raises OptionError
     if there is no token to pad with, or the model has no embedding for it.
     """
-    config, notes = model.config.get_text_config(), []
-    of_model = config.pad_token_id
+    config, notes = model.config, []
+    of_model = getattr(config.get_text_config(), "pad_token_id", None)
     if tokenizer.pad_token_id is None:
         if isinstance(of_model, int) and 0 <= of_model < len(tokenizer):
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(of_model)
@@ -48,7 +48,8 @@ def choose_pad_token(
         )
     check_known([tokenizer.pad_token_id], model, tokenizer)
     if not skips_padding:
-        config.pad_token_id = tokenizer.pad_token_id
+        for part in (config, config.get_text_config()):  # a classifier reads it in the one or in the other
+            part.pad_token_id = tokenizer.pad_token_id
     return notes
 
 

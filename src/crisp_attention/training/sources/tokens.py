@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
@@ -12,6 +13,7 @@ from crisp_attention.training.data.error import first_line, listed
 from crisp_attention.training.options import OptionError
 from crisp_attention.training.sources.agreement import check_known
 from crisp_attention.training.sources.tables import words_of
+from crisp_attention.training.sources.trying import tried
 
 ROWS = 10_000  # looked at together
 
@@ -42,6 +44,7 @@ def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> list[str]:
 def check_tokens(encoded: Dataset, model: PreTrainedModel, tokenizer: Any) -> None:
     """Raises OptionError for texts with tokens that the model does not have, or that it cannot find the end of."""
     ends: int | None = None
+    counts_ends = _counts_ends(model)
     for table in encoded.with_format("arrow").iter(batch_size=ROWS):
         lists = table["input_ids"].combine_chunks()
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
@@ -54,7 +57,7 @@ def check_tokens(encoded: Dataset, model: PreTrainedModel, tokenizer: Any) -> No
             raise OptionError(
                 f"the text of row {rows[only[0]]} holds nothing but the padding token, {tokenizer.pad_token}"
             )
-        if model.config.is_encoder_decoder:
+        if counts_ends:
             counts = np.bincount(owners[tokens == model.config.eos_token_id], minlength=len(lengths))
             ends = int(counts[0]) if ends is None else ends
             if not ends or (counts != ends).any():
@@ -63,3 +66,17 @@ def check_tokens(encoded: Dataset, model: PreTrainedModel, tokenizer: Any) -> No
                     f"{type(model).__name__} reads a text at its end token, number {model.config.eos_token_id}, of "
                     f"which every text must have the same number, at least one; row {rows[at]} has {counts[at]}"
                 )
+
+
+def _counts_ends(model: PreTrainedModel) -> bool:
+    """Whether the model refuses texts together that have different numbers of its end token, as BART does."""
+    end = getattr(model.config, "eos_token_id", None)
+    if not model.config.is_encoder_decoder or not isinstance(end, int):
+        return False
+    other = int(end == 0)  # any token but the end
+    try:
+        with tried(model, "texts with different numbers of end tokens"):
+            model(input_ids=torch.tensor([[other, other, end], [other, end, end]]))
+    except OptionError:
+        return True
+    return False
