@@ -80,6 +80,19 @@ def test_pixels_that_are_not_scaled_are_said(tmp_path):
     assert said(source, "from 0 to 255 before they are normalised (do_rescale is off)")
 
 
+@pytest.mark.parametrize(("factor", "white"), [(1.0, "255"), (1 / 127.5, "2"), (1 / 65_535, "0.00389")])
+def test_pixels_of_another_scale_are_said(tmp_path, factor, white):
+    source = load_source(small.vit(tmp_path, rescale_factor=factor), pictures((8, 8)), None)
+    assert said(source, f"images: pixels are numbers from 0 to {white} before they are normalised")
+    assert not said(load_source(small.vit(tmp_path), pictures((8, 8)), None), "pixels are numbers")
+
+
+def test_a_processor_that_divides_by_zero(tmp_path):
+    folder = small.vit(tmp_path, image_std=[0.5, 0, 0.5])
+    with pytest.raises(OptionError, match="not finite; expected an image_std without zeros"):
+        load_source(folder, pictures((8, 8)), None)
+
+
 def test_half_weights_and_fields_as_for_texts(tmp_path):
     folder = small.vit(tmp_path)
     model = ViTForImageClassification.from_pretrained(folder).half()

@@ -87,11 +87,20 @@ def _fit_processor(processor: Any, channels: int) -> list[str]:
         notes.append(
             "images: pixels are numbers from 0 to 255 before they are normalised (do_rescale is off)"
         )
+    elif (factor := getattr(processor, "rescale_factor", None)) and not 0.5 < 255 * factor < 2:
+        notes.append(
+            f"images: pixels are numbers from 0 to {255 * factor:.3g} before they are normalised (rescale_factor is "
+            f"{factor:.3g})"
+        )
     return notes
 
 
 def _try(path: str | Path, model: PreTrainedModel, pixels: Tensor) -> None:
     size = "{} x {} with {} channels".format(*pixels.shape[2:], pixels.shape[1])
+    if not pixels.isfinite().all():
+        raise OptionError(
+            f"the image processor of {path} makes numbers that are not finite; expected an image_std without zeros"
+        )
     with tried(model, f"images as the processor of {path} makes them, {size}"):
         model(pixel_values=pixels)
 
