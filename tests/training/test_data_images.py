@@ -67,6 +67,19 @@ def test_what_is_left_out_of_folders_of_images_is_said(tmp_path):
     assert "class folders of the train split without images: eel" in task.notes
 
 
+@pytest.mark.parametrize("split", ["", "train"])
+def test_images_in_other_depths_are_left_out_and_said(tmp_path, split):
+    path = tmp_path / split
+    folders(path, "cat", "dog", "emu/wild", count=10)
+    folders(path, "cat/black", count=1)
+    Pillow.new("L", (4, 4)).save(path / "loose.png")
+    task = load_task(str(tmp_path))
+    assert task.label_names == ("cat", "dog")
+    assert noted(task, "images outside the class folders, left out of the train split: 1, such as ")
+    assert noted(task, "folders inside the class folders, left out of the train split: 2, such as ")
+    assert "class folders of the train split without images: emu" in task.notes
+
+
 def test_folders_without_any_image(tmp_path):
     (tmp_path / "train" / "cat").mkdir(parents=True)
     refuses(f"the train split is empty: expected images in {tmp_path / 'train'}/CLASS; found none", tmp_path)

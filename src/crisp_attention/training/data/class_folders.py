@@ -34,11 +34,18 @@ def read_class_folders(split: str, folders: Sequence[Path]) -> tuple[Dataset, li
     rows = [(str(file.absolute()), number) for number, each in enumerate(classes) for file in images[each]]
     paths, labels = zip(*rows, strict=True)
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    notes = []
-    if others:
-        notes.append(
-            f"not images by their names, left out of the {split} split: {len(others):,}, such as {others[0]}"
+    outside = sorted(file for file in folders[0].parent.iterdir() if _is_image(file))
+    inner = [each for each in others if each.is_dir()]
+    files = [each for each in others if not each.is_dir()]
+    notes = [
+        f"{what}, left out of the {split} split: {len(left):,}, such as {left[0]}"
+        for what, left in (
+            ("not images by their names", files),
+            ("images outside the class folders", outside),
+            ("folders inside the class folders", inner),
         )
+        if left
+    ]
     if empty := [folder.name for folder in found if folder not in classes]:
         notes.append(f"class folders of the {split} split without images: {listed(empty)}")
     return Dataset.from_dict({"image": list(paths), "label": list(labels)}, features), notes

@@ -57,7 +57,7 @@ def read_folder(folder: Path) -> tuple[Splits, list[str]]:
     folders = _shown_folders(folder)
     images = {split: _shown_folders(path) for split, path in _image_folders(folders).items()}
     if not images and any(has_images(each) for each in folders):
-        images = {"train": [each for each in folders if has_images(each)]}
+        images = {"train": folders}
     if images:
         read = {split: read_class_folders(split, classes) for split, classes in images.items()}
         return {split: rows for split, (rows, _) in read.items()}, [
