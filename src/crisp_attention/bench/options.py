@@ -43,10 +43,10 @@ class BenchOptions:
     """Sequences in a batch. Default: 32 up to 128 tokens, 1 beyond."""
 
     heads: Count = None
-    """Heads. Default: 12; on CUDA 16."""
+    """Attention heads. Default: 12; on CUDA 16."""
 
     width: Count = None
-    """Numbers in a head's query. Default: 64; on CUDA 128."""
+    """Width of a head. Default: 64; on CUDA 128."""
 
     sparsity: float = 0.8
     """Share of pairs to drop, in [0, 1)."""

@@ -33,7 +33,7 @@ def check_resuming() -> None:
 def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tuple[str, ...]]:
     """The newest complete checkpoint in `folder`, and a note for each damaged one passed over.
 
-    None if there is no checkpoint at all: the run starts anew. Raises CheckpointError if there are
+    None if there is no checkpoint at all: the run starts from the beginning. Raises CheckpointError if there are
     checkpoints and all are damaged.
     """
     named = [(int(match[1]), path) for path in folder.glob("*") if (match := NAME.fullmatch(path.name))]
@@ -46,7 +46,7 @@ def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tu
         notes.append(f"{checkpoint.name} is damaged and was passed over: {damage}")
     if named:
         raise CheckpointError(
-            f"no checkpoint in {folder} can be continued from; --overwrite starts anew: {'; '.join(notes)}"
+            f"no checkpoint in {folder} can be continued from; --overwrite starts again: {'; '.join(notes)}"
         )
     return None, ()
 

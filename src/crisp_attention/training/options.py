@@ -49,13 +49,13 @@ class RecipeOptions:
     """Fractions of training between which the sparsity rises. Default: 0 0.5."""
 
     text_columns: Texts = ()
-    """One or two text columns. Default: found by themselves."""
+    """One or two text columns. Default: detected automatically."""
 
     image_column: Text = None
-    """The image column. Default: found by itself."""
+    """The image column. Default: detected automatically."""
 
     label_column: Text = None
-    """The label column. Default: found by itself."""
+    """The label column. Default: detected automatically."""
 
     train_examples: Count = None
     """Train on this many examples, the same ones for every seed. Default: all."""
@@ -70,7 +70,8 @@ class RecipeOptions:
     """Peak learning rate (AdamW, linear decay)."""
 
     max_length: Count = None
-    """For text: longer ones are cut to this many tokens. Default: 128."""
+    """For text: longer ones are cut to this many tokens, or to fewer where the model or its tokenizer takes fewer.
+    Default: 128."""
 
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
@@ -107,10 +108,10 @@ class FinetuneOptions(RecipeOptions):
     """Keep no model, only what was measured: configuration, metrics, predictions, figures."""
 
     overwrite: Flag = False
-    """Replace the run that is in the output folder."""
+    """Replace the run in the output folder."""
 
     resume: Flag = False
-    """Continue the interrupted run that is in the output folder, from its last complete checkpoint."""
+    """Continue the interrupted run in the output folder, from its last complete checkpoint."""
 
 
 @dataclass(frozen=True)

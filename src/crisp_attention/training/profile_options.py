@@ -45,7 +45,7 @@ class ProfileOptions:
     """Keys in a block, for block_topk."""
 
     split: Literal["train", "validation"] = "train"
-    """Where the examples are taken from."""
+    """The split that the examples are drawn from."""
 
     examples: int = 512
     """How many examples, drawn at random, the same ones every time; all if there are fewer."""
@@ -57,13 +57,14 @@ class ProfileOptions:
     """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
 
     text_columns: Texts = ()
-    """One or two text columns. Default: found by themselves."""
+    """One or two text columns. Default: detected automatically."""
 
     image_column: Text = None
-    """The image column. Default: found by itself."""
+    """The image column. Default: detected automatically."""
 
     label_column: Text = None
-    """The label column. Default: found by itself."""
+    """The label column. Default: detected automatically."""
 
     max_length: Count = None
-    """For text: longer ones are cut to this many tokens. Default: 128."""
+    """For text: longer ones are cut to this many tokens, or to fewer where the model or its tokenizer takes fewer.
+    Default: 128."""
