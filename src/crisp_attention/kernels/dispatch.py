@@ -16,9 +16,13 @@ from crisp_attention.kernels.registry import KERNELS
 AUTO, REFERENCE = "auto", "reference"
 
 
-@torch.compiler.assume_constant_result  # dynamo itself, which strict exports run, takes it for False
 def _for_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
+
+
+# Dynamo, which strict exports run, takes it for False otherwise. This is torch.compiler.assume_constant_result (read
+# in 2.13) without its import of all of dynamo.
+vars(_for_onnx)["_dynamo_marked_constant"] = True
 
 
 def recorder() -> str | None:
