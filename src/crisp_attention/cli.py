@@ -18,7 +18,7 @@ from crisp_attention.evidence.options import (
 from crisp_attention.training.options import FinetuneOptions, MethodsOptions
 from crisp_attention.training.profile_options import ProfileOptions
 from crisp_attention.training.ranks import after_main, is_main
-from crisp_attention.training.terminal import any_terminal, table_console
+from crisp_attention.training.terminal import any_terminal, can_write, table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,6 +131,8 @@ def _run(options: Options) -> None:
     except (CheckpointError, DataError, OptionError) as error:
         _refuse(console, str(error))
     except Exception as error:  # disks and memory end in errors of every library
+        if isinstance(error, OSError) and error.filename is None and not can_write():
+            raise
         if found := shortage(error):
             _refuse(console, f"{found.value} ({first_line(error)}){_way_on(options)}")
         if not isinstance(error, OSError) or error.filename is None:

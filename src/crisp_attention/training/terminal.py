@@ -50,7 +50,7 @@ def any_terminal() -> Iterator[None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:
-        if _can_write():
+        if can_write():
             raise
         with open(os.devnull, "w") as nowhere:  # what is left in the buffer goes there at exit
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -76,15 +76,16 @@ def table_console() -> "Console":
     return console
 
 
-def _spelled(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(SPELLINGS.get(each, "?") for each in error.object[error.start : error.end]), error.end
-
-
-def _can_write() -> bool:
+def can_write() -> bool:
+    """Whether standard output takes a line; an empty one is printed if it does."""
     try:
         print(flush=True)  # to write nothing would not show it
     except OSError:
         return False
     return True
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SPELLINGS.get(each, "?") for each in error.object[error.start : error.end]), error.end
