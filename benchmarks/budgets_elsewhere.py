@@ -11,8 +11,8 @@ import tyro
 from torch.utils.data import DataLoader
 
 import crisp_attention as crisp
-from crisp_attention.training.data import load_task
-from crisp_attention.training.sources import load_source
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.sources import load_source
 
 
 @dataclass(frozen=True)

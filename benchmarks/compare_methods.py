@@ -21,13 +21,13 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 import crisp_attention as crisp
-from crisp_attention.evidence.options import SweepOptions
-from crisp_attention.evidence.statistics import mean_interval, paired_difference
-from crisp_attention.evidence.study import Configuration, Study
-from crisp_attention.evidence.sweep.command import sweep
-from crisp_attention.methods import AnyMethod, as_method
-from crisp_attention.training.data import load_task
-from crisp_attention.training.sources import load_source
+from crisp_attention.methods.method import AnyMethod, as_method
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.sources import load_source
+from crisp_attention.studies.options import SweepOptions
+from crisp_attention.studies.statistics import mean_interval, paired_difference
+from crisp_attention.studies.study import Configuration, Study
+from crisp_attention.studies.sweep.command import sweep
 
 LEVELS = (0.5, 0.8)
 MODEL = "builtin:minilm"

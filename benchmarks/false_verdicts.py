@@ -10,8 +10,8 @@ import gc
 
 import numpy as np
 
-from crisp_attention.evidence.analysis import Verdict
-from tests.evidence.test_analysis_simulation import CROSSED, EXAMPLES_ONLY, SEEDS_ONLY, verdicts
+from crisp_attention.studies.analysis import Verdict
+from tests.studies.test_analysis_simulation import CROSSED, EXAMPLES_ONLY, SEEDS_ONLY, verdicts
 
 STUDIES = 1000
 

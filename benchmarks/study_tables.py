@@ -5,8 +5,8 @@ python -m benchmarks.study_tables
 
 from pathlib import Path
 
-from crisp_attention.evidence.analysis import Analysis, Line, analyse
-from crisp_attention.evidence.report.numbers import (
+from crisp_attention.studies.analysis import Analysis, Line, analyse
+from crisp_attention.studies.report.numbers import (
     NONE,
     decimal,
     percent,
@@ -15,8 +15,8 @@ from crisp_attention.evidence.report.numbers import (
     probability,
     span,
 )
-from crisp_attention.evidence.report.tables import mean_of
-from crisp_attention.evidence.study import Study
+from crisp_attention.studies.report.tables import mean_of
+from crisp_attention.studies.study import Study
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 NAMES = ("digits", "sst2", "rte")

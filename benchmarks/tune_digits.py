@@ -20,17 +20,17 @@ import transformers
 from datasets import concatenate_datasets
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from crisp_attention.evidence.demo import demo_study
-from crisp_attention.evidence.options import DemoOptions
-from crisp_attention.evidence.study import Configuration
-from crisp_attention.evidence.sweep.plan import run_options
-from crisp_attention.training.arguments import training_arguments
-from crisp_attention.training.data import load_task
-from crisp_attention.training.finetune import train
-from crisp_attention.training.predictions import evaluate
-from crisp_attention.training.quiet import be_quiet
-from crisp_attention.training.sources import load_source
-from crisp_attention.training.sparsity import make_sparse, method_of
+from crisp_attention.runs.arguments import training_arguments
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.finetune import train
+from crisp_attention.runs.predictions import evaluate
+from crisp_attention.runs.quiet import be_quiet
+from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.sparsity import make_sparse, method_of
+from crisp_attention.studies.demo import demo_study
+from crisp_attention.studies.options import DemoOptions
+from crisp_attention.studies.study import Configuration
+from crisp_attention.studies.sweep.plan import run_options
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = (40, 80, 120)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import reference
 from crisp_attention.kernels.call import Call
+from crisp_attention.methods.heads import LayerMethod
 
 METHODS = {
     "dense": Method(rule=Dense()),

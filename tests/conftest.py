@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
 
 from tests.browser import Browser, Tab, program_or_skip
-from tests.training import small
+from tests.runs import small
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

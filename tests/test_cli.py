@@ -13,8 +13,8 @@ from packaging.version import Version
 from safetensors import SafetensorError
 from transformers import Trainer
 
-from crisp_attention import cli
-from tests.training.small import fnet, saved
+from crisp_attention.cli import main as cli
+from tests.runs.small import fnet, saved
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -53,7 +53,7 @@ def tuned(crisp, bert, reviews, tmp_path):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['crisp', '--help']\n"
-        "from crisp_attention.cli import main\n"
+        "from crisp_attention.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib'} & set(sys.modules)\n"
@@ -85,7 +85,7 @@ def test_python_m_is_the_command_too():
 
 
 def test_the_example_in_the_help_can_be_parsed():
-    from crisp_attention.training.options import FinetuneOptions
+    from crisp_attention.runs.options import FinetuneOptions
 
     lines = (FinetuneOptions.__doc__ or "").splitlines()
     example = next(line.split() for line in lines if line.strip().startswith("crisp finetune"))
@@ -234,7 +234,7 @@ def test_notes_come_first_then_progress_then_the_table(tuned, tmp_path):
     Version(transformers.__version__).release < (5, 7), reason="this transformers restores LayerNorm wrongly"
 )
 def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypatch):
-    from crisp_attention.training.progress import RunProgress
+    from crisp_attention.runs.progress import RunProgress
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -13,8 +13,8 @@ import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks import study_tables
-from crisp_attention import cli
-from crisp_attention.evidence.study import Study
+from crisp_attention.cli import main as cli
+from crisp_attention.studies.study import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

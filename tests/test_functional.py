@@ -6,7 +6,7 @@ from torch import Tensor
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Method, PerHead, RandomK, TopK, TopP, Window
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

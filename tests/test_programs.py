@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Method, TopK, TopP
 from crisp_attention.kernels import dispatch
-from crisp_attention.methods import AnyMethod, as_method
+from crisp_attention.methods.method import AnyMethod, as_method
 from tests.cases import METHODS, normal
 from tests.contract.rows import ROWS
 from tests.models.tiny import GROUPED, noisy

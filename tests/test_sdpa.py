@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Method, RandomK, TopK
-from crisp_attention.heads import PerHead
-from crisp_attention.methods import AnyMethod, as_method
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.method import AnyMethod, as_method
 from tests.cases import normal, self_attention
 
 BATCH, HEADS, GROUPS, LENGTH, WIDTH = 2, 4, 2, 7, 6  # of `self_attention`

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from crisp_attention import cli
-from tests.evidence.studies import make_study
+from crisp_attention.cli import main as cli
+from tests.studies.studies import make_study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 ENCODINGS = ("ascii", "latin-1", "cp1252", "utf-8")

@@ -12,65 +12,65 @@ from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
     from crisp_attention.functional import attention as attention
-    from crisp_attention.heads import PerHead as PerHead
-    from crisp_attention.layer_budgets import Budgets as Budgets
-    from crisp_attention.layer_budgets import budgets as budgets
-    from crisp_attention.layouts import BlockTopK as BlockTopK
-    from crisp_attention.layouts import Full as Full
-    from crisp_attention.layouts import Window as Window
-    from crisp_attention.measure import Measurement as Measurement
-    from crisp_attention.methods import Method as Method
+    from crisp_attention.insight.measure import Measurement as Measurement
+    from crisp_attention.insight.measuring import measuring as measuring
+    from crisp_attention.insight.profile.collect import profile as profile
+    from crisp_attention.insight.profile.profile import Profile as Profile
+    from crisp_attention.methods.budgets import Budgets as Budgets
+    from crisp_attention.methods.budgets import budgets as budgets
+    from crisp_attention.methods.heads import PerHead as PerHead
+    from crisp_attention.methods.layouts import BlockTopK as BlockTopK
+    from crisp_attention.methods.layouts import Full as Full
+    from crisp_attention.methods.layouts import Window as Window
+    from crisp_attention.methods.method import Method as Method
+    from crisp_attention.methods.rules import Dense as Dense
+    from crisp_attention.methods.rules import Entmax as Entmax
+    from crisp_attention.methods.rules import NofM as NofM
+    from crisp_attention.methods.rules import RandomK as RandomK
+    from crisp_attention.methods.rules import Threshold as Threshold
+    from crisp_attention.methods.rules import TopK as TopK
+    from crisp_attention.methods.rules import TopP as TopP
+    from crisp_attention.methods.spec import parse as parse
     from crisp_attention.models.apply import densify as densify
     from crisp_attention.models.apply import set_sparsity as set_sparsity
     from crisp_attention.models.apply import sparsify as sparsify
     from crisp_attention.models.explaining import explain as explain
-    from crisp_attention.models.measuring import measuring as measuring
     from crisp_attention.models.notice import DenseUntilRestored as DenseUntilRestored
     from crisp_attention.models.persistence import CheckpointError as CheckpointError
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
-    from crisp_attention.models.profiling import profile as profile
-    from crisp_attention.profiles.profile import Profile as Profile
-    from crisp_attention.rules import Dense as Dense
-    from crisp_attention.rules import Entmax as Entmax
-    from crisp_attention.rules import NofM as NofM
-    from crisp_attention.rules import RandomK as RandomK
-    from crisp_attention.rules import Threshold as Threshold
-    from crisp_attention.rules import TopK as TopK
-    from crisp_attention.rules import TopP as TopP
+    from crisp_attention.runs.callback import SparsityCallback as SparsityCallback
     from crisp_attention.schedule import Schedule as Schedule
-    from crisp_attention.specs import parse as parse
-    from crisp_attention.training.callback import SparsityCallback as SparsityCallback
 
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
 _HOME = {
-    "BlockTopK": "layouts",
-    "Budgets": "layer_budgets",
+    "BlockTopK": "methods.layouts",
+    "Budgets": "methods.budgets",
     "CheckpointError": "models.persistence",
-    "Dense": "rules",
+    "Dense": "methods.rules",
     "DenseUntilRestored": "models.notice",
-    "Entmax": "rules",
-    "Full": "layouts",
-    "Measurement": "measure",
-    "Method": "methods",
-    "NofM": "rules",
-    "PerHead": "heads",
-    "Profile": "profiles.profile",
-    "RandomK": "rules",
+    "Entmax": "methods.rules",
+    "Full": "methods.layouts",
+    "Measurement": "insight.measure",
+    "Method": "methods.method",
+    "NofM": "methods.rules",
+    "PerHead": "methods.heads",
+    "Profile": "insight.profile.profile",
+    "RandomK": "methods.rules",
     "Schedule": "schedule",
-    "SparsityCallback": "training.callback",
-    "Threshold": "rules",
-    "TopK": "rules",
-    "TopP": "rules",
-    "Window": "layouts",
+    "SparsityCallback": "runs.callback",
+    "Threshold": "methods.rules",
+    "TopK": "methods.rules",
+    "TopP": "methods.rules",
+    "Window": "methods.layouts",
     "attention": "functional",
-    "budgets": "layer_budgets",
+    "budgets": "methods.budgets",
     "densify": "models.apply",
     "explain": "models.explaining",
     "load": "models.persistence",
-    "measuring": "models.measuring",
-    "parse": "specs",
-    "profile": "models.profiling",
+    "measuring": "insight.measuring",
+    "parse": "methods.spec",
+    "profile": "insight.profile.collect",
     "restore": "models.persistence",
     "set_sparsity": "models.apply",
     "sparsify": "models.apply",

@@ -1,4 +1,4 @@
-from crisp_attention.cli import main
+from crisp_attention.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
-from crisp_attention.methods import AnyMethod, as_method
-from crisp_attention.pairs import split_mask
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.method import AnyMethod, as_method
+from crisp_attention.methods.pairs import split_mask
 
 NUMBERS = (int, float, np.number, torch.SymInt, torch.SymFloat)
 

@@ -9,8 +9,8 @@ from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.ours import CRISP, DENSE, REFERENCE
 from crisp_attention.bench.results import Attention, FirstCall, Memory, Results, Step
 from crisp_attention.bench.spread import compared
-from crisp_attention.methods import Method
-from crisp_attention.specs import parse
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.spec import parse
 
 RATE = 1e11
 PEERS = {"topk": {"eager top-k": 18.0, "x-transformers": 21.0}, "entmax": {"entmax package": 25.0}}

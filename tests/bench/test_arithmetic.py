@@ -14,7 +14,7 @@ from crisp_attention.bench.picture import draw
 from crisp_attention.bench.rounds import Effort, interleaved
 from crisp_attention.bench.spread import Spread, compared
 from crisp_attention.bench.tables import limit_ratio, show
-from crisp_attention.specs import parse
+from crisp_attention.methods.spec import parse
 from tests.bench import made
 
 LONG = BARS[1]  # top-k, 512 to 4,096 tokens

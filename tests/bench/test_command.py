@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from crisp_attention import cli
 from crisp_attention.bench.options import PARTS
+from crisp_attention.cli import main as cli
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

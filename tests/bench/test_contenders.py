@@ -16,7 +16,7 @@ from crisp_attention.bench.contender import Contender
 from crisp_attention.bench.methods import DEFAULT, achieved_sparsity, named
 from crisp_attention.bench.peers import eager_topk
 from crisp_attention.bench.rounds import Effort
-from crisp_attention.specs import parse
+from crisp_attention.methods.spec import parse
 
 SHAPE = Shape(1, 2, 128, 16)
 NO_FLEX = {flex.FLEX: "compiles for half a minute"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
-from crisp_attention.methods import AnyMethod
+from crisp_attention.methods.method import AnyMethod
 from tests.contract.families import available
 
 # `make test` runs every method on these, and these methods on every family; `make test-all` the rest

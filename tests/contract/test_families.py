@@ -7,7 +7,7 @@ import transformers
 
 import crisp_attention as crisp
 from crisp_attention.kernels.registry import KERNELS
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from crisp_attention.models.settings import attention_layers
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
 from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, ROWS, every_pair

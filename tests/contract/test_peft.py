@@ -24,7 +24,7 @@ from transformers import (
 )
 
 import crisp_attention as crisp
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from tests.contract.rows import ROWS
 from tests.models.adapted import quiet, trained
 from tests.models.tiny import GROUPED, llama, noisy

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Entmax, Method, TopK, Window
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.call import Call
+from crisp_attention.methods.heads import LayerMethod
 from tests.cases import METHODS, SEED
 
 EVERY_METHOD = METHODS | {

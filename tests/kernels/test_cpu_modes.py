@@ -13,7 +13,7 @@ import crisp_attention as crisp
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import operators
-from crisp_attention.methods import Method, as_method
+from crisp_attention.methods.method import Method, as_method
 from tests.cases import normal
 
 TOPK, BLOCKS = as_method(crisp.TopK(0.8)), as_method(crisp.BlockTopK(0.5, block_size=16))

@@ -11,7 +11,7 @@ from crisp_attention import Method, TopK, TopP
 from crisp_attention.kernels import dispatch, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
-from crisp_attention.pairs import valid_queries
+from crisp_attention.methods.pairs import valid_queries
 from tests.kernels.calls import CASES, EVERY_METHOD, Case
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crisp_attention import BlockTopK, Method, TopK
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels import flex, reference
 from crisp_attention.kernels.blocks import choose
 from crisp_attention.kernels.call import Call
+from crisp_attention.methods.heads import PerHead
 from tests.cases import normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

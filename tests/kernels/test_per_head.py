@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crisp_attention import BlockTopK, Entmax, Method, PerHead, RandomK, Threshold, TopK, TopP, Window
 from crisp_attention.kernels.reference import Observation
-from crisp_attention.pairs import causal_mask
+from crisp_attention.methods.pairs import causal_mask
 from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 HEADS, LENGTH = 4, 7

@@ -8,7 +8,7 @@ import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, TopK
 from crisp_attention.kernels import flex, triton_rows
 from crisp_attention.kernels.call import Call
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 EVERY = METHODS | {"entmax 2.5": Method(rule=Entmax(2.5)), "entmax learned": Method(rule=Entmax("learned"))}

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 import crisp_attention as crisp
-from crisp_attention import Dense, Method, layouts, rules
-from crisp_attention.heads import PerHead
+from crisp_attention import Dense, Method
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
-from crisp_attention.layouts import Layout
-from crisp_attention.methods import as_method
-from crisp_attention.rules import Rule
+from crisp_attention.methods import layouts, rules
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods.method import as_method
+from crisp_attention.methods.rules import Rule
 from tests.kernels.calls import EVERY_METHOD, Case
 
 NEEDED = {

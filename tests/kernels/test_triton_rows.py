@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crisp_attention import Dense, Entmax, Method, Threshold, TopK, TopP, Window
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels import reference, triton_rows
 from crisp_attention.kernels.call import Call
-from crisp_attention.ranking import keep_largest
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.ranking import keep_largest
 from tests.cases import normal
 
 tl = pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 import crisp_attention as crisp
-from crisp_attention import CheckpointError, DenseUntilRestored, RandomK, TopK, Window, cli
+from crisp_attention import CheckpointError, DenseUntilRestored, RandomK, TopK, Window
+from crisp_attention.cli import main as cli
 from crisp_attention.models.apply import get_sparsity, set_sparsity
 from tests.models.adapted import lora, quiet, recorded, trained
 from tests.models.tiny import BATCH, distilbert, logits, noisy

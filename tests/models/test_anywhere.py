@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Entmax, TopK
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from crisp_attention.models.configs import ORIGINALS
 from crisp_attention.models.settings import settings_of
 from tests.models.tiny import BATCH, IDS, distilbert, llama, logits

@@ -15,7 +15,7 @@ from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, PerHead, Ran
 from crisp_attention.kernels import reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import recording
-from crisp_attention.pairs import causal_mask
+from crisp_attention.methods.pairs import causal_mask
 from tests.cases import normal
 from tests.models.tiny import distilbert, gemma2, llama, logits
 from tests.strategies import LAYOUTS, METHODS, shares

@@ -7,7 +7,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, PerHead, RandomK, TopK, Window
-from crisp_attention.methods import as_method
+from crisp_attention.methods.method import as_method
 from crisp_attention.models.apply import get_sparsity
 from crisp_attention.models.settings import settings_of
 from tests.models.tiny import bart, distilbert, llama, logits

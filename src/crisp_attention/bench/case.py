@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crisp_attention.methods import Method
+from crisp_attention.methods.method import Method
 
 
 @dataclass(frozen=True)

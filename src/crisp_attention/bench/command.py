@@ -19,10 +19,10 @@ from crisp_attention.bench.results import Results
 from crisp_attention.bench.rounds import clock_of
 from crisp_attention.bench.step import measure_steps
 from crisp_attention.bench.tables import show
-from crisp_attention.training.folders import check_folder
-from crisp_attention.training.options import OptionError
-from crisp_attention.training.records import plain, write_json
-from crisp_attention.training.terminal import table_console
+from crisp_attention.runs.folders import check_folder
+from crisp_attention.runs.options import OptionError
+from crisp_attention.runs.records import plain, write_json
+from crisp_attention.runs.terminal import table_console
 
 BUSY = 0.5  # processes that wanted to run before we began
 

@@ -10,9 +10,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Contender, UnavailableError
-from crisp_attention.layouts import BlockTopK
-from crisp_attention.methods import Method
-from crisp_attention.ranking import share_count
+from crisp_attention.methods.layouts import BlockTopK
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.ranking import share_count
 
 FLEX = "FlexAttention"
 

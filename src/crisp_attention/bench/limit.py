@@ -4,7 +4,7 @@ import torch
 
 from crisp_attention.bench.case import Case
 from crisp_attention.bench.rounds import LEAST, Clock, warm_up
-from crisp_attention.layouts import BlockTopK
+from crisp_attention.methods.layouts import BlockTopK
 
 SIZES = (512, 1024, 2048)
 DENSE_FORWARD, DENSE_BACKWARD = 2, 5  # products of all queries with all keys, or as large

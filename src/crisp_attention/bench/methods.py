@@ -10,10 +10,10 @@ from scipy.stats import norm
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.ours import crisp
-from crisp_attention.layouts import BlockTopK
-from crisp_attention.methods import Method, as_method
-from crisp_attention.rules import Entmax, NofM, Threshold, TopK, TopP
-from crisp_attention.specs import parse
+from crisp_attention.methods.layouts import BlockTopK
+from crisp_attention.methods.method import Method, as_method
+from crisp_attention.methods.rules import Entmax, NofM, Threshold, TopK, TopP
+from crisp_attention.methods.spec import parse
 
 DEFAULT = ("topk", "block_topk", "entmax", "topp", "threshold", "nofm")
 QUERIES = 128  # that the achieved sparsity is measured on

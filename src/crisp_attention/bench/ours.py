@@ -6,7 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from crisp_attention.bench.contender import Contender
 from crisp_attention.functional import attention
-from crisp_attention.methods import Method
+from crisp_attention.methods.method import Method
 
 DENSE, CRISP, REFERENCE = "dense SDPA", "crisp", "crisp reference"
 CHOOSES = "backend" in inspect.signature(attention).parameters

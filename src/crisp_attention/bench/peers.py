@@ -11,8 +11,8 @@ from torch import Tensor
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Contender, UnavailableError
-from crisp_attention.methods import Method
-from crisp_attention.rules import Entmax, TopK
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.rules import Entmax, TopK
 
 EAGER, X_TRANSFORMERS, ENTMAX = "eager top-k", "x-transformers", "entmax package"
 

@@ -6,8 +6,8 @@ from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
 from crisp_attention.bench.options import PARTS, BenchOptions, Part
 from crisp_attention.bench.rounds import Effort
-from crisp_attention.checks import check_number, check_whole
-from crisp_attention.methods import Method
+from crisp_attention.methods.checks import check_number, check_whole
+from crisp_attention.methods.method import Method
 
 SHORT, SHORT_BATCH = 128, 32  # sequences up to so many tokens come in batches
 OTHERS = (128, 512, 2048)

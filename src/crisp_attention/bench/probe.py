@@ -12,8 +12,8 @@ import torch
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Call, Contender
 from crisp_attention.bench.ours import DENSE, crisp, dense
+from crisp_attention.methods.spec import parse
 from crisp_attention.peak_memory import forget_peak, peak_memory
-from crisp_attention.specs import parse
 
 SHARE = 0.8  # of the free memory that may be taken
 WARM = 256  # tokens of the call that loads and compiles what the measured one needs

@@ -10,9 +10,9 @@ from crisp_attention.bench.contender import Absent, Contender, UnavailableError
 from crisp_attention.bench.flex import FLEX, cannot_rank, flex_blocks
 from crisp_attention.bench.ours import CRISP, REFERENCE, crisp
 from crisp_attention.bench.peers import EAGER, ENTMAX, X_TRANSFORMERS, eager_topk, entmax15, x_transformers
-from crisp_attention.layouts import BlockTopK, Full
-from crisp_attention.methods import Method
-from crisp_attention.rules import Dense, Entmax, TopK
+from crisp_attention.methods.layouts import BlockTopK, Full
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.rules import Dense, Entmax, TopK
 
 Build = Callable[[Method, Shape], Contender]
 

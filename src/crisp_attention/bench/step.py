@@ -11,10 +11,10 @@ from crisp_attention.bench.ours import CRISP, DENSE
 from crisp_attention.bench.results import Step
 from crisp_attention.bench.rounds import Effort, clock_of, interleaved, warm_up
 from crisp_attention.bench.spread import compared
-from crisp_attention.methods import Method
+from crisp_attention.methods.method import Method
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.persistence import CheckpointError
-from crisp_attention.training.sources import minilm_folder
+from crisp_attention.runs.sources import minilm_folder
 
 MODEL = "builtin:minilm"
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from crisp_attention.layouts import BlockTopK
-from crisp_attention.layouts.block_topk import only_finite
-from crisp_attention.ranking import keep_largest, share_count
+from crisp_attention.methods.layouts import BlockTopK
+from crisp_attention.methods.layouts.block_topk import only_finite
+from crisp_attention.methods.ranking import keep_largest, share_count
 
 
 def only_keys(valid: Tensor) -> bool:

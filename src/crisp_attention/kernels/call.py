@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from crisp_attention.heads import LayerMethod
-from crisp_attention.pairs import causal_mask
-from crisp_attention.rules.base import Learned
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.pairs import causal_mask
+from crisp_attention.methods.rules.base import Learned
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels import measured, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.methods.heads import PerHead
 
 AUTO, REFERENCE = "auto", "reference"
 

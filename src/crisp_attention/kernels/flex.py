@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.derivatives import OnlyOnce
 from crisp_attention.kernels.memory import apart
-from crisp_attention.layouts import BlockTopK
-from crisp_attention.methods import Method, called
-from crisp_attention.rules import Dense
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.layouts import BlockTopK
+from crisp_attention.methods.method import Method, called
+from crisp_attention.methods.rules import Dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NARROWEST = 16  # of blocks and heads on GPUs

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.call import Call
-from crisp_attention.pairs import valid_queries
-from crisp_attention.rules.base import Learned, Rule
-from crisp_attention.rules.random import head_seeds
+from crisp_attention.methods.heads import LayerMethod, PerHead
+from crisp_attention.methods.pairs import valid_queries
+from crisp_attention.methods.rules.base import Learned, Rule
+from crisp_attention.methods.rules.random import head_seeds
 
 
 @dataclass(frozen=True)

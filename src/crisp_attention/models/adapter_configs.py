@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from wrapt import wrap_function_wrapper
 
-from crisp_attention.heads import LayerMethod
+from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models import record
 from crisp_attention.models.adapters import adapters_on, recorded_in, saved_modules
 from crisp_attention.models.apply import outermost, sparse_root

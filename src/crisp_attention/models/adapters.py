@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from crisp_attention.heads import LayerMethod
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.rules.base import Learned
 from crisp_attention.models import record
 from crisp_attention.models.learned import MODULE, Missing
 from crisp_attention.models.notice import CONFIG_KEY
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.settings import AttentionLayer
-from crisp_attention.rules.base import Learned
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import TypeVar, cast
 from torch import nn
 from transformers import PreTrainedModel
 
-from crisp_attention.heads import LayerMethod, PerHead
 from crisp_attention.kernels.dispatch import AUTO, check_backend
-from crisp_attention.layer_budgets import Budgets
+from crisp_attention.methods.budgets import Budgets
+from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.models import record
 from crisp_attention.models.adapters import adapters_on, forget
 from crisp_attention.models.configs import (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crisp_attention.pairs import key_ranks, own_keys
-from crisp_attention.ranking import compact
+from crisp_attention.methods.pairs import key_ranks, own_keys
+from crisp_attention.methods.ranking import compact
 
 
 @dataclass

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from crisp_attention.checks import check_whole
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import dispatch, measured
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.methods.checks import check_whole
+from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models import own
 from crisp_attention.models.apply import sparse_root
 from crisp_attention.models.configs import config_of

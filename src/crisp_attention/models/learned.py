@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from crisp_attention.heads import LayerMethod
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.rules.base import Learned
 from crisp_attention.models.settings import AttentionLayer, attention_layers, heads_of
-from crisp_attention.rules.base import Learned
 
 MODULE = "crisp_learned"
 Missing = tuple[AttentionLayer, dict[str, torch.Tensor]]

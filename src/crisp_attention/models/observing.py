@@ -8,13 +8,13 @@ from threading import Lock, local
 import torch
 from torch import nn
 
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.rules import Dense
 from crisp_attention.models.apply import activate, check_active, deactivate, outermost, supported_layers
 from crisp_attention.models.rollback import all_or_nothing
 from crisp_attention.models.selection import select
 from crisp_attention.models.settings import Settings, settings_of
-from crisp_attention.rules import Dense
 
 _beginning_or_end = Lock()  # several threads may watch one model
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from crisp_attention.heads import LayerMethod, layer_method
+from crisp_attention.methods.heads import LayerMethod, layer_method
 from crisp_attention.models.configs import config_of
 from crisp_attention.models.notice import CONFIG_KEY, restoring
 from crisp_attention.models.settings import PHASES, settings_of

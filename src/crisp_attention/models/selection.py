@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-from crisp_attention.heads import LayerMethod, PerHead, per_head
-from crisp_attention.layer_budgets import Budgets
-from crisp_attention.methods import AnyMethod, Method, as_method
+from crisp_attention.methods.budgets import Budgets
+from crisp_attention.methods.heads import LayerMethod, PerHead, per_head
+from crisp_attention.methods.method import AnyMethod, Method, as_method
 from crisp_attention.models.learned import initial_values
 from crisp_attention.models.settings import AttentionLayer, heads_of
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.calling import dispatching
 from crisp_attention.models.configs import IMPLEMENTATION, config_of
 from crisp_attention.models.decoding import Decoding

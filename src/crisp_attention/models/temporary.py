@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from transformers import PreTrainedModel
 
-from crisp_attention.methods import AnyMethod
+from crisp_attention.methods.method import AnyMethod
 from crisp_attention.models.apply import activate, supported_layers
 from crisp_attention.models.rollback import remember
 from crisp_attention.models.selection import select

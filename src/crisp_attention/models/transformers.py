@@ -12,17 +12,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.utils.output_capturing import _active_collector
 
-from crisp_attention.heads import LayerMethod
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.reference import Observation
-from crisp_attention.methods import Method
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.pairs import split_mask
 from crisp_attention.models import own, packing
 from crisp_attention.models.calling import calling
 from crisp_attention.models.configs import IMPLEMENTATION
 from crisp_attention.models.learned import learned_by
 from crisp_attention.models.settings import ATTRIBUTE, Settings, check_dense
-from crisp_attention.pairs import split_mask
 
 # What modules and attention functions have names for, and what becomes of it here.
 HANDLED = frozenset(

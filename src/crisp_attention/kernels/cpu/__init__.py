@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels.blocks import choose, front, listed, only_keys
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu.plan import LANES, code_of
-from crisp_attention.layouts import BlockTopK, Full, Layout
-from crisp_attention.methods import called
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.layouts import BlockTopK, Full, Layout
+from crisp_attention.methods.method import called
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crisp_attention.rules import Dense, Entmax, NofM, Rule, Threshold, TopK, TopP
+from crisp_attention.methods.rules import Dense, Entmax, NofM, Rule, Threshold, TopK, TopP
 
 # floats in a vector; keys that are laid out together
 LANES, STRIP = 16, 64

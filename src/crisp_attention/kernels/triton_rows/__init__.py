@@ -11,12 +11,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from crisp_attention.heads import PerHead
 from crisp_attention.kernels.call import Call
-from crisp_attention.layouts import Full
-from crisp_attention.methods import Method, called
-from crisp_attention.ranking import ROUNDING
-from crisp_attention.rules import Dense, Threshold, TopK, TopP
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.layouts import Full
+from crisp_attention.methods.method import Method, called
+from crisp_attention.methods.ranking import ROUNDING
+from crisp_attention.methods.rules import Dense, Threshold, TopK, TopP
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 128  # wider tiles do not fit beside each other

@@ -1,6 +1,0 @@
-"""From the files of a study to what it says."""
-
-from crisp_attention.evidence.analysis.analyse import analyse
-from crisp_attention.evidence.analysis.results import Analysis, Comparison, Line, Verdict
-
-__all__ = ["Analysis", "Comparison", "Line", "Verdict", "analyse"]

@@ -1,7 +1,0 @@
-"""`crisp report`: what a study says, as a page, tables, figures and a summary."""
-
-from crisp_attention.evidence.report.command import run_report
-from crisp_attention.evidence.report.terminal import show
-from crisp_attention.evidence.report.writing import write_report
-
-__all__ = ["run_report", "show", "write_report"]

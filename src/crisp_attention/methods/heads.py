@@ -1,0 +1,95 @@
+"""A method for each head of a layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from crisp_attention.methods.method import Method
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """One method for every head of a layer, in order. Heads with equal methods are computed together."""
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        if not self.methods or not all(isinstance(each, Method) for each in self.methods):
+            raise TypeError(f"methods must be a tuple with one Method for each head, got {self.methods!r}")
+
+    @property
+    def name(self) -> str:
+        """The methods' common name, or all their names."""
+        return " | ".join(dict.fromkeys(each.name for each in self.methods))
+
+    @property
+    def spec(self) -> str:
+        """The methods' specs, in the order in which they first come."""
+        return " | ".join(dict.fromkeys(each.spec for each in self.methods))
+
+    @property
+    def sparsity(self) -> float | None:
+        """The target sparsity that all heads share, if they do."""
+        return self._common("sparsity")
+
+    @property
+    def uses_positions(self) -> bool:
+        """Whether any head's method needs to know where a query stands among the keys."""
+        return any(each.uses_positions for each in self.methods)
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether any head's method draws at random."""
+        return any(each.uses_seed for each in self.methods)
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether every head's method is dense attention for rows of at most `keys` valid keys, or of any length."""
+        return all(each.drops_nothing(keys) for each in self.methods)
+
+    @property
+    def block_size(self) -> int | None:
+        """Keys in a block, where all heads with blocks agree."""
+        sizes = {each.block_size for each in self.methods if each.block_size}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def initial(self, heads: int) -> dict[str, Tensor]:
+        """Initial values of what the layer learns, for all heads, whether or not their method uses it."""
+        return {name: value for each in self.methods for name, value in each.initial(heads).items()}
+
+    def with_sparsity(self, sparsity: float) -> "PerHead":
+        """Every head's method at another target sparsity. Raises ValueError where one has none."""
+        return PerHead(tuple(each.with_sparsity(sparsity) for each in self.methods))
+
+    def groups(self) -> dict[Method, list[int]]:
+        """The heads of each different method."""
+        found: dict[Method, list[int]] = {}
+        for head, method in enumerate(self.methods):
+            found.setdefault(method, []).append(head)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary that JSON can hold; `layer_method` is its inverse."""
+        return {"heads": [each.to_dict() for each in self.methods]}
+
+    def _common(self, name: str) -> Any:
+        values = {getattr(each, name) for each in self.methods}
+        return values.pop() if len(values) == 1 else None
+
+
+LayerMethod = Method | PerHead
+
+
+def layer_method(data: Mapping[str, Any]) -> LayerMethod:
+    """Rebuild a layer's method from its dictionary. Raises ValueError for anything it does not know."""
+    if isinstance(data, Mapping) and set(data) == {"heads"}:
+        if not isinstance(data["heads"], list) or not data["heads"]:
+            raise ValueError(f"'heads' must be a list with a method for each head, got {data['heads']!r}")
+        return per_head([Method.from_dict(each) for each in data["heads"]])
+    return Method.from_dict(data)
+
+
+def per_head(methods: list[Method]) -> LayerMethod:
+    """A layer's method from those of its heads: a plain `Method` if all are equal."""
+    return methods[0] if len(set(methods)) == 1 else PerHead(tuple(methods))

@@ -1,0 +1,105 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_number, check_whole
+from crisp_attention.methods.layouts.base import Layout
+from crisp_attention.methods.pairs import key_ranks, query_ranks, valid_queries
+from crisp_attention.methods.ranking import grouped, keep_largest, share_count, share_is_whole
+
+
+@dataclass(frozen=True)
+class BlockTopK(Layout):
+    """The key blocks whose mean key has the largest product with the mean query (SLA, arXiv 2509.24006, 3.2).
+
+    Blocks are runs of `block_size` valid keys of the row, so padding moves none of them and is in no
+    mean. Of a row's n blocks, max(1, ceil((1 - sparsity) * n)) are kept; among them always the
+    first `sink_blocks` and the `local_blocks` nearest on each side, the query's own included.
+    Queries that see the same keys, one after another, are averaged in blocks of `block_size`. Under a
+    causal mask no two do: each query is ranked by itself, so that no choice depends on later tokens,
+    with or without a cache.
+    Pairs inside the kept blocks are visible as far as they are valid. Where a query or a key is not
+    finite, those that rank it see all their blocks.
+    """
+
+    sparsity: float = 0.8
+    block_size: int = 64
+    sink_blocks: int = 0
+    local_blocks: int = 1
+
+    name: ClassVar[str] = "block_topk"
+    uses_positions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("sparsity", self.sparsity, "[0, 1)")
+        check_whole("block_size", self.block_size, 1)
+        check_whole("sink_blocks", self.sink_blocks, 0)
+        check_whole("local_blocks", self.local_blocks, 1)
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        if self.sparsity == 0 or keys is None:
+            return self.sparsity == 0
+        blocks = -(-keys // self.block_size)
+        return share_is_whole(blocks, self.sparsity) or max(self.sink_blocks, self.local_blocks) >= blocks
+
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+        if self.sparsity == 0 or products.shape[-2] == 0:
+            return valid
+        ranked, present, forced = self.rank(valid, products, block_products)
+        blocks = present.sum(dim=-1, keepdim=True)
+        count = torch.maximum(share_count(blocks, self.sparsity), forced.sum(dim=-1, keepdim=True))
+        kept = keep_largest(ranked, present.expand_as(ranked), count)
+        return valid & kept.gather(-1, self.block_of(valid).expand_as(products))
+
+    def block_of(self, valid: Tensor) -> Tensor:
+        """The block of every key in its row, from 0, (..., L, S); of no meaning where not valid."""
+        return (key_ranks(valid) - 1).clamp(min=0) // self.block_size
+
+    def rank(
+        self, valid: Tensor, products: Tensor, block_products: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What blocks are ranked by (B, H, L, n), which the row has, and which it always keeps.
+
+        The last two are bool and broadcast to the first, whose entries are infinite where always kept.
+        """
+        size, keys = self.block_size, valid.sum(dim=-1, keepdim=True)
+        if block_products is None:
+            sums = grouped(products, key_ranks(valid), valid, size, 0.0).sum(dim=-1)
+            first = torch.arange(sums.shape[-1], device=valid.device) * size
+            block_products = sums / (keys - first).clamp(1, size)
+        block = torch.arange(block_products.shape[-1], device=valid.device)
+        present = block * size < keys
+        own = (query_ranks(valid) - 1) // size
+        forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
+        ranked = self._mean_query(block_products, valid)
+        return torch.where(forced, torch.inf, only_finite(ranked)), present, forced
+
+    def _mean_query(self, block_products: Tensor, valid: Tensor) -> Tensor:
+        # products are linear in the query: their mean is the product with the mean query
+        real = valid_queries(valid)
+        previous = (torch.arange(valid.shape[-2], device=valid.device) - 1).clamp(min=0)
+        sees = (valid != valid.index_select(-2, previous)).any(dim=-1).cumsum(dim=-1)
+        # queries that see the same keys, one after another, are divided into blocks from their first
+        earlier = (sees[..., None, :] < sees[..., :, None]) & real[..., None, :]
+        block = (real.cumsum(dim=-1) - earlier.sum(dim=-1) - 1) // self.block_size
+
+        def equal(values: Tensor) -> Tensor:
+            return values[..., :, None] == values[..., None, :]
+
+        alike = equal(block) & equal(sees) & real[..., None, :]
+        share = (alike / alike.sum(dim=-1, keepdim=True).clamp(min=1)).to(block_products.dtype)
+        # 0 times NaN is NaN: what is broken travels as a flag, so that it reaches its own group and no other
+        broken = (~block_products.isfinite()).any(dim=-1, keepdim=True).to(block_products.dtype)
+        pooled = share @ torch.cat([block_products.nan_to_num(), broken], dim=-1)
+        # that of its first query for the whole group, however products of matrices are rounded
+        first = alike.int().argmax(dim=-1, keepdim=True).expand(*pooled.shape[:-1], 1)
+        pooled = pooled.gather(-2, first.expand_as(pooled))
+        pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
+        return torch.where(real.unsqueeze(-1), pooled, block_products)
+
+
+def only_finite(ranked: Tensor) -> Tensor:
+    """What blocks are ranked by, NaN in every row that holds a number that is not finite: it keeps all of them."""
+    return ranked.masked_fill(~ranked.isfinite().all(dim=-1, keepdim=True), torch.nan)

@@ -1,0 +1,19 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from crisp_attention.methods.layouts.base import Layout
+
+
+@dataclass(frozen=True)
+class Full(Layout):
+    """Every valid pair."""
+
+    name: ClassVar[str] = "full"
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        return True
+
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+        return valid

@@ -1,0 +1,50 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_whole
+from crisp_attention.methods.layouts.base import Layout
+from crisp_attention.methods.pairs import key_ranks, query_ranks
+
+
+@dataclass(frozen=True)
+class Window(Layout):
+    """A band of `width` keys centred on the query's own token, and `global_tokens` first tokens.
+
+    Positions count valid tokens, so padding does not move the band. A global token sees every
+    valid key and is seen by every query (Longformer, arXiv 2004.05150). `width` is odd: the band
+    has width // 2 keys on each side, `dilation` tokens apart.
+    """
+
+    width: int
+    global_tokens: int = 0
+    dilation: int = 1
+
+    name: ClassVar[str] = "window"
+    uses_positions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if (
+            not isinstance(self.width, int)
+            or isinstance(self.width, bool)
+            or self.width < 1
+            or self.width % 2 == 0
+        ):
+            raise ValueError(f"width must be an odd whole number of at least 1, got {self.width!r}")
+        check_whole("global_tokens", self.global_tokens, 0)
+        check_whole("dilation", self.dilation, 1)
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        if keys is None:
+            return False
+        others = keys - self.global_tokens
+        return others <= 1 or (self.dilation == 1 and self.width // 2 >= others - 1)
+
+    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
+        keys, queries = key_ranks(valid), query_ranks(valid)
+        distance = (keys - queries).abs()
+        near = (distance <= self.dilation * (self.width // 2)) & (distance % self.dilation == 0)
+        # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
+        anchors = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
+        return valid & (near | anchors)

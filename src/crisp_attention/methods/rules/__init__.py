@@ -1,0 +1,15 @@
+"""Rules: what a query keeps of the keys it sees. One file per rule."""
+
+from crisp_attention.methods.rules.base import Rule
+from crisp_attention.methods.rules.dense import Dense
+from crisp_attention.methods.rules.entmax import Entmax
+from crisp_attention.methods.rules.nofm import NofM
+from crisp_attention.methods.rules.random import RandomK
+from crisp_attention.methods.rules.threshold import Threshold
+from crisp_attention.methods.rules.topk import TopK
+from crisp_attention.methods.rules.topp import TopP
+
+# what a method can be named by, in the order in which people are shown it
+ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, Threshold, NofM, Entmax, RandomK)
+
+__all__ = ["ALL", "Dense", "Entmax", "NofM", "RandomK", "Rule", "Threshold", "TopK", "TopP"]

@@ -1,0 +1,66 @@
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.ranking import on_host
+
+# scores of less than this are dropped by adding the lowest number there is
+MODERATE = 1e30
+
+Learned = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores."""
+
+    name: ClassVar[str]
+    uses_positions: ClassVar[bool] = False
+    uses_seed: ClassVar[bool] = False
+    zeros_are_dropped: ClassVar[bool] = False  # the weights themselves say what is kept
+
+    @abstractmethod
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        """Kept pairs, bool (B, H, L, S), a subset of `visible`.
+
+        `scores` (B, H, L, S), float32 or better; `visible`, a subset of `valid`, both bool with full
+        L and S, broadcast to it; `seed` int64 (B or 1, H, L or 1, 1), given only to rules with `uses_seed`.
+        """
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        """Whether this is the softmax over all a row sees, for rows of at most `keys` keys, or of any length.
+
+        Known without looking at scores; a rule that has to look at them says False.
+        """
+        return False
+
+    def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
+        """Weights over the kept pairs, zero elsewhere and in rows that keep nothing: the softmax.
+
+        `learned` holds the layer's parameters, each with the heads in front, as `initial` made them.
+        """
+        return masked_softmax(scores, keep)
+
+    def initial(self, heads: int) -> dict[str, Tensor]:
+        """Initial values of the parameters that a layer of so many heads learns; none for most rules."""
+        return {}
+
+
+def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
+    """Softmax over the kept entries of each row; zeros elsewhere, and in rows that keep nothing.
+
+    As for any softmax, a kept -inf weighs nothing beside larger scores, and a row whose largest kept
+    score is not finite is NaN. What is not kept never counts, whatever it is.
+    """
+    some = keep.sum(dim=-1, keepdim=True, dtype=torch.int32) > 0
+    if on_host(scores) and scores.numel() and bool(scores.detach().abs().amax() < MODERATE):
+        # on CPUs arithmetic is several times as fast as choosing, and gives the same bits
+        dropped = keep.to(scores.dtype).sub_(1).mul_(-torch.finfo(scores.dtype).min)
+        return (scores + dropped).softmax(dim=-1) * some.to(scores.dtype)
+    # a row that keeps nothing must stay finite, forward and backward
+    kept = torch.where(keep, scores, torch.where(some, -torch.inf, 0.0))
+    return torch.where(keep, kept.softmax(dim=-1), 0.0)

@@ -1,0 +1,63 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.ranking import widest
+from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
+from crisp_attention.methods.rules.base import Learned, Rule, masked_softmax
+
+# Learned exponents stay inside this interval, and start in its middle.
+LOWEST, HIGHEST = 1.01, 1.99
+# Adam moves a parameter by about its learning rate, and fine-tuning takes rates near 1e-5: without
+# this factor α would stay where it starts.
+PACE = 100.0
+
+
+@dataclass(frozen=True)
+class Entmax(Rule):
+    """α-entmax in place of softmax: exact zeros where a key does not matter, so the row chooses how many.
+
+    `alpha` 1 is the softmax, 2 the sparsemax; 1.5 and 2 are exact, others found by bisection. With
+    `alpha="learned"` every head has its own α between 1.01 and 1.99, started at 1.5 and trained and
+    saved with the model (arXiv 1905.05702, 1909.00015). The sparsity follows from the data.
+    """
+
+    alpha: float | str = 1.5
+
+    name: ClassVar[str] = "entmax"
+    zeros_are_dropped: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.alpha == "learned":
+            return
+        if isinstance(self.alpha, str):
+            raise ValueError(f'alpha must be a number of at least 1, or "learned", got {self.alpha!r}')
+        check_number("alpha", self.alpha, "[1, 10]")
+        if 1 < self.alpha < LOWEST:
+            raise ValueError(f"alpha must be 1 (the softmax) or at least {LOWEST}, got {self.alpha}")
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.alpha == 1
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        return visible.expand_as(scores)
+
+    def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
+        if self.alpha == 1:
+            return masked_softmax(scores, keep)
+        if isinstance(self.alpha, str):
+            if "alpha" not in learned:
+                raise ValueError(
+                    'Entmax(alpha="learned") needs a model to hold its parameters: crisp.sparsify'
+                )
+            raw = learned["alpha"].to(scores.dtype).reshape(-1, 1, 1)
+            return alpha_entmax(scores, keep, LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(PACE * raw))
+        # the weights are ever steeper at the edge of the support: there a threshold in float32 is too coarse
+        exact = scores if self.alpha <= 2 else scores.to(widest(scores))
+        return alpha_entmax(exact, keep, float(self.alpha)).to(scores.dtype)
+
+    def initial(self, heads: int) -> dict[str, Tensor]:
+        return {"alpha": torch.zeros(heads)} if self.alpha == "learned" else {}

@@ -1,0 +1,47 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_whole
+from crisp_attention.methods.pairs import key_ranks
+from crisp_attention.methods.ranking import grouped, keep_largest
+from crisp_attention.methods.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class NofM(Rule):
+    """Keep the `n` keys with the largest scores of every `m` neighbouring keys that the row sees.
+
+    Exactly n of each full group; of a last group of r < m keys ceil(r * n / m), so at least one.
+    Equal scores: the lower key index wins. Groups count the keys a row sees: padding moves none.
+    """
+
+    n: int
+    m: int
+
+    name: ClassVar[str] = "nofm"
+
+    def __post_init__(self) -> None:
+        check_whole("n", self.n, 1)
+        check_whole("m", self.m, self.n)
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        # a first group that is not full keeps ceil(keys * n / m) of its keys
+        return self.n == self.m or (keys is not None and keys * (self.m - self.n) < self.m)
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        if self.n == self.m:
+            return visible.expand_as(scores)
+        ranks = key_ranks(visible)
+        moved = grouped(scores, ranks, visible, self.m, -torch.inf)
+        slot = torch.arange(moved.shape[-2] * self.m, device=scores.device)
+        taken = (slot < visible.sum(dim=-1, keepdim=True)).unfold(-1, self.m, self.m)
+        count = -(-taken.sum(dim=-1, keepdim=True) * self.n // self.m)
+        kept = keep_largest(moved, taken.expand_as(moved), count)
+        # side by side by place in the group: what flatten does to the last two dimensions is nothing that
+        # torch.export can prove for all lengths
+        place = (ranks - 1).clamp(min=0)
+        index = place % self.m * kept.shape[-2] + place // self.m
+        return visible & torch.cat(kept.unbind(dim=-1), dim=-1).gather(-1, index.expand_as(scores))

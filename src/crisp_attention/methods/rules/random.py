@@ -1,0 +1,46 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.pairs import key_ranks, query_ranks
+from crisp_attention.methods.ranking import keep_largest
+from crisp_attention.methods.rules.share import ShareRule
+
+MASK32 = 0xFFFFFFFF
+
+
+def mix(value: Tensor) -> Tensor:
+    """A 32-bit integer hash in int64 arithmetic (the multiplier keeps products below 2**63)."""
+    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
+    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
+    return value ^ (value >> 16)
+
+
+def head_seeds(seed: Tensor, heads: int) -> Tensor:
+    """A seed for every head, (B or 1, heads, 1, 1), from one seed or one per example."""
+    head = torch.arange(heads, device=seed.device)[None, :, None, None]
+    return mix(mix(seed & MASK32) + head)
+
+
+@dataclass(frozen=True)
+class RandomK(ShareRule):
+    """Keep k keys drawn at random: the control that tells "which keys" from "fewer keys".
+
+    Takes as many keys as `TopK`. The draw is a hash of seed, head and the positions of query and
+    key among the valid keys of the row, so padding, batch-mates and a key/value cache do not change
+    it. (In a model with a sliding window, all rows whose window is full share one pattern.)
+    """
+
+    name: ClassVar[str] = "random"
+    uses_positions: ClassVar[bool] = True
+    uses_seed: ClassVar[bool] = True
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        if self.sparsity == 0:
+            return visible.expand_as(scores)
+        if seed is None:
+            raise ValueError("RandomK needs a seed, got None")
+        draw = mix(mix(seed + query_ranks(valid)) + key_ranks(valid)) >> 8  # 24 bits: exact in float32
+        return keep_largest(draw.to(torch.float32).expand_as(scores), visible, self.count(visible))

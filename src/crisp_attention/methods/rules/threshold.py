@@ -1,0 +1,34 @@
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.rules.base import Rule
+
+
+@dataclass(frozen=True)
+class Threshold(Rule):
+    """Keep the keys whose softmax weight is at least `epsilon`, in [0, 1], times the row's largest.
+
+    Whether a key is kept depends on its score and the row's largest alone. Keys that are exactly
+    at the threshold are kept. The sparsity follows from the data.
+    """
+
+    epsilon: float
+
+    name: ClassVar[str] = "threshold"
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon, "[0, 1]")
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.epsilon == 0
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        if self.epsilon == 0:
+            return visible.expand_as(scores)
+        largest = torch.where(visible, scores, -torch.inf).amax(dim=-1, keepdim=True)
+        return visible & ~(scores < largest + math.log(self.epsilon))  # so that NaN keeps the row

@@ -1,0 +1,45 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.ranking import ROUNDING, keep_largest, sort_rows, widest
+from crisp_attention.methods.rules.base import Rule
+
+COARSE = 2**12
+
+
+@dataclass(frozen=True)
+class TopP(Rule):
+    """Keep the fewest keys whose softmax weight reaches `mass`, in (0, 1]; nucleus attention.
+
+    The weight is that of the softmax over all keys the row sees, without attention sinks. Equal
+    scores: the lower key index wins. The sparsity follows from the data.
+    """
+
+    mass: float
+
+    name: ClassVar[str] = "topp"
+
+    def __post_init__(self) -> None:
+        check_number("mass", self.mass, "(0, 1]")
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return self.mass == 1
+
+    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+        if self.mass == 1:
+            return visible.expand_as(scores)
+        ranked = torch.where(visible, scores, -torch.inf).to(widest(scores))
+        falling = sort_rows(ranked).flip(-1)
+        # -inf where a row sees nothing: it has to stay finite
+        top = falling[..., :1].nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
+        weights = (falling - top).exp()
+        reached = weights.cumsum(dim=-1) / weights.sum(dim=-1, keepdim=True)
+        # in two parts, of which nothing is lost in float32: ONNX rounds constants to it
+        coarse = round(self.mass * COARSE) / COARSE
+        short = reached - coarse < self.mass - ROUNDING - coarse
+        count = short.sum(dim=-1, keepdim=True) + 1
+        return keep_largest(scores, visible, torch.minimum(count, visible.sum(dim=-1, keepdim=True)))

@@ -1,0 +1,127 @@
+"""Reading the splits of a data set from a local folder or a single file."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_from_disk
+from datasets.table import InMemoryTable
+
+from crisp_attention.runs.data.class_folders import has_images, read_class_folders
+from crisp_attention.runs.data.delimited import typed
+from crisp_attention.runs.data.error import DataError, first_line, listed
+from crisp_attention.runs.data.files import FORMATS, is_delimited, read_files
+
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+FILE_NAME = re.compile(
+    rf"(?P<split>{'|'.join(SPLIT_NAMES)})"
+    r"(?:-(?P<part>\d+)-of-(?P<parts>\d+)(?:-[0-9a-f]+)?)?"
+    rf"\.(?P<format>{'|'.join(map(re.escape, FORMATS))})"
+)
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in the folder
+
+Splits = dict[str, Dataset]
+
+
+def read_file(file: Path) -> tuple[Splits, list[str]]:
+    """The file as the train split, whatever its name is. Raises DataError when it cannot be read."""
+    if not any(file.name.endswith(f".{ending}") for ending in FORMATS):
+        raise DataError(
+            f"expected a file that ends in {listed(f'.{ending}' for ending in FORMATS)}, or a folder; found {file}"
+        )
+    return _from_files({"train": [file]}), []
+
+
+def read_folder(folder: Path) -> tuple[Splits, list[str]]:
+    """The splits that the folder holds, and notes on what was left out.
+
+    They are those of `save_to_disk`, or else of its files named after splits, or else of its folders of
+    images, one subfolder a class, or else its own subfolders are the classes of the train split. Raises
+    DataError when the folder holds no split, two sources for one split, some parts of a split only, or
+    what cannot be read.
+    """
+    entries = sorted(folder.iterdir())
+    if any((folder / name).is_file() for name in SAVED):
+        return _read_saved(folder), []
+    files = _split_files([entry for entry in entries if entry.is_file()])
+    if files:
+        return _from_files(files), []
+    folders = _shown_folders(folder)
+    images = {split: _shown_folders(path) for split, path in _image_folders(folders).items()}
+    if not images and any(has_images(each) for each in folders):
+        images = {"train": folders}
+    if images:
+        read = {split: read_class_folders(split, classes) for split, classes in images.items()}
+        return {split: rows for split, (rows, _) in read.items()}, [
+            note for _, notes in read.values() for note in notes
+        ]
+    raise DataError(
+        f"{folder} holds no data set: expected files named train, validation and test (.parquet, .csv, "
+        f".tsv, .jsonl or .json; train-00000-of-00002.parquet for parts), folders train/CLASS or CLASS of "
+        f"images, or what save_to_disk of datasets wrote; "
+        f"found {listed(entry.name + '/' * entry.is_dir() for entry in entries)}"
+    )
+
+
+def _from_files(files: dict[str, list[Path]]) -> Splits:
+    splits = {split: read_files(split, paths) for split, paths in files.items()}
+    return typed(splits, [split for split, paths in files.items() if is_delimited(paths[0])])
+
+
+def _read_saved(folder: Path) -> Splits:
+    try:
+        saved = load_from_disk(str(folder))
+    except Exception as error:  # the library lets through whatever its readers raise
+        raise DataError(f"cannot read the data set saved in {folder}: {first_line(error)}") from error
+    found = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    # Plain datasets: without the format that was saved, and without the files beside which `map` would write.
+    return {
+        str(split): Dataset(InMemoryTable(rows.data.table), info=rows.info) for split, rows in found.items()
+    }
+
+
+def _split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
+    named = defaultdict(list)
+    for file in files:
+        match = FILE_NAME.fullmatch(file.name)
+        if match:
+            named[SPLIT_NAMES[match["split"]]].append((file, match))
+    for split, found in named.items():
+        sources = {(match["split"], match["format"], match["parts"]) for _, match in found}
+        if len(sources) > 1:
+            raise DataError(
+                f"expected one file for the {split} split, or its numbered parts; "
+                f"found {listed(file.name for file, _ in found)} in {found[0][0].parent}"
+            )
+        parts = found[0][1]["parts"]
+        numbers = {match["part"] for _, match in found}
+        if parts and not int(parts) == len(numbers) == len(found):
+            raise DataError(
+                f"expected {int(parts)} parts of the {split} split in {found[0][0].parent}; "
+                f"found {len(found)}: {listed(file.name for file, _ in found)}"
+            )
+    return {split: [file for file, _ in found] for split, found in named.items()}
+
+
+def _shown_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in folders:
+        split = SPLIT_NAMES.get(folder.name)
+        if split is None or not _shown_folders(folder):
+            continue
+        if split in found:
+            raise DataError(f"expected one folder for the {split} split; found {found[split]} and {folder}")
+        found[split] = folder
+    return found

@@ -1,0 +1,118 @@
+"""A rehearsal: what a run would do, with a few examples and before any training."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from transformers import PreTrainedModel, Trainer
+
+from crisp_attention.insight.measuring import measuring
+from crisp_attention.insight.profile.collect import evaluating
+from crisp_attention.models.persistence import UNUSABLE
+from crisp_attention.models.settings import settings_of
+from crisp_attention.runs.data import Task
+from crisp_attention.runs.data.error import first_line
+from crisp_attention.runs.options import OptionError
+from crisp_attention.runs.sources import Source
+from crisp_attention.runs.trainer import longest_first
+
+FEW = 4  # examples of a split, its longest ones
+
+
+def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
+    """Train, evaluate and measure on the longest and shortest examples of the encoded task.
+
+    Model and generators stay as they were.
+
+    Returns why attention cannot be measured in a run that is dense, None where it can. Raises OptionError
+    for all that the run could not do.
+    """
+    splits = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    if "test" in task.splits:
+        splits["test"] = task.splits["test"]
+    ordered = {name: longest_first(split) for name, split in splits.items()}
+    longest = {name: _batch(trainer, rows, range(min(FEW, len(rows)))) for name, rows in ordered.items()}
+    shortest = {name: _batch(trainer, rows, [len(rows) - 1]) for name, rows in ordered.items()}
+    with _untouched(source.model):
+        with _doing(trainer, "be trained"):
+            _train(trainer, longest["train"])
+        batch_size = trainer.args.train_batch_size
+        if len(ordered["train"]) % batch_size == 1 or batch_size == 1:  # batch normalisation may refuse it
+            with _doing(trainer, f"be trained on one example, the last one with --batch-size {batch_size}"):
+                _train(trainer, shortest["train"])
+        for name in splits:
+            with _doing(trainer, f"read the {name} split"):
+                _evaluate(trainer, longest[name], len(task.label_names))
+                _evaluate(trainer, shortest[name], len(task.label_names))
+        with _doing(trainer, "be saved"), TemporaryDirectory() as folder:
+            source.model.config.save_pretrained(folder)
+        try:
+            with _doing(trainer, "be measured"), measuring(source.model):
+                _evaluate(trainer, longest["validation"], len(task.label_names))
+        except OptionError as error:
+            if settings_of(source.model):
+                raise
+            return str(error)
+    return None
+
+
+@contextmanager
+def _doing(trainer: Trainer, what: str) -> Iterator[None]:
+    try:
+        yield
+    except UNUSABLE as error:
+        raise OptionError(f"{type(trainer.model).__name__} cannot {what}: {first_line(error)}") from error
+
+
+def _batch(trainer: Trainer, rows: Dataset, chosen: Iterable[int]) -> dict[str, Any]:
+    return send_to_device(trainer.data_collator(list(rows.select(chosen))), trainer.args.device)
+
+
+def _train(trainer: Trainer, batch: dict[str, Any]) -> None:
+    model: Any = trainer.model
+    model.train()
+    if trainer.args.gradient_checkpointing:  # transformers 5.23 has other names for both
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    with trainer.accelerator.autocast():
+        loss: Any = trainer.compute_loss(model, dict(batch))
+    loss.backward()
+    if trainer.args.gradient_checkpointing:
+        getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
+
+
+def _evaluate(trainer: Trainer, batch: dict[str, Any], classes: int) -> None:
+    model: Any = trainer.model
+    with evaluating(model), torch.no_grad(), trainer.accelerator.autocast():
+        logits = model(**batch).logits
+    if (found := tuple(logits.shape)) != (expected := (len(batch["labels"]), classes)):
+        raise ValueError(f"its logits have the shape {found}; expected {expected}, examples and classes")
+
+
+@contextmanager
+def _untouched(model: PreTrainedModel) -> Iterator[None]:
+    """Undo what passes change: generators, gradients, buffers such as running means, modes of modules."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    python, numpy = random.getstate(), np.random.get_state()
+    device = model.device
+    forked = {} if device.type == "cpu" else {"device_type": device.type}
+    try:
+        with torch.random.fork_rng(devices=[device] if forked else [], **forked):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,77 @@
+"""What a trained model can do: accuracy on every split, and what its attention keeps."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer
+
+from crisp_attention.insight.measure import Measurement
+from crisp_attention.insight.measuring import measuring
+from crisp_attention.runs.data import Task
+from crisp_attention.runs.data.splits import sample
+from crisp_attention.runs.figures import draw_heads, draw_learning
+from crisp_attention.runs.predictions import evaluate
+from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.ranks import is_main
+from crisp_attention.runs.run_directory import RunDirectory
+from crisp_attention.runs.sources import Source
+from crisp_attention.runs.trainer import longest_first
+
+MEASURED_EXAMPLES = 512
+TRAIN_EXAMPLES_EVALUATED = 2000
+
+
+def results(
+    trainer: Trainer,
+    source: Source,
+    task: Task,
+    directory: RunDirectory,
+    progress: RunProgress,
+    *,
+    measured: bool = True,
+) -> dict[str, Any]:
+    """Evaluate every split of the encoded task, and measure the attention.
+
+    Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
+    `measured` False leaves out the attention of a dense model that Crisp cannot look into: by definition it
+    drops nothing and keeps all mass, and its entropy is not known.
+    """
+    splits = {"validation": trainer.eval_dataset}
+    if "test" in task.splits:
+        splits["test"] = longest_first(task.splits["test"])
+    metrics: dict[str, Any] = {}
+    for name, split in splits.items():
+        progress.phase = name
+        metrics[name] = evaluate(trainer, split, directory.predictions(name) if is_main() else None)
+    progress.phase = "training examples"
+    metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
+    if measured:
+        progress.phase = "measuring attention"
+        metrics |= _measure(trainer, source, directory)
+    else:
+        metrics |= {"achieved_sparsity": 0.0, "kept_mass": 1.0, "entropy": None}
+    if is_main():
+        history = pd.DataFrame(trainer.state.log_history)
+        history.to_csv(directory.history, index=False)
+        draw_learning(history, directory.figures / "learning.png")
+    return metrics
+
+
+def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[str, float]:
+    with measuring(source.model) as measured, torch.no_grad():
+        trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
+    whole = Measurement()
+    for names, totals in gather_object([(measured.names, measured.totals)]):
+        whole.add(Measurement(names, totals))
+    if is_main():
+        table = whole.table()
+        table.to_csv(directory.measurements, index=False)
+        draw_heads(table, directory.figures / "heads.png")
+    summary = whole.summary()
+    return {
+        "achieved_sparsity": float(summary["sparsity"]),
+        "kept_mass": float(summary["kept_mass"]),
+        "entropy": float(summary["entropy"]),
+    }

@@ -1,0 +1,109 @@
+"""What a model takes of what its tokenizer gives: arguments, segments, and tokens up to a length."""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from crisp_attention.runs.options import OptionError
+from crisp_attention.runs.sources.tables import Tables, tables_of, words_of
+
+SHORT = 16  # tokens of an example for models that cannot read fewer
+UNLIMITED = 2**31 - 1  # more tokens than any text has
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """taken: names of what the model takes of an encoded text.
+    least, most: tokens that a text has at least and at most, and `by`, whose limit that is.
+    skips_padding: as in `Tables`.
+    notes: sentences for the user.
+    """
+
+    taken: frozenset[str]
+    least: int
+    most: int
+    by: str
+    skips_padding: bool
+    notes: tuple[str, ...]
+
+    def cut(self, length: int) -> int:
+        """`length` tokens, or fewer where the model or its tokenizer takes fewer."""
+        return min(length, self.most)
+
+
+def agree(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Agreement:
+    """Find out with an example, of one or two texts, what the model takes.
+
+    Raises OptionError if the model reads no text, has no embeddings for a token of the example, or takes fewer
+    tokens than the shortest text has.
+    """
+    taken = set(inspect.signature(model.forward).parameters)
+    if "input_ids" not in taken:
+        raise OptionError(f"{type(model).__name__} reads no text")
+    encoded = tokenizer(*texts)
+    if not encoded["input_ids"]:
+        raise OptionError(f"the tokenizer makes no token of the text {texts[0]!r}")
+    check_known(encoded["input_ids"], model, tokenizer)
+    least = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + len(texts)
+    try:
+        tables = tables_of(model, _short(model, tokenizer, texts, least, taken))
+    except OptionError:
+        if len(encoded["input_ids"]) <= least:
+            raise
+        tables = tables_of(model, _short(model, tokenizer, texts, max(SHORT, least), taken))
+    notes = []
+    segments = max(encoded.get("token_type_ids", [0]), default=0) + 1
+    known = tables.segments if "token_type_ids" in taken else 0
+    if known is not None and known < segments:
+        taken.discard("token_type_ids")
+        if segments > 1:
+            notes.append(
+                f"segments: left out, as the tokenizer numbers {segments} and {type(model).__name__} has "
+                f"{known or 'none'}"
+            )
+    bounds = _bounds(model, tokenizer, tables)
+    by = min(bounds, key=lambda each: bounds[each])
+    if bounds[by] < least:
+        raise OptionError(f"{by} takes {bounds[by]} tokens at most; the shortest text has {least}")
+    return Agreement(frozenset(taken), least, bounds[by], by, tables.skips_padding, tuple(notes))
+
+
+def check_known(tokens: Iterable[int], model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raises OptionError if the model has no embeddings for a token."""
+    words, largest = words_of(model), max(tokens, default=0)
+    if words is not None and largest >= words.num_embeddings:
+        name = tokenizer.convert_ids_to_tokens(largest)
+        raise OptionError(
+            f"the tokenizer's vocabulary is not the model's: token {name!r} has the number {largest}, the model has "
+            f"embeddings for {words.num_embeddings} tokens, from 0 on"
+        )
+
+
+def _short(
+    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str], length: int, taken: set[str]
+) -> Mapping[str, torch.Tensor]:
+    tokens = tokenizer(*texts, truncation=True, max_length=length)["input_ids"]
+    # models that find positions by what is not padding would not count a padding token in the text
+    words = words_of(model)
+    counted = [token for token in tokens if words is None or token != words.padding_idx] or tokens
+    ids = torch.tensor([counted if len(counted) > 1 else 2 * counted])
+    given = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    return {"input_ids": ids} | {name: given[name] for name in given if name in taken}
+
+
+def _named_positions(model: PreTrainedModel) -> int | None:
+    """What the configuration says, if it does: models of rotary or relative positions have no table."""
+    named = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return named if named and named > 0 else None
+
+
+def _bounds(model: PreTrainedModel, tokenizer: Any, tables: Tables) -> dict[str, int]:
+    of_model = [each for each in (tables.positions, _named_positions(model)) if each is not None]
+    return {
+        "the model": min(of_model, default=UNLIMITED),
+        "the tokenizer": min(tokenizer.model_max_length, UNLIMITED),
+    }

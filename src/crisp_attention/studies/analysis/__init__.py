@@ -1,0 +1,6 @@
+"""From the files of a study to what it says."""
+
+from crisp_attention.studies.analysis.analyse import analyse
+from crisp_attention.studies.analysis.results import Analysis, Comparison, Line, Verdict
+
+__all__ = ["Analysis", "Comparison", "Line", "Verdict", "analyse"]

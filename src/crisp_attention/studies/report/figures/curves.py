@@ -1,0 +1,74 @@
+"""Learning curves, a panel for each configuration."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from crisp_attention.studies.analysis import Analysis
+from crisp_attention.studies.report.figures.palette import BLUE, INK, QUIET, VERMILLION
+from crisp_attention.studies.report.figures.style import finish, legend, new_figure, wrapped
+
+COLUMNS = 4
+
+
+class Curve(NamedTuple):
+    """A column of the Trainer's log, and how it is drawn."""
+
+    column: str
+    label: str
+    colour: str
+    scale: float = 1.0
+
+
+LOSSES = (Curve("loss", "training", BLUE), Curve("eval_loss", "validation", VERMILLION))
+ACCURACIES = (Curve("eval_accuracy", "validation", VERMILLION, 100),)
+
+
+def draw_curves(analysis: Analysis, curves: tuple[Curve, ...], ylabel: str) -> Figure:
+    """Thin lines for the seeds, a thick one for their mean, and dense's mean in grey in every panel."""
+    study = analysis.study
+    found = [(each, [run.history() for run in study.finished(each)]) for each in study.configurations]
+    found = [(each, logs) for each, logs in found if logs]
+    rows = -(-len(found) // COLUMNS) or 1
+    figure = new_figure(12, 0.9 + 2.1 * rows)
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    dense = [log for each, logs in found if each.is_dense for log in logs]
+    for axes, (configuration, logs) in zip(panels, found, strict=False):
+        for curve in curves:
+            if dense and not configuration.is_dense:
+                _mean(axes, dense, curve, QUIET, "--", 1.0)
+            for log in logs if len(logs) > 1 else []:
+                seen = log.reindex(columns=["epoch", curve.column]).dropna()
+                axes.plot(
+                    seen["epoch"],
+                    curve.scale * seen[curve.column],
+                    color=curve.colour,
+                    alpha=0.35,
+                    linewidth=0.7,
+                )
+            _mean(axes, logs, curve, curve.colour, "-", 1.8)
+        axes.set_title(wrapped(configuration.label, 24), fontsize="medium")
+        axes.tick_params(labelbottom=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        finish(axes, "both")
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch", color=INK, fontsize="medium")
+    figure.supylabel(ylabel, color=INK, fontsize="medium")
+    marks = [Line2D([], [], color=each.colour, linewidth=1.8, label=each.label) for each in curves]
+    legend(figure, [*marks, Line2D([], [], color=QUIET, linestyle="--", linewidth=1, label="dense, mean")], 4)
+    return figure
+
+
+def _mean(axes: Axes, logs: list[pd.DataFrame], curve: Curve, colour: str, style: str, width: float) -> None:
+    seen = pd.concat([log.reindex(columns=["epoch", curve.column]) for log in logs]).dropna()
+    mean = seen.groupby("epoch")[curve.column].mean()
+    marker = "o" if np.size(mean) == 1 else ""  # a line of one point shows nothing
+    axes.plot(
+        mean.index, curve.scale * mean, style, marker=marker, markersize=4, color=colour, linewidth=width
+    )

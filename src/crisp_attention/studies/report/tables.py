@@ -1,0 +1,82 @@
+"""The report's numbers as tables for other programs."""
+
+from typing import Any
+
+import pandas as pd
+
+from crisp_attention.studies.analysis import Analysis, Comparison, Line
+from crisp_attention.studies.statistics import Interval
+
+MEANS = (
+    "loss",
+    "ece",
+    "train_accuracy",
+    "train_loss",
+    "gap",
+    "achieved_sparsity",
+    "kept_mass",
+    "seconds_per_step",
+    "peak_memory_bytes",
+)
+
+
+def configurations(analysis: Analysis) -> pd.DataFrame:
+    """One row per configuration, shares as fractions of 1: table.csv."""
+    return pd.DataFrame([_row(analysis, line) for line in analysis.lines])
+
+
+def runs(analysis: Analysis) -> pd.DataFrame:
+    """One row per finished run: runs.csv."""
+    frames = [
+        line.runs.assign(method=line.configuration.method, split=analysis.split)
+        for line in analysis.lines
+        if len(line.runs)
+    ]
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "split"])
+    first = ["method", "split"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def mean_of(line: Line, column: str) -> float:
+    """The mean over the line's runs; NaN without runs."""
+    return float(line.runs[column].mean()) if len(line.runs) else float("nan")
+
+
+def _row(analysis: Analysis, line: Line) -> dict[str, Any]:
+    configuration = line.configuration
+    row = {
+        "method": configuration.method,
+        "target_sparsity": configuration.sparsity,
+        "learning_rate": configuration.learning_rate,
+        "epochs": configuration.epochs,
+        "note": configuration.note,
+        "split": analysis.split,
+        "runs": len(line.runs),
+        "diverged": len(line.diverged),
+        "kernels": " ".join(line.kernels),
+        "accuracy": mean_of(line, "accuracy"),
+        "sd": line.sd,
+        **_bounds("accuracy", line.accuracy),
+    }
+    row |= {name: mean_of(line, name) for name in MEANS}
+    row |= {"relative_time": line.relative_time, "relative_memory": line.relative_memory}
+    return row | _compared("dense", line.to_dense) | _compared("random", line.to_random)
+
+
+def _compared(name: str, found: Comparison | None) -> dict[str, Any]:
+    return {
+        f"to_{name}": found and found.difference.mean,
+        **_bounds(f"to_{name}", found.difference if found else None),
+        **_bounds(f"to_{name}_bootstrap", found.bootstrap if found else None),
+        f"to_{name}_pairs": found and len(found.seeds),
+        f"to_{name}_p_seeds": found and found.p_seeds,
+        f"to_{name}_p_bootstrap": found and found.p_bootstrap,
+        f"to_{name}_p": found and found.p,
+        f"to_{name}_p_mcnemar": found and found.p_mcnemar,
+        f"to_{name}_detectable": found and found.detectable,
+        f"to_{name}_verdict": found and found.verdict.value,
+    }
+
+
+def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {f"{name}_low": interval and interval.low, f"{name}_high": interval and interval.high}

@@ -1,0 +1,172 @@
+"""Working on a queue until nothing is left: claim, run, record."""
+
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.records import write_json
+from crisp_attention.runs.sparsity import RAMP
+from crisp_attention.studies.study import failure_file
+from crisp_attention.studies.sweep.pool import Job, Message, Pool
+from crisp_attention.studies.sweep.queue import LIVE, Planned, Queue
+from crisp_attention.studies.sweep.storage import HEARTBEAT_SECONDS
+from crisp_attention.studies.sweep.view import View
+
+LOOK_SECONDS = 2.0
+FREE_BYTES = 2**22  # with less, a failure is laid to the full disk and not to the run
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+Starter = Callable[[optuna.Trial], FinetuneOptions]
+
+
+class Campaign:
+    """One worker process at work on the planned runs of a study, together with others or alone."""
+
+    def __init__(self, queue: Queue, pool: Pool, view: View, start: Starter, *, pruned: bool = False) -> None:
+        """`start` gives a claimed run its options; `pruned` ends hopeless runs, as the study's pruner says."""
+        self.queue, self.pool, self.view, self.start, self.pruned = queue, pool, view, start, pruned
+        self._trials: dict[str, optuna.Trial] = {}
+        self._options: dict[str, FinetuneOptions] = {}
+
+    def work(self, planned: list[Planned]) -> None:
+        """Return when every planned run has ended, here or elsewhere.
+
+        Whatever ends this early, the runs at work here are given back. Raises OptionError if the disk is
+        full or the storage does not answer, SystemExit when the process is told to end.
+        """
+        with _told_to_end(), self.queue.storage.answering():
+            try:
+                self._work(planned)
+            except OSError as error:
+                raise OptionError(f"{error}; the study is intact: run the same command again") from error
+            except SystemExit:
+                self.view.say("told to end; the same command continues the study")
+                raise
+            finally:
+                self._give_back()
+
+    def _work(self, planned: list[Planned]) -> None:
+        looked = beaten = float("-inf")
+        self.view.states = self.queue.states()
+        if any(map(self._is_live, planned)):
+            self.pool.get_ready()  # before a run is claimed: its heart would not beat meanwhile
+        while True:
+            if time.monotonic() - beaten > HEARTBEAT_SECONDS:
+                beaten = time.monotonic()
+                self._beat()
+            if self.pool.has_room and time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                self._beat()  # the clock does not count the time a computer sleeps
+                while self.pool.has_room and self._claim(planned):
+                    pass
+                self.view.states, self.view.accuracy = self.queue.states(), self.queue.values()
+                if not self.pool.jobs and not any(map(self._is_live, planned)):
+                    return
+            for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
+                try:
+                    self._hear(job, message)
+                except UpdateFinishedTrialError:
+                    self._lose(job)
+                if job not in self.pool.jobs:
+                    looked = float("-inf")
+
+    def _is_live(self, run: Planned) -> bool:
+        return self.view.states.get(run.name, TrialState.WAITING) in LIVE
+
+    def _claim(self, planned: list[Planned]) -> bool:
+        trial = self.queue.claim(planned)
+        if trial is None:
+            return False
+        options = self.start(trial)
+        self.queue.begin(trial, options.output)
+        name = options.output.name
+        self._trials[name], self._options[name] = trial, options
+        self.view.step(self.pool.start(name, options), 0, 1)
+        return True
+
+    def _beat(self) -> None:
+        for job in list(self.pool.jobs):
+            if not self.queue.beat(self._trials[job.name]):
+                self._lose(job)
+
+    def _lose(self, job: Job) -> None:
+        """This worker seemed dead, for example while its computer slept, and the run was given to another."""
+        self._trials.pop(job.name)
+        if job in self.pool.jobs:
+            self.pool.stop(job)
+        self.view.gone(job, "another worker has taken it over")
+
+    def _hear(self, job: Job, message: Message) -> None:
+        kind, *what = message
+        if kind == "step":
+            self.view.step(job, *what)
+        elif kind == "accuracy":
+            self._judge(job, *what)
+        elif kind == "done":
+            accuracy = what[0]["validation"]["accuracy"]
+            failure_file(self._options[job.name].output).unlink(missing_ok=True)
+            self.queue.finish(self._trials.pop(job.name), accuracy)
+            self.view.states = self.queue.states()
+            self.view.ended(job, accuracy)
+        else:
+            self._failed(job, kind, *what)
+
+    def _judge(self, job: Job, step: int, steps: int, accuracy: float) -> None:
+        options = self._options[job.name]
+        ramp = 0.0 if options.schedule == "constant" else (options.ramp or RAMP)[1]
+        # earlier, what starts slowly would look hopeless, and what is not yet sparse better than it is
+        if not self.pruned or step < max(0.5, ramp) * steps:
+            return
+        trial = self._trials[job.name]
+        trial.report(accuracy, step)
+        if trial.should_prune():
+            self.pool.stop(job)
+            self.queue.prune(self._trials.pop(job.name))
+            shutil.rmtree(self._options[job.name].output, ignore_errors=True)
+            self.view.gone(
+                job, f"stopped as hopeless at step {step} of {steps} ({accuracy:.1%} on validation)"
+            )
+
+    def _failed(self, job: Job, kind: str, reason: str) -> None:
+        output = self._options[job.name].output
+        if kind == "full" or shutil.disk_usage(output.parent).free < FREE_BYTES:
+            raise OptionError(
+                f"no space is left for {output} ({reason}); the study is intact: make room and run the same "
+                f"command again"
+            )
+        failure = {"reason": reason, "log": str(self.pool.logs / f"{job.name}.log")}
+        write_json(failure_file(output), failure)
+        self.queue.fail(self._trials.pop(job.name), reason)
+        self.view.gone(job, f"failed: {reason}; its log is {failure['log']}")
+
+    def _give_back(self) -> None:
+        for job in list(self.pool.jobs):
+            self.pool.stop(job)
+        with suppress(OptionError), self.queue.storage.answering():  # else the next worker sees that we ended
+            for trial in self._trials.values():
+                self.queue.give_back(trial)
+        self._trials.clear()
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """End as after Ctrl-C when the system, or a lost terminal, tells the process to."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    heard = [each for each in ENDING if signal.getsignal(each) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    before = {each: signal.signal(each, end) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,100 @@
+"""What happens inside the process of one run."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+
+from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
+from crisp_attention.runs.data.error import first_line
+from crisp_attention.runs.finetune import finetune
+from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.quiet import be_quiet
+from crisp_attention.runs.run_directory import OWN, RunDirectory
+from crisp_attention.runs.shortage import Shortage, shortage
+from crisp_attention.runs.terminal import replace_unencodable
+from crisp_attention.runs.words import words
+from crisp_attention.studies.sweep.reporting import Reporter
+
+
+class Place(NamedTuple):
+    """Where a run works: its number of threads, the GPU it may use (None: any), its log and lock files."""
+
+    threads: int
+    device: str | None
+    log: Path
+    lock: Path
+
+
+def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
+    """Do the run, or what is left of it, as soon as no other process is at it; what it prints goes to its log.
+
+    Sends what `Reporter` sends, and at last ("done", metrics), ("full", reason) if no space is left on
+    the device, or ("failed", reason).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then ends its runs
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    multiprocessing.current_process().daemon = False  # a run may have processes that load its data
+    if place.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.device
+    torch.set_num_threads(place.threads)
+    be_quiet()
+    sys.argv = ["crisp", "finetune", *words(options)]
+    try:
+        _write_to(place.log)
+        with FileLock(place.lock):
+            pipe.send(("done", _run(options, pipe)))
+    except BaseException as error:  # whatever it is, the study goes on and says it
+        pipe.send(("full" if shortage(error) is Shortage.DISK else "failed", first_line(error)))
+        with suppress(OSError):  # the disk of the log may be full
+            traceback.print_exc()
+            sys.stderr.flush()
+
+
+def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
+    directory = RunDirectory(options.output)
+    if directory.config.is_file():
+        options = replace(options, resume=True)
+        try:
+            check_resuming()
+            newest_checkpoint(directory.checkpoints)
+        except (CheckpointError, OptionError):
+            if not directory.complete:
+                options = replace(options, resume=False, overwrite=True)
+    elif not directory.complete and _is_own(directory.path):
+        shutil.rmtree(directory.path)  # it was ended before it had said what it is
+    return finetune(options, callbacks=[Reporter(pipe)]).metrics
+
+
+def _is_own(folder: Path) -> bool:
+    return folder.is_dir() and all(OWN.fullmatch(each.name) for each in folder.iterdir())
+
+
+def _end_with_parent() -> None:
+    """A worker that is killed takes its runs with it: whoever takes them over must be alone with them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            replace_unencodable(stream, encoding="utf-8")
+            if stream is not None:
+                stream.flush()
+                os.dup2(file.fileno(), stream.fileno())

@@ -1,6 +1,0 @@
-"""Any classification data set, ready for fine-tuning."""
-
-from crisp_attention.training.data.error import DataError
-from crisp_attention.training.data.task import Task, load_task
-
-__all__ = ["DataError", "Task", "load_task"]

@@ -1,0 +1,108 @@
+"""From the options of `crisp view` to the file."""
+
+from typing import Any
+
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.method import Method
+from crisp_attention.models.settings import settings_of
+from crisp_attention.runs.options import OptionError
+from crisp_attention.studies.options import ViewOptions
+from crisp_attention.view.capture import Layer, capture, layers_of
+from crisp_attention.view.methods import chosen
+from crisp_attention.view.page import layer_data, page, page_bytes, seen_data
+from crisp_attention.view.reading import Reading, read
+
+MAX_BYTES = 24_000_000  # a browser opens this at once; a large model with a long text has ten times as much
+
+
+def run_view(options: ViewOptions, notes: Console) -> None:
+    """Write the page and print where it is; notes go to `notes`.
+
+    Raises CheckpointError if the model cannot be read, OptionError if an option does not fit it.
+    """
+    methods = chosen(options.method)
+    if options.output.is_dir():
+        raise OptionError(f"--output {options.output} is a folder; expected a file")
+    reading = read(options)
+    layers = layers_of(reading.model, reading.batch)
+    opened = _opened(options, layers)
+    data = _data(options.model, reading, methods, layers, opened) | {
+        "open": {"layer": options.layer, "head": options.head}
+    }
+    for note in data["notes"]:
+        notes.print(note, markup=False, highlight=False, soft_wrap=True)
+    title = f"{reading.texts[0][:60]} – attention of {options.model}"
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(page(title, data), encoding="utf-8")
+    except OSError as error:
+        raise OptionError(f"--output {options.output}: {error.strerror}") from error
+    Console().print(
+        f"{options.output}: {_count(reading.tokens, 'token')}, {_count(data['layers'], 'layer')}, "
+        f"{_count(data['methods'], 'method')}, {options.output.stat().st_size / 1e6:.1f} MB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _count(things: list[Any], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
+
+
+def _opened(options: ViewOptions, layers: list[Layer]) -> Layer:
+    numbers = [layer.number for layer in layers]
+    if options.layer not in numbers:
+        raise OptionError(f"--layer must be in {min(numbers)} to {max(numbers)}, got {options.layer}")
+    opened = layers[numbers.index(options.layer)]
+    if not 0 <= options.head < opened.heads:
+        raise OptionError(f"--head must be in 0 to {opened.heads - 1}, got {options.head}")
+    return opened
+
+
+def _data(
+    name: str, reading: Reading, methods: list[Method], layers: list[Layer], opened: Layer
+) -> dict[str, Any]:
+    asked: list[tuple[str, Method | None]] = [(method.spec, method) for method in methods]
+    if settings_of(reading.model):
+        own = _own(reading.model)
+        asked = [("this model’s own", None), *(pair for pair in asked if pair[1] != own)]
+    notes, held = list(reading.notes), layers
+    if (size := page_bytes(layers, len(reading.tokens), len(asked))) > MAX_BYTES:
+        held = [opened]
+        notes.append(
+            f"All {len(layers)} layers would take {size / 1e6:,.0f} MB: the page holds layer {opened.number} only; "
+            f"--layer chooses another."
+        )
+    shown = []
+    for title, method in asked:
+        try:
+            seen = capture(reading.model, reading.batch, method, layers, held)
+        except OptionError:
+            raise
+        except (NotImplementedError, TypeError, ValueError) as error:
+            notes.append(f"Left out, as it does not fit this model: {title} ({error}).")
+        else:
+            shown.append(
+                {"label": title, "own": method is None, "layers": [seen_data(each) for each in seen]}
+            )
+    if not shown:
+        raise OptionError(f"no method fits this model: {notes[-1]}")
+    return {
+        "model": name,
+        "architecture": type(reading.model).__name__,
+        "texts": reading.texts,
+        "tokens": reading.tokens,
+        "layers": [layer_data(layer) for layer in held],
+        "methods": shown,
+        "notes": notes,
+    }
+
+
+def _own(model: PreTrainedModel) -> LayerMethod | None:
+    """The one method of all layers of a sparse model, active in evaluation; None if they differ."""
+    active = {settings.active_method(training=False) for _, settings in settings_of(model)}
+    return active.pop() if len(active) == 1 else None

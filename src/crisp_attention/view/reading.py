@@ -1,0 +1,110 @@
+"""What a page is about: a text model, and a text as the model reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from crisp_attention.models import record
+from crisp_attention.models.notice import restoring
+from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model, restore
+from crisp_attention.runs.data.error import first_line, listed
+from crisp_attention.runs.options import OptionError
+from crisp_attention.runs.sources import agree, minilm_folder, read_tokenizer
+from crisp_attention.studies.options import ViewOptions
+
+MAX_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model, sparse if it was saved sparse, and one text as its batch."""
+
+    model: PreTrainedModel
+    texts: tuple[str, ...]
+    tokens: list[str]
+    batch: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def read(options: ViewOptions) -> Reading:
+    """Load the model and tokenize the text.
+
+    Raises CheckpointError if the model cannot be read, OptionError if it reads no text or the text is empty.
+    """
+    texts = tuple(text for text in (options.text, options.text_pair) if text is not None)
+    for flag, text in zip(("--text", "--text-pair"), texts, strict=False):
+        if not text.strip():
+            raise OptionError(f"{flag} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise OptionError(f"{flag} is not valid UTF-8")
+    if not options.model.isprintable():
+        raise OptionError("--model is not valid UTF-8, or holds characters that cannot be shown")
+    path = _folder(options.model)
+    with restoring():
+        config = read_config(path)
+    if config.is_encoder_decoder:
+        raise OptionError(
+            f"crisp view shows encoders and decoders; {options.model} is an encoder-decoder ({config.model_type})"
+        )
+    tokenizer = read_tokenizer(path)
+    model, notes = _load(path, config)
+    return _tokenized(model, tokenizer, texts, notes)
+
+
+def _folder(name: str) -> str | Path:
+    if name.startswith("builtin:"):
+        if name != "builtin:minilm":
+            raise OptionError(f"unknown model {name!r}; built in for text is builtin:minilm")
+        return minilm_folder()
+    return model_folder(name)
+
+
+def _load(path: str | Path, config: Any) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    try:
+        with restoring():
+            loaded: Any = read_model(_class(config), path, use_safetensors=True, output_loading_info=True)
+        model, info = loaded
+        if record.read(model.config) is not None:
+            restore(model)
+    except (ImportError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot load a model from {path}: {first_line(error)}") from error
+    new = sorted(info["missing_keys"])
+    return model, (f"Weights not in the checkpoint, drawn at random: {listed(new)}.",) if new else ()
+
+
+def _class(config: Any) -> Any:
+    names = config.architectures or [""]
+    saved_as = getattr(transformers, names[0], None)
+    known = isinstance(saved_as, type) and issubclass(saved_as, PreTrainedModel)
+    return saved_as if known and len(names) == 1 else AutoModel
+
+
+def _tokenized(
+    model: PreTrainedModel, tokenizer: Any, texts: tuple[str, ...], notes: tuple[str, ...]
+) -> Reading:
+    whole = len(tokenizer(*texts)["input_ids"])
+    if not whole:
+        raise OptionError("the tokenizer makes no token of this text")
+    body: Any = model.base_model  # what is looked into, without a head
+    agreed = agree(body, tokenizer, texts)
+    limit = agreed.cut(MAX_TOKENS)
+    encoded = tokenizer(*texts, truncation=True, max_length=limit, return_tensors="pt")
+    ids = encoded["input_ids"][0].tolist()
+    notes = (*notes, *agreed.notes)
+    if whole > len(ids):
+        notes = (*notes, f"The text has {whole:,} tokens; the first {len(ids)} are shown.")
+        texts = (tokenizer.decode(ids, skip_special_tokens=True) + " …",)
+    batch = {name: tensor for name, tensor in encoded.items() if name in agreed.taken}
+    return Reading(model, texts, [_shown(tokenizer, each) for each in ids], batch, notes)
+
+
+def _shown(tokenizer: Any, token: int) -> str:
+    """What a token stands for; its raw form where that is a part of a character, or white space."""
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False).strip()
+    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(token))

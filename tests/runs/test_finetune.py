@@ -1,0 +1,260 @@
+"""A run from options to a complete run directory, on real and on tiny data."""
+
+import io
+import json
+import os
+from importlib.metadata import PackageNotFoundError, distribution
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+import crisp_attention as crisp
+from crisp_attention.models.apply import get_sparsity
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.finetune import finetune
+from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.sources import MINILM, load_source
+from tests.runs import small
+
+METRICS = {
+    "validation",
+    "test",
+    "train",
+    "achieved_sparsity",
+    "kept_mass",
+    "entropy",
+    "steps",
+    "seconds_per_step",
+    "train_seconds",
+    "peak_memory_bytes",
+    "peak_memory_of",
+    "device",
+    "kernels",
+}
+PNG = b"\x89PNG"
+
+
+def check_run(run, splits=("validation", "test")):
+    """The folder holds all that a run leaves, and its parts agree with each other and with the data."""
+    folder = run.directory.path
+    assert {entry.name for entry in folder.iterdir()} == {
+        "config.json",
+        "metrics.json",
+        "history.csv",
+        "measurements.csv",
+        "figures",
+        "model",
+        *(f"predictions-{split}.parquet" for split in splits),
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert set(config["versions"]) >= {"crisp-attention", "torch", "transformers", "datasets"}
+    assert set(config["method"]) == {"layout", "rule"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == run.metrics
+    assert set(metrics) == METRICS - {"validation", "test"} | set(splits)
+    options = config["options"]
+    task = load_task(options["dataset"], train_examples=options["train_examples"])
+    words = ("device", "kernels", "peak_memory_of")
+    numbers = {name: value for name, value in metrics.items() if name not in (*splits, "train", *words)}
+    assert all(type(value) in (int, float) and value >= 0 for value in numbers.values()), numbers
+    for split in splits:
+        table = pd.read_parquet(folder / f"predictions-{split}.parquet")
+        assert list(table.columns) == ["index", "label", "prediction", "logits"]
+        assert table["index"].tolist() == task.splits[split]["index"][:]
+        assert table["label"].tolist() == task.splits[split]["labels"][:]
+        logits = np.stack(table["logits"])
+        assert (logits.argmax(axis=1) == table["prediction"]).all()
+        assert metrics[split]["accuracy"] == pytest.approx((table["prediction"] == table["label"]).mean())
+        loss = torch.nn.functional.cross_entropy(
+            torch.tensor(logits), torch.tensor(table["label"].to_numpy())
+        )
+        assert metrics[split]["loss"] == pytest.approx(loss.item(), rel=1e-4)
+        assert metrics[split]["examples"] == len(table) == config["task"]["examples"][split]
+    for figure in ("learning.png", "heads.png"):
+        drawn = (folder / "figures" / figure).read_bytes()
+        assert drawn.startswith(PNG)
+        assert len(drawn) > 10_000
+    assert not list(folder.glob("model/*.bin"))
+    return config, metrics
+
+
+def predicted(model, run, options, split="validation"):
+    """The logits that a model gives on the split of a run, in order."""
+    task = load_task(options.dataset, train_examples=options.train_examples)
+    source = load_source(str(run.directory.model), task, options.max_length)
+    rows = list(source.encode(task.splits[split]))
+    model.eval()
+    with torch.no_grad():
+        batches = [source.collate(rows[at : at + 16]) for at in range(0, len(rows), 16)]
+        return torch.cat([model(**batch).logits for batch in batches]).numpy()
+
+
+def spoken(options):
+    console = Console(file=io.StringIO(), width=80)
+    run = finetune(options, console)
+    return run, console.file.getvalue()
+
+
+def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
+    try:
+        distribution(MINILM)
+    except PackageNotFoundError:
+        reason = f"the package {MINILM} is not installed; `make` installs it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    for split, count in (("train", 240), ("validation", 64), ("test", 40)):
+        rows = pd.read_parquet(data_folder / "sst2" / f"{split}.parquet").head(count)
+        (tmp_path / "sst2").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / "sst2" / f"{split}.parquet")
+    options = FinetuneOptions(
+        model="builtin:minilm",
+        dataset=str(tmp_path / "sst2"),
+        output=tmp_path / "run",
+        sparsity=0.8,
+        train_examples=200,
+        epochs=1,
+        learning_rate=3e-4,
+        batch_size=8,
+        training=("use_cpu=true",),
+    )
+    run, said = spoken(options)
+    config, metrics = check_run(run)
+    assert config["options"]["train_examples"] == 200
+    assert config["method"]["rule"] == {"name": "topk", "sparsity": 0.8, "min_keep": 1, "keep": None}
+    assert metrics["steps"] == 25
+    assert metrics["validation"]["accuracy"] > 0.6
+    # every row keeps ceil(0.2 n) of its n keys: at most 80 % are dropped, and less than one key per row short of it
+    assert 0.75 < metrics["achieved_sparsity"] < 0.8
+    assert 0.2 < metrics["kept_mass"] < 1
+    for words in (
+        "text column: sentence; label column: label",
+        "drawn at random: classifier.bias, classifier.weight",
+        "attention: topk:sparsity=0.8, in 6 of 6 layers",
+        "training on 200 of 240 examples",
+        "examples: 200 train, 64 validation, 40 test",
+        "epoch 1 of 1, step 25 of 25, loss",
+    ):
+        assert words in said
+    assert "{" not in said
+
+    loaded = crisp.load(run.directory.model)
+    assert set(get_sparsity(loaded).values()) == {0.8}
+    table = pd.read_parquet(run.directory.predictions("validation"))
+    assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-4
+
+
+def test_achieved_sparsity_is_that_of_k_rounded_up(bert, reviews, tmp_path):
+    run = finetune(small.options(bert, reviews, tmp_path / "run", epochs=1, sparsity=0.7))
+    lengths = [len(line.split()) for line in load_task(reviews).splits["validation"]["text"]]
+    valid = np.array([2 + length for length in lengths])  # the tokenizer adds two tokens
+    kept = np.ceil(0.3 * valid - 1e-9)
+    expected = 1 - (valid * kept).sum() / (valid**2).sum()
+    assert run.metrics["achieved_sparsity"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dense", "random"])
+def test_images(tmp_path, method):
+    run, said = spoken(
+        FinetuneOptions(
+            model="builtin:vit",
+            dataset="builtin:digits",
+            output=tmp_path / "run",
+            method=method,
+            epochs=1,
+            learning_rate=1e-3,
+            training=("use_cpu=true", "per_device_eval_batch_size=256"),
+        )
+    )
+    config, metrics = check_run(run)
+    assert config["task"]["image_column"] == "image"
+    if method == "dense":
+        assert (metrics["achieved_sparsity"], metrics["kept_mass"]) == (0, pytest.approx(1))
+        assert "attention: dense, the model's own" in said
+        with pytest.warns(crisp.DenseUntilRestored):
+            crisp.load(run.directory.model)
+    else:
+        assert metrics["achieved_sparsity"] == pytest.approx(1 - 13 / 65)
+        assert set(get_sparsity(crisp.load(run.directory.model)).values()) == {0.8}
+
+
+def test_two_text_columns(data_folder, bert, tmp_path):
+    run, said = spoken(
+        small.options(
+            bert, str(data_folder / "rte"), tmp_path / "run", train_examples=40, epochs=1, max_length=60
+        )
+    )
+    config, _ = check_run(run, splits=("validation",))
+    assert config["task"]["text_columns"] == ["sentence1", "sentence2"]
+    assert "the test split has no labels and is left out" in said
+
+
+def test_a_decoder_without_a_padding_token(reviews, tmp_path):
+    options = small.options(
+        small.gpt2_without_padding(tmp_path / "gpt2"),
+        reviews,
+        tmp_path / "run",
+        epochs=6,
+        method="window:width=5+topk",
+    )
+    run, said = spoken(options)
+    check_run(run)
+    assert "attention: window:width=5+topk:sparsity=0.5, in 2 of 2 layers" in said
+    loaded = crisp.load(run.directory.model)
+    assert loaded.config.pad_token_id == small.WORDS.index("<end>")
+    table = pd.read_parquet(run.directory.predictions("validation"))
+    assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-5
+
+
+def test_some_layers_in_one_phase(bert, reviews, tmp_path):
+    run, said = spoken(
+        small.options(bert, reviews, tmp_path / "run", epochs=1, layers=("1-2",), phase="train")
+    )
+    assert "attention: topk:sparsity=0.5, in training only, in 2 of 3 layers" in said
+    assert run.metrics["achieved_sparsity"] == 0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(bert, reviews, tmp_path):
+    def table(name, seed):
+        run = finetune(small.options(bert, reviews, tmp_path / name, epochs=1, seed=seed, method="random"))
+        return pd.read_parquet(run.directory.predictions("test"))
+
+    first = table("a", 1)
+    pd.testing.assert_frame_equal(first, table("b", 1), check_exact=True)
+    assert not np.array_equal(np.stack(first["logits"]), np.stack(table("c", 2)["logits"]))
+
+
+def test_a_finetuned_model_can_be_finetuned_again(bert, reviews, tmp_path):
+    first = finetune(
+        small.options(bert, reviews, tmp_path / "first", epochs=1, method="window:width=3", sparsity=None)
+    )
+    second = finetune(small.options(str(first.directory.model), reviews, tmp_path / "second", epochs=1))
+    settings = crisp.load(second.directory.model).config.crisp_attention["layers"]
+    assert {each["rule"]["name"] for each in settings.values()} == {"topk"}
+
+
+def test_training_and_validation_rows_measured_are_drawn_from_all_classes():
+    from datasets import Dataset
+
+    from crisp_attention.runs.data.splits import sample
+
+    rows = Dataset.from_dict({"labels": [0] * 50 + [1] * 50})
+    assert len(sample(rows, 200)) == 100
+    some = sample(rows, 20)["labels"][:]
+    assert len(some) == 20
+    assert 5 < sum(some) < 15
+    assert some == sorted(some)
+
+
+def test_tensorboard_finds_the_run_in_its_folder(bert, reviews, tmp_path):
+    finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, report_to="tensorboard"))
+    (events,) = (tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*")
+    assert b"train/loss" in events.read_bytes()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_without_its_model(bert, reviews, tmp_path):
+    run = finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, discard_model=True))
+    assert not run.directory.model.exists()
+    assert run.directory.complete

@@ -1,0 +1,263 @@
+"""An interrupted run goes on as if nothing had happened; no run is lost by accident."""
+
+import io
+import itertools
+import re
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import transformers
+from packaging.version import Version
+from rich.console import Console
+
+from crisp_attention.models.apply import get_sparsity
+from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.runs import timing
+from crisp_attention.runs.finetune import finetune
+from crisp_attention.runs.options import OptionError
+from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.records import write_json
+from crisp_attention.runs.run_directory import RunDirectory
+from crisp_attention.runs.trainer import RunTrainer
+from crisp_attention.schedule import Schedule
+from tests.runs import small
+
+STEPS = 18
+BEST = ("use_cpu=true", "load_best_model_at_end=true")
+needs_resuming = pytest.mark.skipif(
+    Version(transformers.__version__).release < (5, 7), reason="this transformers restores LayerNorm wrongly"
+)
+
+
+class Watch:
+    """Records the sparsity of every step; interrupts the run after one of them."""
+
+    def __init__(self, patch):
+        self.seen, self.stop = [], None
+        patch.setattr(RunProgress, "on_step_end", self.on_step_end)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.seen.append((state.global_step, *set(get_sparsity(model).values())))
+        if state.global_step == self.stop:
+            self.stop = None
+            raise KeyboardInterrupt
+
+    def interrupt(self, options, after):
+        self.seen, self.stop = [], after
+        with pytest.raises(KeyboardInterrupt):
+            finetune(options)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(timing, "_now", lambda device: next(clock))  # every step takes one second
+    return Watch(monkeypatch)
+
+
+@pytest.fixture
+def spoiled(tmp_path, bert, reviews, watch):
+    """Options to resume a run that was interrupted in its third epoch, and its two checkpoints."""
+    options = small.options(bert, reviews, tmp_path / "run")
+    watch.interrupt(options, after=14)
+    checkpoints = options.output / "checkpoints"
+    assert sorted(folder.name for folder in checkpoints.iterdir()) == ["checkpoint-12", "checkpoint-6"]
+    return replace(options, resume=True), checkpoints / "checkpoint-6", checkpoints / "checkpoint-12"
+
+
+def resume(options):
+    console = Console(file=io.StringIO(), width=80)
+    return finetune(replace(options, resume=True), console), console.file.getvalue()
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def same(resumed, undisturbed):
+    for name in undisturbed.metrics.keys() - {"peak_memory_bytes"}:
+        assert resumed.metrics[name] == undisturbed.metrics[name], name
+    for split in ("validation", "test"):
+        tables = [pd.read_parquet(run.directory.predictions(split)) for run in (resumed, undisturbed)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@needs_resuming
+@pytest.mark.parametrize(
+    ("changes", "stop", "checkpoint"),
+    [
+        ({"schedule": "cubic", "ramp": (0.1, 0.6), "training": BEST}, 14, 12),
+        ({"method": "random"}, 7, 6),
+        ({"training": ("use_cpu=true", "save_strategy=steps", "save_steps=4")}, 11, 8),
+    ],
+    ids=["at an epoch, with a cubic schedule and the best at its end", "random keys", "within an epoch"],
+)
+def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watch, changes, stop, checkpoint):
+    options = small.options(bert, reviews, tmp_path / "undisturbed", **changes)
+    undisturbed = finetune(options)
+    steps, watch.seen = watch.seen, []
+    assert [step for step, _ in steps] == list(range(1, STEPS + 1))
+    if "schedule" in changes:
+        ramp = Schedule(final=0.5, shape="cubic", begin=0.1, end=0.6)
+        assert [now for _, now in steps] == pytest.approx([ramp(step / STEPS) for step, _ in steps])
+
+    broken = replace(options, output=tmp_path / "broken")
+    watch.interrupt(broken, after=stop)
+    assert watch.seen == steps[:stop]
+    watch.seen = []
+    resumed, said = resume(broken)
+    assert watch.seen == steps[checkpoint:]
+    assert f"continuing from checkpoint-{checkpoint}" in said
+    same(resumed, undisturbed)
+    assert (resumed.metrics["train_seconds"], resumed.metrics["seconds_per_step"]) == (STEPS, 1)
+    assert not resumed.directory.checkpoints.exists()
+
+
+@needs_resuming
+def test_a_run_interrupted_before_its_first_checkpoint_starts_again(tmp_path, bert, reviews, watch):
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    watch.interrupt(options, after=2)
+    assert "continuing from the beginning" in resume(options)[1]
+
+
+@needs_resuming
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("model.safetensors", "cut short or damaged"),
+        ("trainer_state.json", "cut short or damaged"),
+        ("config.json", "cut short or damaged"),
+        ("optimizer.pt", "cut short or damaged"),
+        ("scheduler.pt", "cut short or damaged"),
+        ("rng_state.pth", "cut short or damaged"),
+        ("trainer_state.json", "missing"),
+        ("model.safetensors", "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(spoiled, file, damage):
+    options, first, second = spoiled
+
+    def spoil(checkpoint):
+        if damage == "missing":
+            (checkpoint / file).unlink()
+        else:
+            whole = (checkpoint / file).read_bytes()
+            (checkpoint / file).write_bytes(whole[: len(whole) * 2 // 3])
+
+    spoil(second)
+    shutil.copytree(first, first.with_name("kept"))
+    spoil(first)
+    before = contents(options.output)
+    with pytest.raises(
+        CheckpointError, match=rf"no checkpoint in .*: checkpoint-12 is damaged.*{file} is {damage}"
+    ):
+        resume(options)
+    assert contents(options.output) == before
+    shutil.rmtree(first)
+    first.with_name("kept").rename(first)
+    run, said = resume(options)
+    assert f"checkpoint-12 is damaged and was passed over: {file} is {damage}" in said
+    assert "continuing from checkpoint-6" in said
+    assert run.metrics["steps"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsity": 0.9}, "--sparsity was 0.5, is 0.9"),
+        ({"seed": 3, "epochs": 2.0}, "--epochs was 3.0, is 2.0; --seed was 0, is 3"),
+        ({"train_examples": 20}, "--train-examples was not given, is 20"),
+        ({"training": ()}, "--training was use_cpu=true, is not given"),
+        ({"layers": ("0", "1")}, "--layers was not given, is 0 1"),
+    ],
+)
+def test_a_changed_option_is_named_with_both_values(spoiled, changes, message):
+    options = spoiled[0]
+    before = contents(options.output)
+    with pytest.raises(OptionError, match=message):
+        finetune(replace(options, **changes))
+    assert contents(options.output) == before
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, bert, reviews, watch):
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    first = finetune(options)
+    before, watch.seen = contents(options.output), []
+    again, said = resume(options)
+    assert again.metrics == first.metrics
+    assert "is finished; nothing is left to do" in said
+    assert watch.seen == []
+    assert contents(options.output) == before
+    with pytest.raises(OptionError, match="already holds a finished run; --overwrite replaces it"):
+        finetune(options)
+
+
+def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(spoiled):
+    options, first, _ = spoiled
+    fresh = replace(options, resume=False, epochs=1.0)
+    before = contents(options.output)
+    with pytest.raises(
+        OptionError, match="an unfinished run; --resume continues it, --overwrite replaces it"
+    ):
+        finetune(fresh)
+    assert contents(options.output) == before
+    run = finetune(replace(fresh, overwrite=True))
+    assert run.metrics["steps"] == 6
+    assert not first.exists()
+
+
+@pytest.fixture
+def finished(tmp_path, bert, reviews):
+    """Options of a run whose folder says that it is finished, and holds a little of it."""
+    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
+    directory = RunDirectory(options.output)
+    directory.claim(options, {})
+    write_json(directory.metrics, {})
+    return options
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ("7",)}, "no layer matched '7'"),
+        ({"model": "/no/such/model"}, "no such folder: /no/such/model"),
+        ({"dataset": "/no/such/data"}, "/no/such/data does not exist"),
+        ({"training": ("weight_decay=much",)}, "invalid float value: 'much'"),
+        ({"training": ("use_cpu=true", "optim_args=x")}, "^the run cannot start: ValueError: "),
+        (
+            {"training": ("use_cpu=true", 'lr_scheduler_kwargs={"a": 1}')},
+            "^the run cannot start: TypeError: ",
+        ),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_the_one_it_would_replace(finished, changes, message):
+    before = contents(finished.output)
+    with pytest.raises(ValueError, match=message):
+        finetune(replace(finished, overwrite=True, **changes))
+    assert contents(finished.output) == before
+    assert not (finished.output / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError])
+def test_a_package_that_is_missing_is_said_before_anything_changes(finished, tmp_path, monkeypatch, kind):
+    def refuse(trainer):
+        assert (tmp_path / "new" / "run" / "checkpoints").is_dir()  # the Trainer makes it
+        raise kind("Needs a package.\nInstall it.")
+
+    monkeypatch.setattr(RunTrainer, "create_optimizer", refuse)
+    with pytest.raises(OptionError, match=rf"^the run cannot start: {kind.__name__}: Needs a package\.$"):
+        finetune(replace(finished, output=tmp_path / "new" / "run"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_transformers_that_resumes_wrongly_is_refused(tmp_path, bert, reviews, monkeypatch):
+    options = small.options(bert, reviews, tmp_path / "run")
+    RunDirectory(options.output).claim(options, {})
+    before = contents(options.output)
+    monkeypatch.setattr(transformers, "__version__", "5.6.2")
+    with pytest.raises(OptionError, match=re.escape("--resume needs transformers 5.7 or later")) as refused:
+        resume(options)
+    assert str(refused.value).endswith("installed is 5.6.2")
+    assert contents(options.output) == before

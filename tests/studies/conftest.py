@@ -1,0 +1,62 @@
+import gc
+import sys
+
+import datasets
+import pytest
+
+from crisp_attention.cli import main as cli
+from crisp_attention.studies.report import write_report
+from tests.runs import small
+from tests.studies.reports import hostile_study
+from tests.studies.viewing import TEXT, save_bert
+
+FOUR = ("topk:sparsity=0.5", "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=5")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A random BERT whose tokenizer splits at spaces, saved in a folder."""
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def small_bert(tmp_path_factory) -> str:
+    """A folder with a small classifier that can be fine-tuned on `reviews`."""
+    return small.bert(tmp_path_factory.mktemp("small-bert"))
+
+
+@pytest.fixture
+def view(bert, tmp_path, monkeypatch, capsys):
+    """Runs `crisp view`: exit status, standard output, standard error, and the file. No methods: its own choice."""
+
+    def run(*flags, model=bert, text=TEXT, methods=FOUR):
+        output = tmp_path / "view.html"
+        asked = [] if "--method" in flags else [word for each in methods for word in ("--method", each)]
+        words = ["crisp", "view", "--model", model, "--text", text, "--output", output, *asked, *flags]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        capsys.readouterr()  # what building the models has printed
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr(), output
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """The analysis of the study with traps, and the folder of its report."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        return write_report(hostile_study(folder / "study"), folder / "report"), folder / "report"
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """statsmodels collects garbage at every correction, which takes a second where torch is loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

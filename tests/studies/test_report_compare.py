@@ -1,0 +1,117 @@
+"""`crisp report A B`: what two studies say beside each other."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from crisp_attention.studies.analysis import analyse
+from crisp_attention.studies.options import ReportOptions
+from crisp_attention.studies.report import run_report
+from crisp_attention.studies.report.comparison import compare
+from crisp_attention.studies.study import Study
+from tests.studies.reports import HOSTILE, change, exact
+from tests.studies.studies import World, make_study
+
+METHODS = {"dense": 0.80, "topk:sparsity=0.5": 0.82}
+
+
+def study(folder, accuracies=METHODS, seeds=3, random=0, **values):
+    make_study(folder, accuracies, seeds, World(examples=200, random=np.random.default_rng(random)))
+    if values:
+        change(folder, **values)
+    return folder
+
+
+def compared(first, second):
+    return compare(*(analyse(Study.read(each)) for each in (first, second)))
+
+
+def accuracies(line):
+    return line.runs["accuracy"].to_numpy()
+
+
+def test_with_the_same_seeds_and_examples_differences_are_paired(tmp_path):
+    higher = {"topk:sparsity=0.5": 0.88, "dense": 0.85, "topk:sparsity=0.9": 0.8}
+    found = compared(study(tmp_path / "a"), study(tmp_path / "b", higher))
+    assert found.paired
+    assert [each.first.configuration.method for each in found.both] == list(METHODS)
+    for each in found.both:
+        difference = accuracies(each.second) - accuracies(each.first)
+        half = stats.t.ppf(0.975, 2) * stats.sem(difference)
+        assert each.difference == pytest.approx(difference.mean())
+        assert each.interval == pytest.approx(
+            (difference.mean(), difference.mean() - half, difference.mean() + half)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"random": 1}, "the test examples of the two studies differ"), ({"seeds": 4}, "different seeds")],
+)
+def test_otherwise_only_means_are_compared(tmp_path, changes, reason):
+    found = compared(study(tmp_path / "a"), study(tmp_path / "b", **changes))
+    assert not found.paired
+    assert found.notes[0].startswith("Only means are compared")
+    assert reason in found.notes[0]
+    for each in found.both:
+        ours, theirs = accuracies(each.first), accuracies(each.second)
+        parts = [ours.var(ddof=1) / len(ours), theirs.var(ddof=1) / len(theirs)]
+        freedom = sum(parts) ** 2 / sum(
+            v**2 / (len(x) - 1) for v, x in zip(parts, (ours, theirs), strict=True)
+        )
+        half = stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
+        assert each.interval.half_width == pytest.approx(half)
+        assert each.difference == pytest.approx(theirs.mean() - ours.mean())
+
+
+def test_one_run_each_has_no_interval(tmp_path):
+    found = compared(study(tmp_path / "a", seeds=1), study(tmp_path / "b", seeds=1))
+    assert [each.interval for each in found.both] == [None, None]
+
+
+def test_what_differs_between_the_studies_is_named(tmp_path):
+    options = {"model": "other", "dataset": "stanfordnlp/sst2", "batch_size": 32, "text_columns": ["a", "b"]}
+    found = compared(
+        study(tmp_path / "a", versions={"torch": "2.11"}),
+        study(tmp_path / "b", options=options, versions={"torch": "2.12"}),
+    )
+    assert found.options == {
+        "model": ("bert-base-uncased", "other"),
+        "max length": ("128", "not given"),
+        "text columns": ("not given", "a b"),
+        "version of torch": ("2.11", "2.12"),
+    }
+
+
+def test_the_page_shows_it_and_text_stays_text(tmp_path, tab, capsys):
+    first, second = study(tmp_path / "a"), study(tmp_path / "b", name=HOSTILE, versions={"torch": HOSTILE})
+    run_report(ReportOptions((first, second)), Console(stderr=True))
+    said, notes = capsys.readouterr()
+    folder = first / "report-beside-b"
+    assert str(folder / "report.html") in said
+    assert "paired by seed" in notes
+    tab.open(folder / "report.html")
+    for width in (320, 1400):
+        tab.resize(width)
+        assert (
+            tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        )
+    assert tab.evaluate("[typeof window.hit, document.scripts.length]") == ["undefined", 0]
+    text = " ".join(tab.evaluate("document.body.textContent").split())
+    assert text.count(" ".join(HOSTILE.split())) >= 2
+    table = exact(folder / "table.csv")
+    shown = tab.evaluate("[...document.querySelectorAll('data')].map(each => +each.value)")
+    assert shown == table[["first", "second", "difference"]].to_numpy().ravel().tolist()
+    summary = (folder / "summary.md").read_text(encoding="utf-8")
+    assert "| dense | " in summary
+    assert "<script" not in summary.replace("\\<", "")
+
+
+def test_studies_that_share_nothing_say_so(tmp_path):
+    first = study(tmp_path / "a", {"dense": 0.8})
+    (first / "runs" / "dense-seed-0" / "metrics.json").unlink()
+    for seed in (1, 2):
+        (first / "runs" / f"dense-seed-{seed}" / "metrics.json").unlink()
+    run_report(ReportOptions((first, study(tmp_path / "b")), output=tmp_path / "out"), Console(quiet=True))
+    assert "No configuration has finished runs in both." in (tmp_path / "out" / "report.html").read_text()

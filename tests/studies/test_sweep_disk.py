@@ -1,0 +1,70 @@
+"""A disk that is full or read-only."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from crisp_attention.runs.options import OptionError
+from crisp_attention.studies.options import SweepOptions
+from crisp_attention.studies.sweep.command import sweep
+from tests.studies.sweeping import Worker, database, each_once, metrics_files, states, until
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    mounted = subprocess.run(words, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        reason = f"no small disk can be mounted: {mounted.stderr.strip()}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Write until nothing more can be written."""
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_study_that_can_be_continued(small_bert, reviews, disk):
+    def start():
+        return Worker(small_bert, reviews, disk / "study", seeds=3, epochs=12)
+
+    worker, ballast = start(), disk / "ballast"
+    until(lambda: metrics_files(disk / "study"))
+    fill(ballast)
+    for attempt in (worker, start()):
+        code, said = attempt.ends()
+        assert code == 2, said
+        assert said.count("error:") == 1
+        assert said.splitlines()[-1].startswith("error: ")
+        assert "the study is intact" in said
+        assert "run the same command again" in said
+        assert "Traceback" not in said
+    done = metrics_files(disk / "study")
+    assert 1 <= len(done) < 6
+    ballast.unlink()
+    code, said = start().ends()
+    assert code == 0, said
+    assert metrics_files(disk / "study").items() >= done.items()
+    each_once(states("study", database(disk / "study")), 6)
+
+
+def test_a_read_only_disk_is_refused_at_once(small_bert, reviews, disk):
+    (disk / "there").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for output in (disk / "there", disk / "new" / "study"):
+        options = SweepOptions(model=small_bert, dataset=reviews, output=output)
+        with pytest.raises(OptionError, match=rf"^--output {output}: nothing can be written in {disk}"):
+            sweep(options, Console(quiet=True))

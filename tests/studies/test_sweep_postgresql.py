@@ -1,0 +1,87 @@
+"""Several machines pull the runs of one study from one PostgreSQL."""
+
+import os
+import time
+import uuid
+from collections import Counter
+
+import optuna
+import pytest
+import sqlalchemy
+
+from crisp_attention.runs.options import OptionError
+from crisp_attention.studies.sweep.storage import Storage
+from tests.studies.claiming import PLANNED, claim_one, open_queue, started
+from tests.studies.sweeping import Worker, each_once, same_run, states
+
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def url() -> str:
+    found = os.environ.get("CRISP_POSTGRESQL")
+    if not found:
+        reason = "no PostgreSQL; set CRISP_POSTGRESQL to its URL, as .ci/run does"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def study(url):
+    """A name for a study, which is gone after the test."""
+    name = f"test-{uuid.uuid4()}"
+    yield name
+    if name in optuna.get_all_study_names(driver(url)):
+        optuna.delete_study(study_name=name, storage=driver(url))
+
+
+def driver(url):
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_study_and_one_of_them_dies(small_bert, reviews, url, study, tmp_path):
+    flags = ["--storage", url, "--study", study]
+    outputs = [tmp_path / "one", tmp_path / "other", tmp_path / "third"]
+    one, other = (
+        Worker(small_bert, reviews, output, *flags, seeds=SEEDS, epochs=12) for output in outputs[:2]
+    )
+    one.wait_for_runs()
+    one.kill()
+    third = Worker(small_bert, reviews, outputs[2], *flags, seeds=SEEDS, epochs=12)
+    for worker in (other, third):
+        code, said = worker.ends()
+        assert code == 0, said
+    found = states(study, driver(url))
+    each_once(found, 2 * SEEDS)
+    assert max(map(len, found.values())) == 2  # what the killed one had
+    done = Counter(file.parent.name for output in outputs for file in output.glob("runs/*/metrics.json"))
+    assert done == dict.fromkeys(found, 1)
+    folders = {file.parent.name: file.parent for file in tmp_path.glob("*/runs/*/metrics.json")}
+    alone = Worker(small_bert, reviews, tmp_path / "alone", seeds=SEEDS, epochs=12)
+    code, said = alone.ends()
+    assert code == 0, said
+    for name, folder in folders.items():
+        same_run(folder, alone.output / "runs" / name)
+    assert "of-the-test" not in "".join(file.read_text() for file in tmp_path.glob("*/study.json"))
+
+
+def test_the_run_of_a_machine_that_died_is_queued_again_after_the_grace_period(url, study, tmp_path):
+    process, pipe = started(claim_one, tmp_path, url, "elsewhere", study)
+    name, chosen = pipe.recv()
+    process.kill()
+    process.join()
+    patient, hasty = open_queue(tmp_path, url, study=study), open_queue(tmp_path, url, 1, study=study)
+    assert len([patient.claim(PLANNED) for _ in PLANNED[1:]]) == 2
+    assert patient.claim(PLANNED) is None
+    time.sleep(1.5)
+    assert patient.claim(PLANNED) is None
+    again = hasty.claim(PLANNED)
+    assert (again.user_attrs["run"], again.suggest_float("chosen", 0, 1)) == (name, chosen)
+
+
+def test_a_wrong_password_is_said_and_not_shown(url, tmp_path):
+    wrong = sqlalchemy.make_url(url).set(password="hush-hush").render_as_string(hide_password=False)
+    with pytest.raises(OptionError, match=r"cannot be opened: .*password authentication failed") as refused:
+        Storage(wrong, tmp_path)
+    assert "hush-hush" not in str(refused.value)
