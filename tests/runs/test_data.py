@@ -82,8 +82,10 @@ def test_parts_are_read_in_order_and_other_files_are_not_read(tmp_path):
     (tmp_path / "extra.parquet").write_text("not read")
     (tmp_path / "dataset_infos.json").write_text("not read")
     write(tmp_path, validation=PAIR)
-    rows = load_task(str(tmp_path)).splits["train"]
+    task = load_task(str(tmp_path))
+    rows = task.splits["train"]
     assert rows["text"][:] == [f"{part}-{row}" for part in range(3) for row in range(4)]
+    assert "files not used: extra.parquet" in task.notes
     assert rows["index"][:] == list(range(12))
 
 

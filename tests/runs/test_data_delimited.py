@@ -69,7 +69,11 @@ def test_all_rows_a_field_wider_than_the_header_are_refused(tmp_path):
         ("\n\n", "is empty: expected a header and rows; found none"),
         ("text,label\n\n", "the train split is empty: expected rows in "),
         (b"text,label\na,1\n\xff\xfe,0\n", "after line 1: expected text in UTF-8"),
-        ("text;label\na;1\n", "found none among the columns text;label (string)"),
+        (
+            "text;label\na;1\n",
+            "expected columns separated by commas; found the header 'text;label', separated by ';'",
+        ),
+        ("text\tlabel\na\t1\n", "found the header 'text\\tlabel', separated by '\\t'"),
     ],
 )
 def test_files_that_are_no_table(tmp_path, content, message):

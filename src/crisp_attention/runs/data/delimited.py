@@ -19,6 +19,7 @@ from datasets.fingerprint import Hasher
 from crisp_attention.runs.data.error import DataError, listed
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
+OTHER_SEPARATORS = ("\t", ";", "|", ",")
 BATCH = 10_000
 INTEGER = r"^(0|-?[1-9]\d{0,18})$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -122,6 +123,11 @@ def _rows(file: Path) -> Iterator[list[str]]:
 
 def _names(file: Path, header: Sequence[str]) -> list[str]:
     """The header's names; a column without one gets the name that pandas would give it."""
+    if len(header) == 1 and (other := next((each for each in OTHER_SEPARATORS if each in header[0]), None)):
+        expected = "commas" if ending_of(file) == "csv" else "tabs"
+        raise DataError(
+            f"{file}: expected columns separated by {expected}; found the header {header[0]!r}, separated by {other!r}"
+        )
     names = [cell.strip() or f"Unnamed: {number}" for number, cell in enumerate(header)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

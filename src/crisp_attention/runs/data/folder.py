@@ -26,6 +26,7 @@ FILE_NAME = re.compile(
     r"(?:-(?P<part>\d+)-of-(?P<parts>\d+)(?:-[0-9a-f]+)?)?"
     rf"\.(?P<format>{'|'.join(map(re.escape, FORMATS))})"
 )
+DESCRIPTION = "dataset_infos.json"  # of a data set of the Hub
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in the folder
 
 Splits = dict[str, Dataset]
@@ -33,7 +34,7 @@ Splits = dict[str, Dataset]
 
 def read_file(file: Path) -> tuple[Splits, list[str]]:
     """The file as the train split, whatever its name is. Raises DataError when it cannot be read."""
-    if not any(file.name.endswith(f".{ending}") for ending in FORMATS):
+    if not _is_data(file):
         raise DataError(
             f"expected a file that ends in {listed(f'.{ending}' for ending in FORMATS)}, or a folder; found {file}"
         )
@@ -53,7 +54,11 @@ def read_folder(folder: Path) -> tuple[Splits, list[str]]:
         return _read_saved(folder), []
     files = _split_files([entry for entry in entries if entry.is_file()])
     if files:
-        return _from_files(files), []
+        used = {file for paths in files.values() for file in paths}
+        left = [
+            each.name for each in entries if each not in used and _is_data(each) and each.name != DESCRIPTION
+        ]
+        return _from_files(files), [f"files not used: {listed(left)}"] if left else []
     folders = _shown_folders(folder)
     images = {split: _shown_folders(path) for split, path in _image_folders(folders).items()}
     if not images and any(has_images(each) for each in folders):
@@ -69,6 +74,10 @@ def read_folder(folder: Path) -> tuple[Splits, list[str]]:
         f"images, or what save_to_disk of datasets wrote; "
         f"found {listed(entry.name + '/' * entry.is_dir() for entry in entries)}"
     )
+
+
+def _is_data(file: Path) -> bool:
+    return file.name.endswith(tuple(f".{ending}" for ending in FORMATS))
 
 
 def _from_files(files: dict[str, list[Path]]) -> Splits:
