@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from crisp_attention.cli.profile_options import ProfileOptions
+from crisp_attention.cli.profile_report import report
 from crisp_attention.insight.profile.collect import profile
 from crisp_attention.insight.profile.profile import Profile
-from crisp_attention.cli.profile_report import report
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.rules.share import DEFAULT_SPARSITY
