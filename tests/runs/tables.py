@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features
 
-from crisp_attention.runs.data import DataError, Task, load_task
+from crisp_attention.errors import DataError
+from crisp_attention.runs.data import Task, load_task
 
 PAIR = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 ROWS = PAIR * 10

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BartConfig, CanineConfig, PerceiverConfig, T5GemmaConfig
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
 from tests.runs.small import BODY, WORDS

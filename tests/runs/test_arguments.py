@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from crisp_attention.errors import OptionError
 from crisp_attention.runs import arguments as arguments_module
 from crisp_attention.runs.arguments import training_arguments
-from crisp_attention.runs.options import OptionError
 from tests.runs import small
 
 

@@ -13,7 +13,8 @@ import pytest
 from datasets import Dataset
 
 from crisp_attention.cli.main import main
-from crisp_attention.runs.data import DataError, load_task
+from crisp_attention.errors import DataError
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data import source as data_source
 from tests.runs.tables import PAIR, ROWS, noted, refuses, write
 

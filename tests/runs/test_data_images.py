@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
-from crisp_attention.runs.data import DataError, load_task
+from crisp_attention.errors import DataError
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.images import as_rgb, survey
 from tests.runs.tables import noted, refuses
 

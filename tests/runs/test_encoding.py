@@ -16,7 +16,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from crisp_attention.runs.data import DataError, Task, load_task
+from crisp_attention.errors import DataError
+from crisp_attention.runs.data import Task, load_task
 from crisp_attention.runs.data.tokens import WHOLE, check_tokens, count_cut, tokenized
 from crisp_attention.runs.encoding import encoded
 from crisp_attention.runs.finetune import finetune

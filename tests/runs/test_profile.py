@@ -16,10 +16,10 @@ import crisp_attention as crisp
 from crisp_attention.cli import main as cli
 from crisp_attention.cli.profile_options import ProfileOptions
 from crisp_attention.cli.profiling import run_profile
+from crisp_attention.errors import DataError, OptionError
 from crisp_attention.models.persistence import CheckpointError
-from crisp_attention.runs.data import DataError, load_task
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.finetune import finetune
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
 
@@ -183,10 +183,10 @@ def test_on_a_terminal_there_is_a_bar(bert, reviews, tmp_path):
         ({"dataset": "{here}"}, DataError, "holds no data set"),
         ({"model": "{here}"}, CheckpointError, "is not a model"),
         ({"text_columns": ("words",)}, DataError, "there is no column words"),
-        ({"output": "{here}/file"}, OptionError, "--output: .*file is a file; expected a folder"),
-        ({"output": "{here}/file/deeper"}, OptionError, "--output: .*file is a file; expected a folder"),
+        ({"output": "{here}/file"}, OptionError, "output: .*file is a file; expected a folder"),
+        ({"output": "{here}/file/deeper"}, OptionError, "output: .*file is a file; expected a folder"),
         ({"save": "{here}"}, OptionError, "--save .* is a folder; expected a file, such as budgets.json"),
-        ({"save": "{here}/file/budgets.json"}, OptionError, "--save: .*file is a file; expected a folder"),
+        ({"save": "{here}/file/budgets.json"}, OptionError, "save: .*file is a file; expected a folder"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from crisp_attention.cli import main as cli
+from crisp_attention.errors import OptionError
 from crisp_attention.insight import measuring
 from crisp_attention.methods.rules import TopK
 from crisp_attention.models.apply import sparsify
@@ -28,7 +29,6 @@ from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.encoding import encoded
 from crisp_attention.runs.finetune import build, finetune
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.sources import load_source
 from tests.runs import small

@@ -12,13 +12,13 @@ import transformers
 from packaging.version import Version
 from rich.console import Console
 
+from crisp_attention.errors import OptionError
+from crisp_attention.files import write_json
 from crisp_attention.models.apply import get_sparsity
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs import timing
 from crisp_attention.runs.finetune import finetune
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.records import write_json
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.trainer import RunTrainer
 from crisp_attention.schedule import Schedule

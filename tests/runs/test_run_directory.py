@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from crisp_attention.runs.options import OptionError
-from crisp_attention.runs.records import write_json
+from crisp_attention.errors import OptionError
+from crisp_attention.files import write_json
 from crisp_attention.runs.run_directory import RunDirectory
 from tests.runs import small
 

@@ -9,10 +9,10 @@ import transformers
 from datasets import Dataset
 from PIL import Image
 
+from crisp_attention.errors import OptionError
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs import sources
 from crisp_attention.runs.data import Task, load_task
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.sources.pretrained import Classifier
 from tests.runs import small

@@ -7,9 +7,10 @@ from transformers import AutoModelForSequenceClassification
 
 import crisp_attention as crisp
 from crisp_attention import Budgets, Dense, Method, PerHead, Schedule, TopK, Window
+from crisp_attention.errors import OptionError
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.finetune import finetune
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sparsity import described, make_sparse, method_of, recorded, schedule_of
 from tests.runs import small
 

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, ndtri
 
+from crisp_attention.files import PACKAGES, plain, write_json
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.records import PACKAGES, plain, write_json
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.sparsity import recorded
 from crisp_attention.studies.study import STUDY, Configuration, Study, failure_file, pairs

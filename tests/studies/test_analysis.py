@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.studies.analysis import Comparison, Verdict, analyse
 from crisp_attention.studies.analysis.evidence import Evidence, compare, decide
 from crisp_attention.studies.analysis.lines import COLUMNS

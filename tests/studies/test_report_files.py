@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from crisp_attention.cli import main as cli
-from crisp_attention.runs.data import DataError, load_task
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import DataError, OptionError
+from crisp_attention.runs.data import load_task
 from crisp_attention.studies.report import folder as report_folder
 from crisp_attention.studies.report import write_report, writing
 from crisp_attention.studies.report.examples import read_examples

@@ -12,7 +12,8 @@ import optuna
 import pandas as pd
 import pytest
 
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.errors import OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.sweep.campaign import Campaign
 from crisp_attention.studies.sweep.search import Search

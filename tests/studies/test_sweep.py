@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from crisp_attention.cli import main as cli
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.words import words as typed
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.study import Study, failure_file

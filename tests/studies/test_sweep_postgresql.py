@@ -9,7 +9,7 @@ import optuna
 import pytest
 import sqlalchemy
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.studies.sweep.storage import Storage
 from tests.studies.claiming import PLANNED, claim_one, open_queue, started
 from tests.studies.sweeping import Worker, each_once, same_run, states

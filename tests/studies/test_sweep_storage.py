@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.studies.sweep.storage import Storage
 
 

@@ -9,8 +9,8 @@ from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Contender, UnavailableError
 from crisp_attention.bench.ours import crisp
 from crisp_attention.bench.roster import roster
+from crisp_attention.errors import first_line
 from crisp_attention.methods.method import Method
-from crisp_attention.runs.data.error import first_line
 
 LENGTH = 512
 TOLERANCE = 1e-3  # of the largest entry: float32, sums in another order

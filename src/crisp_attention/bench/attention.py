@@ -14,7 +14,7 @@ from crisp_attention.bench.results import Attention
 from crisp_attention.bench.roster import roster
 from crisp_attention.bench.rounds import Effort, clock_of, interleaved, warm_up
 from crisp_attention.bench.spread import compared
-from crisp_attention.runs.data.error import first_line
+from crisp_attention.errors import first_line
 
 QUICK = {FLEX: "left out by --quick: compiling takes half a minute"}
 

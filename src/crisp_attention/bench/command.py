@@ -19,9 +19,8 @@ from crisp_attention.bench.results import Results
 from crisp_attention.bench.rounds import clock_of
 from crisp_attention.bench.step import measure_steps
 from crisp_attention.bench.tables import show
-from crisp_attention.runs.folders import check_folder
-from crisp_attention.runs.options import OptionError
-from crisp_attention.runs.records import plain, write_json
+from crisp_attention.errors import OptionError
+from crisp_attention.files import check_folder, plain, write_json
 from crisp_attention.runs.terminal import table_console
 
 BUSY = 0.5  # processes that wanted to run before we began
@@ -38,7 +37,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
         raise OptionError(str(error)) from error
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: torch finds no CUDA device here")
-    check_folder("--output", options.output)
+    check_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     found = machine(options.device)

@@ -1,6 +1,7 @@
 """The `crisp` command. Thin: it parses, calls and prints; heavy imports happen inside the commands."""
 
 import os
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 USER_ERROR = 2
 FAILED_RUNS = 3
 INTERRUPTED = 130
+FLAGS = {"data": "dataset"}  # what the command line calls otherwise than Python
 Options = (
     FinetuneOptions
     | SweepOptions
@@ -81,10 +83,7 @@ def _run(options: Options) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from rich.console import Console
 
-    from crisp_attention.models.persistence import CheckpointError
-    from crisp_attention.runs.data import DataError
-    from crisp_attention.runs.data.error import first_line
-    from crisp_attention.runs.options import OptionError
+    from crisp_attention.errors import CrispError, OptionError, first_line
     from crisp_attention.runs.quiet import be_quiet
     from crisp_attention.runs.shortage import shortage
 
@@ -128,8 +127,8 @@ def _run(options: Options) -> None:
     except KeyboardInterrupt:
         console.print(f"interrupted{_way_on(options)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
-    except (CheckpointError, DataError, OptionError) as error:
-        _refuse(console, str(error))
+    except CrispError as error:
+        _refuse(console, as_typed(error))
     except Exception as error:  # disks and memory end in errors of every library
         if isinstance(error, OSError) and error.filename is None and not can_write():
             raise
@@ -144,6 +143,21 @@ def _refuse(console: "Console", reason: str) -> NoReturn:
     console.print("[red]error:[/red]", end=" ")
     console.print(reason, markup=False, highlight=False, soft_wrap=True)
     sys.exit(USER_ERROR)
+
+
+def as_typed(error: Exception) -> str:
+    """The message with the flags that a person types in place of the values that Python names."""
+    text = re.sub(r"\b([a-z][a-z_]*)=True\b", lambda found: _flag(found[1]), str(error))
+    text = re.sub(r"\b([a-z][a-z_]*)=([A-Z]+)\b", lambda found: f"{_flag(found[1])} {found[2]}", text)
+    option = getattr(error, "option", None)
+    if option is None:
+        return text
+    named = re.match(rf"{re.escape(option)}\b", text)
+    return f"{_flag(option)}{text[named.end() :]}" if named else f"{_flag(option)}: {text}"
+
+
+def _flag(option: str) -> str:
+    return f"--{FLAGS.get(option, option).replace('_', '-')}"
 
 
 def _end(study: "Study", console: "Console") -> None:

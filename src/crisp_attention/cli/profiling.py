@@ -10,17 +10,16 @@ from transformers import set_seed
 
 from crisp_attention.cli.profile_options import ProfileOptions
 from crisp_attention.cli.profile_report import report
+from crisp_attention.errors import OptionError, listed
+from crisp_attention.files import check_folder
 from crisp_attention.insight.profile.collect import profile
 from crisp_attention.insight.profile.profile import Profile
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.rules.share import DEFAULT_SPARSITY
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.data.error import listed
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.encoding import encoded
-from crisp_attention.runs.folders import check_folder
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources import Source, load_source
 from crisp_attention.runs.trainer import longest_first
 
@@ -83,11 +82,11 @@ def _check(options: ProfileOptions) -> None:
             check_number("--mass", options.mass, "(0, 1]")
     except ValueError as error:
         raise OptionError(str(error)) from error
-    check_folder("--output", options.output)
+    check_folder(options.output)
     if options.save is not None:
         if options.save.is_dir():
             raise OptionError(f"--save {options.save} is a folder; expected a file, such as budgets.json")
-        check_folder("--save", options.save.parent)
+        check_folder(options.save.parent, "save")
 
 
 def _notes(source: Source) -> list[str]:

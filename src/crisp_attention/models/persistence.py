@@ -20,6 +20,7 @@ from transformers.utils import (
     is_peft_available,
 )
 
+from crisp_attention.errors import CrispError
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.models import record
 from crisp_attention.models.adapters import adapters_on, task_of
@@ -65,7 +66,7 @@ UNUSABLE = (
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(CrispError):
     """A folder or file that should hold a model cannot be read as one."""
 
 

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.errors import OptionError, first_line
+from crisp_attention.runs.options import FinetuneOptions
 
 # Fields that `--training` does not take, and why.
 RESERVED = {

@@ -17,21 +17,21 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from crisp_attention.errors import OptionError, first_line
+from crisp_attention.files import finite, write_json
 from crisp_attention.kernels.recording import recording
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.data import Task, load_task
-from crisp_attention.runs.data.error import first_line
 from crisp_attention.runs.encoding import encoded
 from crisp_attention.runs.memory import PeakMemory
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.predictions import accuracy_of
 from crisp_attention.runs.processes import OwnPart, agreed
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.ranks import is_main
-from crisp_attention.runs.records import finite, write_json
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.results import results
 from crisp_attention.runs.run_directory import RunDirectory

@@ -14,10 +14,6 @@ Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
-class OptionError(ValueError):
-    """Options that contradict each other, or the run that is already there."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
     """What a run learns, from which data and how: the part that the runs of a study share."""

@@ -8,10 +8,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from crisp_attention.errors import DataError, OptionError, first_line
 from crisp_attention.models.persistence import CheckpointError
-from crisp_attention.runs.data import DataError
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import OptionError
 
 
 @contextmanager

@@ -12,13 +12,12 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from transformers import PreTrainedModel, Trainer
 
+from crisp_attention.errors import OptionError, first_line
 from crisp_attention.insight.measuring import measuring
 from crisp_attention.insight.profile.collect import evaluating
 from crisp_attention.models.persistence import UNUSABLE
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.data import Task
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources import Source
 from crisp_attention.runs.trainer import longest_first
 

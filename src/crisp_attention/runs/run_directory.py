@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from crisp_attention.runs.options import FinetuneOptions, OptionError
-from crisp_attention.runs.records import changes, plain, versions, write_json
+from crisp_attention.errors import OptionError
+from crisp_attention.files import check_folder, check_ours, plain, versions, write_json
+from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.records import changes
 
 # what may differ between a run and its continuation
 FREE = {"output", "overwrite", "resume", "discard_model", "report_to"}
@@ -44,17 +46,12 @@ class RunDirectory:
         """Raises OptionError if a run of so many processes cannot have this folder. Changes nothing."""
         if options.overwrite and options.resume:
             raise OptionError("--overwrite and --resume contradict each other; give one")
-        if self.path.exists() and not self.path.is_dir():
-            raise OptionError(f"--output {self.path} is a file; expected a folder")
+        check_folder(self.path)
         if options.resume:
             self._check_same(options, processes)
-        elif entries := self._entries():
-            foreign = [name for name in entries if not OWN.fullmatch(name)]
-            if foreign or "options" not in self._read_config():
-                raise OptionError(
-                    f"--output {self.path} holds files that are not of a Crisp run "
-                    f"({', '.join((foreign or entries)[:5])}); choose another folder"
-                )
+        elif self._entries():
+            is_run = "options" in self._read_config()
+            check_ours(self.path, "a Crisp run", lambda name: is_run and OWN.fullmatch(name))
             if not options.overwrite:
                 state = "a finished" if self.complete else "an unfinished"
                 ways = "--overwrite replaces it"

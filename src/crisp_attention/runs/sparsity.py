@@ -4,12 +4,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.budgets import Budgets, budgets
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.settings import settings_of
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.schedule import Schedule
 
 RAMP = (0.0, 0.5)  # fractions of training

@@ -15,11 +15,10 @@ from typing import Any
 
 import pandas as pd
 
+from crisp_attention.errors import OptionError, first_line
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.rules import Dense, RandomK
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.run_directory import RunDirectory
 
 STUDY = "study.json"

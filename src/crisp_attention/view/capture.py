@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError
 from crisp_attention.insight.measure import Measurement
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
 from crisp_attention.models.settings import Settings, settings_of
 from crisp_attention.models.temporary import having
-from crisp_attention.runs.options import OptionError
 
 Batch = dict[str, Tensor]
 Observer = Callable[[Settings, LayerMethod, Observation], None]

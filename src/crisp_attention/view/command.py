@@ -5,10 +5,10 @@ from typing import Any
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
 from crisp_attention.models.settings import settings_of
-from crisp_attention.runs.options import OptionError
 from crisp_attention.studies.options import ViewOptions
 from crisp_attention.view.capture import Layer, capture, layers_of
 from crisp_attention.view.methods import chosen

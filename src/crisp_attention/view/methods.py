@@ -1,10 +1,10 @@
 """The methods that a page shows."""
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.layouts import BlockTopK, Window
 from crisp_attention.methods.method import AnyMethod, Method, as_method
 from crisp_attention.methods.rules import Entmax, NofM, RandomK, Threshold, TopK, TopP
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.options import OptionError
 
 DEFAULTS: tuple[AnyMethod, ...] = (
     TopK(0.5),

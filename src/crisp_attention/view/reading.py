@@ -8,11 +8,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
+from crisp_attention.errors import OptionError, first_line, listed
 from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model, restore
-from crisp_attention.runs.data.error import first_line, listed
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources import agree, minilm_folder, read_tokenizer
 from crisp_attention.studies.options import ViewOptions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 
-from crisp_attention.runs.data.error import DataError, listed
+from crisp_attention.errors import DataError, listed
 
 
 def has_images(folder: Path) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from crisp_attention.errors import DataError, listed
 from crisp_attention.runs.data.contents import no_input
-from crisp_attention.runs.data.error import DataError, listed
 
 STRINGS = {"string", "large_string"}
 NOT_TEXT = ("label", "target", "class", "category")

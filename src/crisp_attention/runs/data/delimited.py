@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Value
 from datasets.fingerprint import Hasher
 
-from crisp_attention.runs.data.error import DataError, listed
+from crisp_attention.errors import DataError, listed
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
 OTHER_SEPARATORS = ("\t", ";", "|", ",")

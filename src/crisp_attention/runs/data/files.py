@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
+from crisp_attention.errors import DataError, first_line, listed
 from crisp_attention.runs.data.delimited import SEPARATORS, ending_of, read_delimited
-from crisp_attention.runs.data.error import DataError, first_line, listed
 
 BUILDERS = {"parquet": "parquet", "jsonl": "json", "json": "json"}
 FORMATS = [*BUILDERS, *SEPARATORS, *(f"{ending}.gz" for ending in ("jsonl", "json", *SEPARATORS))]

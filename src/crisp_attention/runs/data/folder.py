@@ -8,9 +8,9 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, load_from_disk
 from datasets.table import InMemoryTable
 
+from crisp_attention.errors import DataError, first_line, listed
 from crisp_attention.runs.data.class_folders import has_images, read_class_folders
 from crisp_attention.runs.data.delimited import typed
-from crisp_attention.runs.data.error import DataError, first_line, listed
 from crisp_attention.runs.data.files import FORMATS, is_delimited, read_files
 
 SPLIT_NAMES = {

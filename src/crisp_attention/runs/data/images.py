@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from rich.console import Console
 from rich.progress import track
 
-from crisp_attention.runs.data.error import DataError, listed
+from crisp_attention.errors import DataError, listed
 from crisp_attention.runs.ranks import is_main
 
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N", "I"}

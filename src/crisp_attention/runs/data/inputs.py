@@ -3,7 +3,7 @@
 import pyarrow.compute as pc
 from datasets import Dataset, Image
 
-from crisp_attention.runs.data.error import DataError
+from crisp_attention.errors import DataError
 
 
 def check_inputs(split: str, rows: Dataset, column: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Value
 
-from crisp_attention.runs.data.error import DataError, listed
+from crisp_attention.errors import DataError, listed
 
 Label = int | str
 UNLABELLED = -1

@@ -5,8 +5,8 @@ from pathlib import Path
 from datasets import Dataset, load_dataset
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
+from crisp_attention.errors import DataError, first_line, listed
 from crisp_attention.runs.data.digits import read_digits
-from crisp_attention.runs.data.error import DataError, first_line, listed
 from crisp_attention.runs.data.folder import SPLIT_NAMES, read_file, read_folder
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
-from crisp_attention.runs.data.error import DataError
+from crisp_attention.errors import DataError
 
 HELD_OUT = 0.1
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from crisp_attention.errors import listed
 from crisp_attention.runs.data.columns import check_columns, choose_columns
-from crisp_attention.runs.data.error import listed
 from crisp_attention.runs.data.inputs import check_inputs
 from crisp_attention.runs.data.labels import complete, label_values, learn_labels, spaced
 from crisp_attention.runs.data.source import read_splits

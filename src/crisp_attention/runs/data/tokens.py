@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from crisp_attention.runs.data.error import DataError
+from crisp_attention.errors import DataError
 
 WHOLE = "whole_length"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.sources.tables import Tables, tables_of, words_of
 
 SHORT = 16  # tokens of an example for models that cannot read fewer

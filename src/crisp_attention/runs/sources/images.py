@@ -10,11 +10,10 @@ from PIL.Image import Image, fromarray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError, first_line
 from crisp_attention.models.persistence import UNUSABLE
 from crisp_attention.runs.data import Task
-from crisp_attention.runs.data.error import first_line
 from crisp_attention.runs.data.images import as_rgb, survey
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources.pretrained import read_classifier, read_processor
 from crisp_attention.runs.sources.source import Batch, Source
 from crisp_attention.runs.sources.trying import tried

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.sources.agreement import check_known
 
 EXTRA = 3  # tokens of padding beyond the longest text of a batch

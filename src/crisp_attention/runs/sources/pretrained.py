@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from crisp_attention.errors import first_line, listed
 from crisp_attention.models import record
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import UNUSABLE, CheckpointError, read_config, read_model
 from crisp_attention.runs.data import Task
-from crisp_attention.runs.data.error import first_line, listed
 
 AUTO: dict[str, Any] = {"text": AutoModelForSequenceClassification, "images": AutoModelForImageClassification}
 KNOWN: dict[str, Any] = {

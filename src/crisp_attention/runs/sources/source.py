@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crisp_attention.runs.data.error import listed
+from crisp_attention.errors import listed
 
 Batch = dict[str, Tensor]
 

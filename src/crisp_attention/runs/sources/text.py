@@ -8,9 +8,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.tokens import WHOLE, tokenized
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources.agreement import agree
 from crisp_attention.runs.sources.padding import EXTRA, Example, choose_pad_token, choose_padding
 from crisp_attention.runs.sources.pretrained import read_classifier, read_tokenizer

@@ -8,9 +8,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError, first_line, listed
 from crisp_attention.models.persistence import UNUSABLE
-from crisp_attention.runs.data.error import first_line, listed
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.sources.agreement import check_known
 from crisp_attention.runs.sources.tables import words_of
 from crisp_attention.runs.sources.trying import tried

@@ -6,10 +6,9 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
+from crisp_attention.errors import OptionError, first_line
 from crisp_attention.insight.profile.collect import evaluating
 from crisp_attention.models.persistence import UNUSABLE
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import OptionError
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.studies.statistics import expected_calibration_error
 from crisp_attention.studies.study import Configuration, FinishedRun, Study, readable
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from crisp_attention.runs.data.error import listed
+from crisp_attention.errors import listed
 from crisp_attention.studies.analysis.answers import Answers, metrics_of
 from crisp_attention.studies.statistics import SEEDS_NEEDED, seeds_interval
 from crisp_attention.studies.study import FinishedRun, Study, readable

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.runs.terminal import table_console
 from crisp_attention.studies.options import ReportOptions
 from crisp_attention.studies.report.comparison_report import show_comparison, write_comparison

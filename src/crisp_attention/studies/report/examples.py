@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from crisp_attention.runs.data import DataError, Task, load_task
+from crisp_attention.errors import DataError
+from crisp_attention.runs.data import Task, load_task
 from crisp_attention.runs.data.images import WHITE, as_rgb, survey
 from crisp_attention.studies.study import Study
 

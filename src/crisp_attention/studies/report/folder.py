@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError
+from crisp_attention.files import check_ours
 
 OWN = {"report.html", "summary.md", "table.csv", "runs.csv", "figures"}
 
@@ -37,13 +38,4 @@ def replacing(output: Path) -> Iterator[Path]:
 
 def check(output: Path) -> None:
     """Raises OptionError if `output` is a file, or a folder with other things in it than a report."""
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"--output {output} is a file; expected a folder")
-    foreign = (
-        sorted(each.name for each in output.iterdir() if each.name not in OWN) if output.exists() else []
-    )
-    if foreign:
-        raise OptionError(
-            f"--output {output} holds files that are not of a report ({', '.join(foreign[:5])}); "
-            f"choose another folder"
-        )
+    check_ours(output, "a report", OWN.__contains__)

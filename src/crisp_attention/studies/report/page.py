@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from crisp_attention.runs.data import DataError
+from crisp_attention.errors import DataError
 from crisp_attention.studies.analysis import Analysis, Line
 from crisp_attention.studies.report.examples import Example, read_examples
 from crisp_attention.studies.report.figures import Picture

@@ -12,8 +12,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from crisp_attention.runs.options import FinetuneOptions, OptionError
-from crisp_attention.runs.records import write_json
+from crisp_attention.errors import OptionError
+from crisp_attention.files import write_json
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sparsity import RAMP
 from crisp_attention.studies.study import failure_file
 from crisp_attention.studies.sweep.pool import Job, Message, Pool

@@ -6,14 +6,14 @@ from pathlib import Path
 from rich.console import Console
 from transformers import set_seed
 
+from crisp_attention.errors import OptionError
+from crisp_attention.files import check_ours
 from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.encoding import encoded
 from crisp_attention.runs.finetune import build
-from crisp_attention.runs.folders import check_folder
-from crisp_attention.runs.options import OptionError
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.sparsity import make_sparse, method_of
@@ -77,10 +77,5 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
 
 
 def _check_folder(path: Path) -> None:
-    check_folder("--output", path)
-    found = {each.name for each in path.iterdir()} if path.is_dir() else set()
-    foreign = sorted(found - NEW)
-    if foreign and not found & {STUDY, DATABASE}:
-        raise OptionError(
-            f"--output {path} holds files that are not of a study ({', '.join(foreign[:5])}); choose another folder"
-        )
+    kept = path.is_dir() and any((path / name).is_file() for name in (STUDY, DATABASE))
+    check_ours(path, "a study", lambda name: kept or name in NEW)

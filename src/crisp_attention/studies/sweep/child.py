@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
+from crisp_attention.errors import OptionError, first_line
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
-from crisp_attention.runs.data.error import first_line
 from crisp_attention.runs.finetune import finetune
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.quiet import be_quiet
 from crisp_attention.runs.run_directory import OWN, RunDirectory
 from crisp_attention.runs.shortage import Shortage, shortage

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import optuna
 from rich.console import Console
 
-from crisp_attention.runs.options import FinetuneOptions, OptionError
-from crisp_attention.runs.records import changes, plain, versions, write_json
+from crisp_attention.errors import OptionError
+from crisp_attention.files import plain, versions, write_json
+from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.records import changes
 from crisp_attention.runs.words import words as typed
 from crisp_attention.studies.options import ReportOptions, StudyOptions, SweepOptions
 from crisp_attention.studies.report import run_report

@@ -5,8 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.options import FinetuneOptions, OptionError, RecipeOptions
+from crisp_attention.runs.options import FinetuneOptions, RecipeOptions
 from crisp_attention.runs.sparsity import method_of, schedule_of
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.study import Configuration

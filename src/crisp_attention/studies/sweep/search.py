@@ -9,9 +9,10 @@ import pandas as pd
 from optuna.trial import TrialState
 from rich.console import Console
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.rules import RandomK
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.options import FinetuneOptions, OptionError
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.study import Configuration, control_of
 from crisp_attention.studies.sweep.campaign import Campaign

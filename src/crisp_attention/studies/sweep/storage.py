@@ -14,8 +14,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from crisp_attention.runs.data.error import first_line
-from crisp_attention.runs.options import OptionError
+from crisp_attention.errors import OptionError, first_line
 
 HEARTBEAT_SECONDS = 20
 GRACE_SECONDS = 120

@@ -1,0 +1,64 @@
+"""What Crisp refuses, and how the messages are put together. Imports nothing heavy."""
+
+import difflib
+from collections.abc import Iterable
+
+SHOWN = 20
+
+
+class CrispError(ValueError):
+    """Something that cannot work as it was asked for; the message says what was expected and what was found."""
+
+
+class OptionError(CrispError):
+    """A value that cannot be used, alone or together with others, or with what is there already.
+
+    Parameters
+    ----------
+    message
+        What was expected and what was found. It names values as Python does: ``epochs must be positive``,
+        ``overwrite=True replaces it``.
+    option
+        The name of the value, where one is to blame. The command line shows its flag instead.
+
+    Examples
+    --------
+    >>> OptionError("epochs must be positive, got 0", option="epochs").option
+    'epochs'
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+    def __reduce__(self) -> tuple[type["OptionError"], tuple[str, str | None]]:
+        return type(self), (str(self), self.option)  # between the processes of a run
+
+
+class DataError(CrispError):
+    """The data set cannot be used; the message says what was expected and what was found."""
+
+
+def listed(values: Iterable[object]) -> str:
+    """The values separated by commas: the first 20 and how many more there are, "none" when empty."""
+    texts = [str(value) for value in values]
+    shown = ", ".join(texts[:SHOWN]) or "none"
+    return shown if len(texts) <= SHOWN else f"{shown} and {len(texts) - SHOWN:,} more"
+
+
+def first_line(error: BaseException) -> str:
+    """The type and the first line of what went wrong, looking through a wrapper around it."""
+    reason = error.__cause__ or error
+    return ": ".join([type(reason).__name__, *str(reason).strip().splitlines()[:1]])
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question for the end of a message, such as "; did you mean topk?"; empty if no known word is close.
+
+    Examples
+    --------
+    >>> did_you_mean("topq", ["topk", "window"])
+    '; did you mean topk?'
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

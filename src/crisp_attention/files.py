@@ -1,0 +1,67 @@
+"""Folders and files that Crisp writes: only into folders that are its own, and only whole files."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from crisp_attention.errors import OptionError
+
+PACKAGES = ("crisp-attention", "torch", "transformers", "datasets", "accelerate", "numpy")
+NAMED = 5  # foreign files in a message
+
+
+def check_folder(folder: Path, option: str = "output") -> None:
+    """Raise OptionError, naming the option, if `folder` is a file, would lie in one, or cannot be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OptionError(f"{option}: {there} is a file; expected a folder", option)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"{option} {folder}: nothing can be written in {there}; choose another folder", option
+        )
+
+
+def check_ours(folder: Path, what: str, own: Callable[[str], object], option: str = "output") -> None:
+    """Raise OptionError, as `check_folder` does, and if the folder holds anything but `what`, such as "a report".
+
+    `own` says of a file's name whether it is one that we write there.
+    """
+    check_folder(folder, option)
+    entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+    if foreign := [name for name in entries if not own(name)]:
+        raise OptionError(
+            f"{option}: {folder} holds files that are not of {what} ({', '.join(foreign[:NAMED])}); "
+            f"choose another folder",
+            option,
+        )
+
+
+def finite(data: Any) -> Any:
+    """The same with None for every number that is not finite, which JSON cannot hold."""
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file in one step: it is there complete, or not at all. NaN and infinities become null."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def plain(values: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON gives them back."""
+    return json.loads(json.dumps(asdict(values), default=str))
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what decides a run's numbers."""
+    return {package: version(package) for package in PACKAGES}

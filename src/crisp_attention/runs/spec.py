@@ -1,0 +1,379 @@
+"""One run as values: which model, on which data, with which method, trained how."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crisp_attention.errors import OptionError
+from crisp_attention.methods.budgets import Budgets, budgets
+from crisp_attention.methods.heads import PerHead, layer_method
+from crisp_attention.methods.method import Method, as_method
+from crisp_attention.methods.rules.topk import TopK
+from crisp_attention.methods.spec import parse
+from crisp_attention.schedule import Schedule
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+ATTENTION = ("self", "cross", "all")
+PHASES = ("always", "train", "eval")
+REPORT_TO = ("none", "tensorboard", "mlflow", "wandb")
+RAMP = (0.0, 0.5)  # fractions of training
+SEEDS = 2**32  # as numpy takes them
+AnyMethod = Method | PerHead | Budgets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained: with AdamW and a linearly decaying learning rate, unless `training` says otherwise.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training examples.
+    batch_size
+        Examples per training step and device.
+    learning_rate
+        The peak learning rate.
+    max_length
+        For text: longer ones are cut to this many tokens. None for 128.
+    training
+        Any other fields of `transformers.TrainingArguments`, as values or as the command line writes them.
+    report_to
+        ``"none"``, ``"tensorboard"``, ``"mlflow"`` or ``"wandb"``.
+
+    Raises
+    ------
+    OptionError
+        For a number that is out of range.
+
+    Examples
+    --------
+    >>> Recipe(epochs=1, training={"weight_decay": 0.01}).training
+    {'weight_decay': '0.01'}
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 32
+    learning_rate: float = 2e-5
+    max_length: int | None = None
+    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    report_to: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"{name} must be positive and finite, got {getattr(self, name)}", name)
+        _at_least(1, "batch_size", self.batch_size)
+        _at_least(1, "max_length", self.max_length)
+        _one_of(REPORT_TO, "report_to", self.report_to)
+        # one way of writing a value, so that 0.01 and "0.01" are the same run
+        object.__setattr__(self, "training", {key: _word(value) for key, value in self.training.items()})
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Recipe":
+        """The recipe in what `asdict` made of one, or among the options that a file holds; others are passed over."""
+        own = _own(Recipe, data)
+        if not isinstance(pairs := own.get("training", {}), Mapping):
+            own["training"] = dict(map(_pair, pairs))
+        return Recipe(**own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a model is trained on.
+
+    Parameters
+    ----------
+    source
+        A hub id (``id:configuration`` where it has several), a file or a folder of files, ``builtin:digits``, or a
+        DatasetDict.
+    revision
+        For a data set of the Hub: the branch, tag or commit to read. None for its newest.
+    text_columns, image_column, label_column
+        Columns, where they are not to be detected.
+    train_examples
+        Train on this many examples, the same ones for every seed. None for all.
+    """
+
+    source: "str | Path | DatasetDict"
+    revision: str | None = None
+    text_columns: tuple[str, ...] = ()
+    image_column: str | None = None
+    label_column: str | None = None
+    train_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, "train_examples", self.train_examples)
+        object.__setattr__(self, "text_columns", _words("text_columns", self.text_columns))
+        if isinstance(self.source, Path):
+            object.__setattr__(self, "source", str(self.source))
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Data":
+        """The data in what `asdict` made of it, or among the options that a file holds; others are passed over."""
+        own = _own(Data, data)
+        return Data(**({"source": data["dataset"]} if "dataset" in data else {}), **own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run: everything that decides its numbers.
+
+    Parameters
+    ----------
+    model
+        A hub id, the folder of a model or of a run, ``builtin:minilm`` or ``builtin:vit``.
+    data
+        What it is trained on.
+    method
+        A method, a method for every head, or budgets for every layer and head. A rule or a layout alone stands for
+        the method with it; `Method()` is dense attention.
+    layers, attention, phase
+        As in `crisp.sparsify`; no layers are all.
+    schedule
+        How the sparsity rises to that of the method; None for the same sparsity from the start.
+    recipe
+        How it is trained.
+    seed
+        Of the classifier's initial weights, the order of examples, dropout and random keys.
+    metric
+        By which runs are judged, such as ``"mcc"``; None for the main one of the task.
+
+    Raises
+    ------
+    OptionError
+        For values that are out of range or do not fit together.
+
+    Examples
+    --------
+    >>> spec = RunSpec(model="bert-base-uncased", data=Data(source="nyu-mll/glue:cola"), method=TopK(0.8))
+    >>> spec.method.spec
+    'topk:sparsity=0.8'
+    >>> RunSpec.from_dict(spec.to_dict()) == spec
+    True
+    """
+
+    model: str
+    data: Data
+    method: AnyMethod = field(default_factory=lambda: Method(rule=TopK()))
+    layers: tuple[str, ...] = ()
+    attention: str = "self"
+    phase: str = "always"
+    schedule: Schedule | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        method: Any = self.method
+        if isinstance(method, Budgets):
+            method = Budgets(method.methods)  # what they are expected to keep decides nothing
+        elif not isinstance(method, PerHead):
+            method = as_method(method)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "model", str(self.model))
+        object.__setattr__(self, "layers", _words("layers", self.layers))
+        _one_of(ATTENTION, "attention", self.attention)
+        _one_of(PHASES, "phase", self.phase)
+        if not 0 <= self.seed < SEEDS:
+            raise OptionError(f"seed must be in 0 to {SEEDS - 1}, got {self.seed}", "seed")
+        for name, default in (("layers", ()), ("attention", "self"), ("phase", "always")):
+            if getattr(self, name) == default:
+                continue
+            if self.is_dense:
+                raise OptionError(f"{name} has no meaning with dense attention", name)
+            if isinstance(method, Budgets) and name != "phase":
+                raise OptionError(
+                    f"{name} cannot be combined with budgets, which set every layer and head", name
+                )
+        if self.schedule is not None:
+            _check_schedule(self.schedule, method)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the model keeps its own attention."""
+        return self.method == Method()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; `from_dict` is the inverse.
+
+        Raises
+        ------
+        TypeError
+            If the data are in memory: a run's folder holds where they are.
+        """
+        if not isinstance(self.data.source, str):
+            raise TypeError(
+                "a run is recorded with the place of its data; save the DatasetDict and give its folder"
+            )
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values | {
+            "data": asdict(self.data) | {"text_columns": list(self.data.text_columns)},
+            "method": method_to_dict(self.method),
+            "layers": list(self.layers),
+            "schedule": None if self.schedule is None else asdict(self.schedule),
+            "recipe": asdict(self.recipe),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "RunSpec":
+        """The run that `to_dict` wrote, or that flat options describe, as the command line and older files have them.
+
+        Flat options name the data `dataset`, may have the method as a spec with a `sparsity`, or `budgets` as the
+        path of a file, and a `schedule` by its shape with a `ramp`.
+
+        Raises
+        ------
+        OptionError
+            For what is no method or no schedule, and for values that do not fit together.
+        """
+        own = _own(RunSpec, data)
+        if "dataset" in data:
+            method = _typed_method(data)
+            return RunSpec(
+                **own
+                | {
+                    "data": Data.from_dict(data),
+                    "method": method,
+                    "schedule": _typed_schedule(data, method),
+                    "recipe": Recipe.from_dict(data),
+                }
+            )
+        schedule = data.get("schedule")
+        return RunSpec(
+            **own
+            | {
+                "data": Data.from_dict(data["data"]),
+                "method": method_from_dict(data["method"]),
+                "schedule": None if schedule is None else Schedule(**schedule),
+                "recipe": Recipe.from_dict(data["recipe"]),
+            }
+        )
+
+    def differences(self, before: "RunSpec") -> str:
+        """What is not as it was before, each with both values; empty if there is nothing."""
+        then, now = before._named(), self._named()
+        return "; ".join(
+            f"{name} was {_shown(then[name])}, is {_shown(now[name])}"
+            for name in now
+            if now[name] != then[name]
+        )
+
+    def _named(self) -> dict[str, Any]:
+        """Every value by the name that a user gives it; where a run is logged makes no other run."""
+        data, recipe = asdict(self.data), asdict(self.recipe)
+        recipe["training"] = [f"{key}={value}" for key, value in sorted(self.recipe.training.items())]
+        del recipe["report_to"]
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return own | {"data": data.pop("source")} | data | {"recipe": None} | recipe
+
+
+def method_to_dict(method: AnyMethod) -> dict[str, Any]:
+    """A method or budgets in plain values."""
+    if isinstance(method, Budgets):
+        return {"layers": {name: each.to_dict() for name, each in method.methods.items()}}
+    return method.to_dict()
+
+
+def method_from_dict(data: Mapping[str, Any]) -> AnyMethod:
+    """The inverse of `method_to_dict`. Raises ValueError for anything it does not know."""
+    if isinstance(data, Mapping) and set(data) == {"layers"}:
+        return Budgets({name: layer_method(each) for name, each in data["layers"].items()})
+    return layer_method(data)
+
+
+def _typed_method(options: Mapping[str, Any]) -> AnyMethod:
+    spec, file = options.get("method"), options.get("budgets")
+    if isinstance(spec, Mapping):
+        return method_from_dict(spec)
+    if file is not None:
+        for name in ("method", "sparsity"):
+            if options.get(name) is not None:
+                raise OptionError(
+                    f"{name} cannot be combined with budgets, which set every layer and head", name
+                )
+        try:
+            return budgets(file)
+        except ValueError as error:
+            raise OptionError(str(error), "budgets") from error
+    spec = spec or TopK.name
+    try:
+        return parse(spec, sparsity=options.get("sparsity"))
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"method {spec}: {error}", "method") from error
+
+
+def _typed_schedule(options: Mapping[str, Any], method: AnyMethod) -> Schedule | None:
+    shape, ramp = options.get("schedule") or "constant", options.get("ramp")
+    if shape == "constant":
+        if ramp is not None:
+            raise OptionError("ramp needs a schedule that rises: linear, cosine or cubic", "ramp")
+        return None
+    begin, end = ramp or RAMP
+    try:
+        return Schedule(final=_one_sparsity(method), shape=shape, begin=begin, end=end)
+    except OptionError:
+        raise
+    except ValueError as error:
+        raise OptionError(str(error), "schedule" if ramp is None else "ramp") from error
+
+
+def _check_schedule(schedule: Schedule, method: AnyMethod) -> None:
+    if (sparsity := _one_sparsity(method)) != schedule.final:
+        raise OptionError(
+            f"schedule must end at the method's sparsity, {sparsity:g}; its final sparsity is {schedule.final:g}",
+            "schedule",
+        )
+
+
+def _one_sparsity(method: AnyMethod) -> float:
+    if isinstance(method, Budgets):
+        raise OptionError("schedule sets one sparsity everywhere; budgets have many", "schedule")
+    if method.sparsity is None:
+        raise OptionError(f"schedule needs a method with one sparsity, got {method.spec}", "schedule")
+    return method.sparsity
+
+
+def _own(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: data[each.name] for each in fields(kind) if each.name in data}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise OptionError(f"training expects KEY=VALUE, got {text!r}", "training")
+    return key, value
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value) if isinstance(value, Mapping | list | tuple) else str(value)
+
+
+def _words(name: str, values: Sequence[Any]) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise OptionError(f"{name} must be a sequence of names, got {values!r}", name)
+    return tuple(map(str, values))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "not given"
+    if isinstance(value, Method | PerHead):
+        return value.spec
+    return "not given" if value is None else str(value)
+
+
+def _at_least(least: int, name: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise OptionError(f"{name} must be at least {least}, got {value}", name)
+
+
+def _one_of(choices: Sequence[str], name: str, value: str) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}", name)
