@@ -6,8 +6,6 @@
 worlds that differ in what varies. Prints the share of studies with a "better", and with any verdict.
 """
 
-import gc
-
 import numpy as np
 
 from crisp_attention.studies.analysis import Verdict
@@ -17,7 +15,6 @@ STUDIES = 1000
 
 
 def main() -> None:
-    gc.freeze()  # statsmodels collects garbage at every correction
     for name, world in (
         ("seeds and examples", CROSSED),
         ("seeds only", SEEDS_ONLY),

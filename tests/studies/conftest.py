@@ -1,4 +1,3 @@
-import gc
 import sys
 
 import datasets
@@ -52,11 +51,3 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         return write_report(hostile_study(folder / "study"), folder / "report"), folder / "report"
-
-
-@pytest.fixture(scope="module")
-def little_garbage():
-    """statsmodels collects garbage at every correction, which takes a second where torch is loaded."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -16,8 +16,6 @@ from crisp_attention.studies.statistics import Interval
 from crisp_attention.studies.study import Configuration, Study
 from tests.studies.studies import World, make_study
 
-pytestmark = pytest.mark.usefixtures("little_garbage")
-
 TOPK, RANDOM, WINDOW = "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=9"
 TRUTH = {"dense": 0.85, TOPK: 0.85, RANDOM: 0.65, WINDOW: 0.93}
 

@@ -9,8 +9,6 @@ from scipy.special import ndtri
 from crisp_attention.studies.analysis import Verdict
 from crisp_attention.studies.analysis.evidence import compare, decide
 
-pytestmark = pytest.mark.usefixtures("little_garbage")
-
 DRAWS = 1000  # with a few hundred the draws, always the same, favour one side
 
 

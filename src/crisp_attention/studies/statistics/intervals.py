@@ -51,18 +51,3 @@ def paired_difference(
     if len(values) != len(baseline):
         raise ValueError(f"pairs need as many values as baselines, got {len(values)} and {len(baseline)}")
     return mean_interval((np.asarray(values) - np.asarray(baseline)).tolist(), confidence)
-
-
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of Student's paired t-test: the differences, one per seed, have mean 0.
-
-    Differences that are all 0 have p = 1. If all are the same other number, p is 0, the limit of ever
-    smaller variation: these seeds show none, and whether so few can show any is not the test's to say.
-    Raises ValueError for fewer than two.
-    """
-    if len(differences) < 2:
-        raise ValueError(f"a paired test needs at least 2 differences, got {len(differences)}")
-    if np.ptp(differences) == 0:
-        return 0.0 if differences[0] else 1.0
-    t = np.mean(differences) / standard_error(differences)
-    return float(2 * special.stdtr(len(differences) - 1, -abs(t)))
