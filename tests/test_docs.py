@@ -104,6 +104,7 @@ def test_the_readme_s_python_says_what_it_uses():
     assert any(kind == "python" for name, kind, _ in BLOCKS if name == "README.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", study_tables.NAMES)
 def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
     assert Study.read(study_tables.STUDIES / name).missing() == []

@@ -88,6 +88,7 @@ def test_any_memory_layout_gives_the_same_and_no_input_is_written_to(method: Met
     assert all(t.equal(b) for t, b in zip(shared, before, strict=True))
 
 
+@pytest.mark.slow
 @ALL
 def test_compiles_into_one_graph_and_equals_eager(method: Method) -> None:
     torch.compiler.reset()

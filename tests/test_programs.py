@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Method, TopK, TopP
@@ -16,7 +16,7 @@ from crisp_attention.kernels import dispatch
 from crisp_attention.methods.method import AnyMethod, as_method
 from tests.cases import METHODS, normal
 from tests.contract.rows import ROWS
-from tests.models.tiny import GROUPED, noisy
+from tests.programs import bert, llama, tokens
 
 RECORDED, LENGTHS = 12, (1, 2, 5, 12, 17, 60)
 LENGTH, BATCH = torch.export.Dim("length", min=2, max=64), torch.export.Dim("batch", min=1, max=16)
@@ -70,35 +70,7 @@ class LastHidden(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **self.options)[0]
 
 
-def tokens(length: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """Three examples of several lengths, padded on one side."""
-    ids = torch.randint(5, 64, (3, length), generator=torch.Generator().manual_seed(length))
-    lengths = torch.tensor([length, max(1, length // 2), max(1, length - 1)])
-    mask = (torch.arange(length) < lengths[:, None]).long()
-    return ids, mask if side == "right" else mask.flip(-1)
-
-
 TOKENS = ({0: BATCH, 1: LENGTH}, {0: BATCH, 1: LENGTH})
-
-
-def layers(*methods: AnyMethod) -> dict[str, AnyMethod]:
-    return {str(index): method for index, method in enumerate(methods)}
-
-
-def bert(*methods: AnyMethod) -> nn.Module:
-    """A small BERT with a method for each layer."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(num_hidden_layers=len(methods), max_position_embeddings=64, **sizes)
-    return crisp.sparsify(noisy(BertModel(config, add_pooling_layer=False)), layers=layers(*methods))
-
-
-def llama(*methods: AnyMethod) -> nn.Module:
-    """A small Llama with a method for each layer."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = LlamaConfig(**GROUPED | sizes | {"num_hidden_layers": len(methods)})
-    return crisp.sparsify(noisy(LlamaForCausalLM(config)), layers=layers(*methods))
 
 
 both_models = pytest.mark.parametrize("build", [bert, llama])
@@ -155,6 +127,7 @@ def test_a_trace_computes_every_length(method: Method, is_causal: bool) -> None:
     same_on_states(torch.jit.trace(module, states(RECORDED), check_trace=False), module)
 
 
+@pytest.mark.slow
 @both_models
 def test_a_traced_model_computes_every_length_and_padding(build: Callable) -> None:
     module = LastHidden(build(*(row.method for row in ROWS.values())))
@@ -164,7 +137,7 @@ def test_a_traced_model_computes_every_length_and_padding(build: Callable) -> No
 
 
 EXPORTED = {name: METHODS[name] for name in METHODS if not METHODS[name].uses_seed}
-QUICK = {"nofm", "block_topk"}
+QUICK = {"nofm"}
 
 
 @pytest.mark.parametrize(
@@ -204,6 +177,7 @@ def test_a_kernel_by_name_stays_in_exports_and_is_refused_by_onnx() -> None:
     assert dispatch.recorder() is None
 
 
+@pytest.mark.slow
 def test_onnx_counts_shares_that_keys_reach_exactly_as_torch_does(onnx: Callable) -> None:
     """ONNX rounds constants to float32, in which 0.46 · 50 and 0.54 · 50 are more than 23 and 27."""
     module = Attention(TopK(0.54), TopP(0.54), BlockTopK(0.54, block_size=2), TopK(0.7), TopP(0.3))
@@ -214,19 +188,10 @@ def test_onnx_counts_shares_that_keys_reach_exactly_as_torch_does(onnx: Callable
         assert [(each[0, 0, 0] > 0).sum().item() for each in counts] == [23, 27, 24, 15, 15]
 
 
-@pytest.mark.parametrize(
-    ("build", "methods"),
-    [
-        (bert, [Method(BlockTopK(0.6, block_size=2), TopK(0.5))]),
-        *(
-            pytest.param(build, [row.method for row in ROWS.values()], marks=pytest.mark.slow)
-            for build in (bert, llama)
-        ),
-    ],
-    ids=["blocks and top-k in BERT", "every method in BERT", "every method in Llama"],
-)
+@pytest.mark.slow
+@both_models
 def test_onnxruntime_computes_every_length_batch_and_padding_of_a_model(
-    build: Callable, methods: list, onnx: Callable
+    build: Callable, onnx: Callable
 ) -> None:
-    module = LastHidden(build(*methods))
+    module = LastHidden(build(*(row.method for row in ROWS.values())))
     same_on_tokens(onnx(module, tokens(RECORDED), TOKENS), module, LENGTHS[1:])

@@ -182,6 +182,7 @@ def test_an_error_that_is_not_of_the_terminal_is_not_hidden(monkeypatch, capsys)
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_head_and_a_locale_without_characters():
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = f"{sys.executable} -m crisp_attention methods | head -n 1"

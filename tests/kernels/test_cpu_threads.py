@@ -73,6 +73,7 @@ assert torch.load("child.pt").equal(attend() if alone is None else alone)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", [False, True])
 def test_a_child_of_fork_attends_whether_or_not_its_parent_has(tmp_path, used) -> None:
     script = FORKED.format(used=used)

@@ -114,6 +114,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_never_made_a_sparse_model_reads_one(tmp_path):
     model = crisp.sparsify(distilbert(layers=2), TopK(0.6))
     (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))

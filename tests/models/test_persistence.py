@@ -89,6 +89,7 @@ def test_looking_for_a_tokenizer_is_no_plain_load(saved):
         AutoConfig.from_pretrained(saved[1])
 
 
+@pytest.mark.slow
 def test_importing_the_package_alone_is_enough_for_the_notice(saved):
     code = (
         "import warnings; import crisp_attention; from transformers import AutoModel\n"
@@ -101,6 +102,7 @@ def test_importing_the_package_alone_is_enough_for_the_notice(saved):
     assert "DenseUntilRestored" in done.stdout
 
 
+@pytest.mark.slow
 def test_every_plain_load_says_it_and_names_the_callers_line(saved):
     load = f"AutoModel.from_pretrained({str(saved[1])!r})"
     code = f"import crisp_attention\nfrom transformers import AutoModel\n{load}\n{load}\n"
@@ -137,6 +139,7 @@ def test_a_program_that_is_itself_installed_is_named_where_it_loads(saved):
     assert [(each.filename, each.lineno) for each in seen] == [(tool, 4)]
 
 
+@pytest.mark.slow
 def test_without_the_package_a_sparse_checkpoint_loads_as_any_other(saved):
     code = f"from transformers import AutoModel; print(type(AutoModel.from_pretrained({str(saved[1])!r})).__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
