@@ -51,7 +51,7 @@ class Case:
         def eighths(*shape: int) -> Tensor:
             return (torch.randint(-16, 17, shape, generator=generator) / 8).to(device, self.dtype)
 
-        alpha = {"alpha": torch.linspace(-0.02, 0.02, self.heads, device=device)}
+        alpha = {"rule.alpha": torch.linspace(-0.02, 0.02, self.heads, device=device)}
         return self.change(
             Call(
                 query=eighths(self.batch, self.heads, self.length, self.width),
@@ -61,7 +61,7 @@ class Case:
                 scale=2.0 ** -((self.width.bit_length() - 1) // 2),
                 causal=self.causal,
                 seed=SEED.to(device) if method.uses_seed else None,
-                learned=alpha if method.initial(self.heads) else {},
+                parameters=alpha if method.has_parameters else {},
             )
         )
 

@@ -58,8 +58,8 @@ def learning(call: Call, dtype: torch.dtype | None = None) -> Call:
         for name in ("query", "key", "value", "bias", "sinks")
         if (tensor := getattr(call, name)) is not None
     }
-    learned = {name: value.detach().requires_grad_() for name, value in call.learned.items()}
-    return replace(call, **made, learned=learned)
+    learned = {name: value.detach().requires_grad_() for name, value in call.parameters.items()}
+    return replace(call, **made, parameters=learned)
 
 
 def results(call: Call, kernel: str, dtype: torch.dtype | None = None) -> list[Tensor]:
@@ -72,7 +72,7 @@ def results(call: Call, kernel: str, dtype: torch.dtype | None = None) -> list[T
     slopes = torch.linspace(-1, 1, output.numel(), device=output.device, dtype=torch.float64)
     output.backward(slopes.reshape(output.shape).to(call.query.dtype).to(output.dtype))
     leaves = [learner.query, learner.key, learner.value, learner.bias, learner.sinks]
-    slots = [leaf.grad for leaf in [*leaves, *learner.learned.values()] if leaf is not None]
+    slots = [leaf.grad for leaf in [*leaves, *learner.parameters.values()] if leaf is not None]
     return [output.detach().double(), *(slope.double() for slope in slots if slope is not None)]
 
 
@@ -211,8 +211,8 @@ def test_dropout_drops_its_share_and_the_gradients_go_where_it_did_not(kernel, d
     assert not results(call, kernel)[0].equal(output)
 
     leaves = [getattr(call, name).double().requires_grad_() for name in ("query", "key", "value")]
-    learned = {name: value.clone().requires_grad_() for name, value in call.learned.items()}
-    plain = replace(call, query=leaves[0], key=leaves[1], value=leaves[2], dropout=0.0, learned=learned)
+    learned = {name: value.clone().requires_grad_() for name, value in call.parameters.items()}
+    plain = replace(call, query=leaves[0], key=leaves[1], value=leaves[2], dropout=0.0, parameters=learned)
     _, weights = reference.attention(plain)
     stay = output > 0
     torch.testing.assert_close(output[stay], weights[stay] / 0.75, rtol=1e-5, atol=1e-6)

@@ -13,12 +13,12 @@ from tests.cases import METHODS, SEED, attention, normal, self_attention
 
 HEADS, LENGTH = 4, 7
 EACH = [*METHODS.values(), Method(rule=RandomK(0.3)), Method(rule=Entmax("learned"))]
-LEARNED = {"alpha": torch.tensor([-0.01, 0.0, 0.01, 0.02], dtype=torch.float64)}
+LEARNED = {"rule.alpha": torch.tensor([-0.01, 0.0, 0.01, 0.02], dtype=torch.float64)}
 VALID = (torch.arange(LENGTH) < torch.tensor([7, 5])[:, None])[:, None, None]
 
 
 def call(method: Method | PerHead, inputs: tuple[Tensor, ...], **more) -> tuple[Tensor, Tensor]:
-    return attention(*inputs, method, scale=0.6, seed=SEED, learned=LEARNED, **more)
+    return attention(*inputs, method, scale=0.6, seed=SEED, parameters=LEARNED, **more)
 
 
 def extras() -> dict[str, Tensor | float]:
@@ -87,10 +87,10 @@ def test_mean_keys_that_the_caller_has_stay_with_their_heads() -> None:
 def test_gradients_are_right() -> None:
     methods = tuple(Method(rule=rule) for rule in (TopK(0.5), Entmax("learned"), TopK(0.5), Entmax(1.5)))
     inputs = self_attention(batch=1, length=4)
-    alpha = LEARNED["alpha"].clone().requires_grad_()
+    alpha = LEARNED["rule.alpha"].clone().requires_grad_()
 
     def output(q: Tensor, k: Tensor, v: Tensor, learned: Tensor) -> Tensor:
-        return attention(q, k, v, PerHead(methods), scale=0.7, learned={"alpha": learned})[0]
+        return attention(q, k, v, PerHead(methods), scale=0.7, parameters={"rule.alpha": learned})[0]
 
     assert torch.autograd.gradcheck(output, [*(t.requires_grad_() for t in inputs), alpha])
     output(*inputs, alpha).square().sum().backward()

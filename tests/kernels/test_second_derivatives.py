@@ -19,7 +19,7 @@ def test_the_reference_has_them(method: Method) -> None:
     inputs = [*self_attention(batch=1, heads=2, groups=1, length=4), torch.tensor([0.002, -0.003]).double()]
 
     def output(query: Tensor, key: Tensor, value: Tensor, alpha: Tensor) -> Tensor:
-        return attention(query, key, value, method, scale=0.7, seed=SEED, learned={"alpha": alpha})[0]
+        return attention(query, key, value, method, scale=0.7, seed=SEED, parameters={"rule.alpha": alpha})[0]
 
     learns = [True, True, True, method.rule == Entmax("learned")]
     leaves = [each.requires_grad_(want) for each, want in zip(inputs, learns, strict=True)]

@@ -36,8 +36,8 @@ BAD = [
     (GOOD | {"extra": 1}, r"exactly the keys 'layout' and 'rule', got .*'extra'"),
     (GOOD | {"rule": "dense"}, r"expected a dictionary with a 'name', got 'dense'"),
     (GOOD | {"rule": {"sparsity": 0.5}}, r"expected a dictionary with a 'name', got \{'sparsity'"),
-    (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; known are dense, topk"),
-    (GOOD | {"layout": {"name": ["full"]}}, r"unknown name \['full'\]; known are full, window"),
+    (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; known are dense, .*topk"),
+    (GOOD | {"layout": {"name": ["full"]}}, r"unknown name \['full'\]; known are .*full, .*window"),
     (GOOD | {"rule": {"name": "topk", "p": 1}}, r"'topk' has no option p; it has sparsity, min_keep, keep"),
     (GOOD | {"layout": {"name": "window"}}, r"'window' needs the option width"),
 ]
@@ -62,9 +62,9 @@ def test_nothing_else_stands_for_a_method(thing: object) -> None:
 
 
 def test_parts_in_the_wrong_place_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"layout must be one of full, window, block_topk, got TopK"):
+    with pytest.raises(TypeError, match=r"layout must be one of .*full, .*window, got TopK"):
         Method(TopK())
-    with pytest.raises(TypeError, match=r"rule must be one of dense, topk, .*, got Window"):
+    with pytest.raises(TypeError, match=r"rule must be one of dense, .*topk, .*, got Window"):
         Method(rule=Window(3))
 
 

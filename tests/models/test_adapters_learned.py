@@ -9,6 +9,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -189,16 +190,28 @@ def test_a_resumed_training_goes_on_with_it(base, tmp_path) -> None:
         torch.testing.assert_close(values(resumed.model)[name], value)
 
 
+def test_names_of_before_are_read(base, tmp_path) -> None:
+    model = trained(sparse_first(base))
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    before = {name.replace("crisp_learned.rule.", "crisp_learned."): each for name, each in weights.items()}
+    assert before.keys() != weights.keys()
+    save_file(before, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    file = tmp_path / "adapter_config.json"
+    file.write_text(file.read_text().replace('"rule.alpha": [', '"alpha": ['))
+    assert same(values(crisp.load(tmp_path)), values(model))
+
+
 def test_values_that_the_adapter_lacks_are_an_error(base, tmp_path) -> None:
     trained(sparse_first(base)).save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(
         file.read_text().replace(
-            'layer.2.attention": {\n          "alpha"', 'layer.2.attention": {\n          "beta"'
+            'layer.2.attention": {\n          "rule.alpha"', 'layer.2.attention": {\n          "rule.beta"'
         )
     )
     with pytest.raises(
         ValueError,
-        match=r"adapter 'default' does not hold what .*layer\.2\.attention learned: expected alpha",
+        match=r"adapter 'default' does not hold what .*layer\.2\.attention learned: expected rule.alpha",
     ):
         crisp.load(tmp_path)

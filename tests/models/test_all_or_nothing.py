@@ -181,6 +181,6 @@ def test_a_quantised_model_that_holds_no_parameters_can_have_a_learned_alpha():
     crisp.sparsify(model, Entmax("learned"), backend="reference")
     torch.testing.assert_close(model(ids).last_hidden_state, fixed, rtol=1e-3, atol=1e-3)
     for name, parameter in model.named_parameters():
-        if name.endswith("crisp_learned.alpha"):
+        if name.endswith("crisp_learned.rule.alpha"):
             torch.nn.init.constant_(parameter, 1.0)
     assert not torch.allclose(model(ids).last_hidden_state, fixed, atol=1e-2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, Method, PerHead, TopK
-from crisp_attention.models.learned import learned_by
+from crisp_attention.models.learned import parameters_in
 from crisp_attention.models.settings import attention_layers, settings_of
 from crisp_attention.models.temporary import having
 from tests.contract.families import FAMILIES
@@ -48,7 +48,7 @@ def trained(model, steps: int) -> None:
 def test_every_chosen_layer_has_one_for_each_of_its_heads() -> None:
     model = crisp.sparsify(distilbert(), LEARNED, layers=["1-2"])
     assert {name: tuple(value.shape) for name, value in values(model).items()} == {
-        f"distilbert.transformer.layer.{n}.attention.crisp_learned.alpha": (2,) for n in (1, 2)
+        f"distilbert.transformer.layer.{n}.attention.crisp_learned.rule.alpha": (2,) for n in (1, 2)
     }
     assert all(value.abs().max() == 0 for value in values(model).values())
     assert values(crisp.sparsify(distilbert(), Entmax(1.5))) == {}
@@ -57,7 +57,7 @@ def test_every_chosen_layer_has_one_for_each_of_its_heads() -> None:
 def test_cross_attention_learns_too() -> None:
     model = crisp.sparsify(bart(), LEARNED, attention="cross")
     assert len(values(model)) == 2
-    assert all("encoder_attn.crisp_learned.alpha" in name for name in values(model))
+    assert all("encoder_attn.crisp_learned.rule.alpha" in name for name in values(model))
 
 
 def test_untrained_it_is_entmax_of_one_and_a_half() -> None:
@@ -77,7 +77,7 @@ def test_the_model_computes_with_the_values_of_each_layer_and_head() -> None:
     model = taught(crisp.sparsify(noisy(distilbert()), LEARNED))
     fixed = {}
     for layer, _ in settings_of(model):
-        alphas = 1.01 + 0.98 * torch.sigmoid(100 * learned_by(layer.module)["alpha"].double())
+        alphas = 1.01 + 0.98 * torch.sigmoid(100 * parameters_in(layer.module)["rule.alpha"].double())
         fixed[layer.index] = PerHead(tuple(Method(rule=Entmax(alpha)) for alpha in alphas.tolist()))
     other = crisp.sparsify(noisy(distilbert()), layers=fixed)
     torch.testing.assert_close(logits(model), logits(other), rtol=1e-4, atol=1e-5)
@@ -88,7 +88,7 @@ def test_only_the_heads_that_use_theirs_learn() -> None:
     model = crisp.sparsify(distilbert(), heads={0: LEARNED, 1: TopK(0.5)})
     model(**BATCH, labels=LABELS).loss.backward()
     for layer, _ in settings_of(model):
-        slope = learned_by(layer.module)["alpha"].grad
+        slope = parameters_in(layer.module)["rule.alpha"].grad
         assert slope[0] != 0
         assert slope[1] == 0
 

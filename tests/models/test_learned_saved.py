@@ -57,6 +57,24 @@ def test_load_brings_back_every_value_and_reports_nothing(saved, reports) -> Non
     assert logits(loaded).equal(logits(model))
 
 
+def as_saved_before(folder) -> None:
+    """Give a checkpoint the names of when only rules had parameters: `crisp_learned.alpha`."""
+    weights = load_file(folder / "model.safetensors")
+    before = {name.replace("crisp_learned.rule.", "crisp_learned."): each for name, each in weights.items()}
+    assert before.keys() != weights.keys()
+    save_file(before, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_names_of_before_are_read(saved) -> None:
+    model, folder = saved
+    as_saved_before(folder)
+    assert same(values(crisp.load(folder)), values(model))
+    assert same(values(crisp.restore(plain(folder))), values(model))
+    resumed = crisp.sparsify(distilbert(), LEARNED, layers=["1-3"])  # as a Trainer does
+    resumed.load_state_dict(load_file(folder / "model.safetensors"))
+    assert same(values(resumed), values(model))
+
+
 def test_a_plain_load_can_be_restored(saved) -> None:
     model, folder = saved
     restored = crisp.restore(plain(folder))
@@ -135,7 +153,7 @@ def test_a_model_from_elsewhere_has_nothing_to_restore(saved) -> None:
 def test_values_that_are_missing_or_do_not_fit_are_an_error(saved, damage) -> None:
     file = saved[1] / "model.safetensors"
     weights = load_file(file)
-    key = "distilbert.transformer.layer.2.attention.crisp_learned.alpha"
+    key = "distilbert.transformer.layer.2.attention.crisp_learned.rule.alpha"
     value = weights.pop(key)
     if damage == "another layer":
         weights[key.replace(".2.", ".5.")] = value
@@ -150,7 +168,7 @@ def test_the_only_value_of_a_checkpoint_is_not_that_of_another_layer(tmp_path) -
     model = taught(crisp.sparsify(distilbert(), LEARNED, layers=[1]))
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    key = "distilbert.transformer.layer.1.attention.crisp_learned.alpha"
+    key = "distilbert.transformer.layer.1.attention.crisp_learned.rule.alpha"
     weights[key.replace(".1.", ".0.")] = weights.pop(key)
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=f"does not hold {key}"):

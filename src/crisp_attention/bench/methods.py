@@ -26,8 +26,8 @@ def named(word: str, sparsity: float, length: int) -> Method:
     and the threshold. Entmax decides itself. Raises ValueError for a method that does not exist.
     """
     method = as_method(_AT[word](sparsity, length)) if word in _AT else parse(word)
-    if method.rule.initial(1):
-        raise ValueError("it learns, and only a model holds what was learned")
+    if method.has_parameters:
+        raise ValueError("it has parameters, which only a model holds")
     return method
 
 

@@ -205,13 +205,14 @@ def _methods() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from crisp_attention.methods.method import LAYOUTS, RULES, options_of
+    from crisp_attention.methods import layouts, rules
+    from crisp_attention.methods.options import options_of
 
     table = Table(show_lines=True)
     table.add_column("method", no_wrap=True)
     table.add_column("options", no_wrap=True)
     table.add_column("what it does", overflow="fold")
-    parts: list[Any] = [*RULES.values(), *LAYOUTS.values()]
+    parts: list[Any] = [*rules.ALL, *layouts.ALL]
     for part in parts:
         options = [
             name if default is None else f"{name}={default}" for name, default in options_of(part).items()

@@ -1,5 +1,6 @@
 """One attention call, as every kernel is given it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.pairs import causal_mask
-from crisp_attention.methods.rules.base import Learned
+from crisp_attention.methods.part import Shape
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Call:
     counts wherever keys are counted, and weighs nothing beside larger scores. A row whose largest
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
-    by default torch's global one. `learned` holds the parameters of rules that have some; `block_means`
+    by default torch's global one. `parameters` are those of the method that the layer holds; `block_means`
     (B, G, ceil(S / block_size), D) the mean keys of the blocks, where the caller has them.
     """
 
@@ -39,7 +40,7 @@ class Call:
     dropout: float = 0.0
     seed: Tensor | None = None
     generator: torch.Generator | None = None
-    learned: Learned = field(default_factory=dict)
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     block_means: Tensor | None = None
 
     @property
@@ -49,6 +50,11 @@ class Call:
             return self.valid
         causal = causal_mask(self.query.shape[2], self.key.shape[2], self.query.device)
         return causal if self.valid is None else self.valid & causal
+
+    @property
+    def shape(self) -> Shape:
+        """Of the attention layer."""
+        return Shape(self.query.shape[1], self.key.shape[1], self.query.shape[-1])
 
     def draw(self) -> Tensor:
         """A random number () from the call's generator, on the query's device, that further draws start from."""
@@ -68,9 +74,21 @@ class Call:
             valid=_heads(self.valid, heads),
             bias=_heads(self.bias, heads),
             sinks=None if self.sinks is None else self.sinks[heads],
-            learned={name: value[heads] for name, value in self.learned.items()},
+            parameters=parameters_of(heads, method, self.parameters, self.shape),
             block_means=None if self.block_means is None else self.block_means[:, groups],
         )
+
+
+def parameters_of(
+    heads: list[int], method: LayerMethod, parameters: Mapping[str, Tensor], shape: Shape
+) -> dict[str, Tensor]:
+    """What some heads of a layer have of its parameters for their `method`."""
+    kinds = method.parameters(shape) if parameters else {}
+    return {
+        name: parameters[name][heads] if each.per_head else parameters[name]
+        for name, each in kinds.items()
+        if name in parameters
+    }
 
 
 def _heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:

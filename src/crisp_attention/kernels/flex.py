@@ -15,7 +15,8 @@ from crisp_attention.kernels.derivatives import OnlyOnce
 from crisp_attention.kernels.memory import apart
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import BlockTopK
-from crisp_attention.methods.method import Method, called
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import called
 from crisp_attention.methods.rules import Dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

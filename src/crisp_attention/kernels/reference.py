@@ -1,6 +1,6 @@
 """The definition of sparse attention in plain PyTorch; every other kernel is tested against it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.call import Call, parameters_of
 from crisp_attention.methods.heads import LayerMethod, PerHead
+from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import valid_queries
-from crisp_attention.methods.rules.base import Learned, Rule
+from crisp_attention.methods.part import Shape
+from crisp_attention.methods.rules.base import Rule
 from crisp_attention.methods.rules.random import head_seeds
 
 
@@ -62,7 +64,8 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
             block_products,
             None if call.seed is None else head_seeds(call.seed, query.shape[1]),
             None if call.sinks is None else call.sinks.to(exact),
-            call.learned,
+            call.parameters,
+            call.shape,
         )
         keep, weights = rows.attend(call.method)
         if observe is not None:
@@ -84,7 +87,8 @@ class _Rows:
     block_products: Tensor | None
     seeds: Tensor | None
     sinks: Tensor | None
-    learned: Learned
+    parameters: Mapping[str, Tensor]
+    shape: Shape
 
     def attend(self, method: LayerMethod) -> tuple[Tensor, Tensor]:
         """Kept pairs, and their weights."""
@@ -100,20 +104,20 @@ class _Rows:
 
     def _by_head(self, method: PerHead) -> tuple[Tensor, Tensor]:
         groups = method.groups()
-        keeps, weights = zip(*(self.of(h).attend(each) for each, h in groups.items()), strict=True)
+        keeps, weights = zip(*(self.of(h, each).attend(each) for each, h in groups.items()), strict=True)
         grouped = [head for heads in groups.values() for head in heads]
         order = sorted(range(len(grouped)), key=grouped.__getitem__)
         return torch.cat(keeps, dim=1)[:, order], torch.cat(weights, dim=1)[:, order]
 
     def _weigh(self, rule: Rule, keep: Tensor) -> Tensor:
         if self.sinks is None:
-            return rule.weigh(self.scores, keep, self.learned)
+            return rule.weigh(self.scores, keep, self.parameters)
         sink = self.sinks.reshape(1, -1, 1, 1).expand(*self.scores.shape[:-1], 1)
         logits = torch.cat([self.scores, sink], dim=-1)
         taken = torch.cat([keep, torch.ones_like(keep[..., :1])], dim=-1)
-        return rule.weigh(logits, taken, self.learned)[..., :-1]
+        return rule.weigh(logits, taken, self.parameters)[..., :-1]
 
-    def of(self, heads: list[int]) -> "_Rows":
+    def of(self, heads: list[int], method: Method) -> "_Rows":
         """The same for these heads only."""
         return _Rows(
             self.products[:, heads],
@@ -122,7 +126,8 @@ class _Rows:
             None if self.block_products is None else self.block_products[:, heads],
             None if self.seeds is None else self.seeds[:, heads],
             None if self.sinks is None else self.sinks[heads],
-            {name: value[heads] for name, value in self.learned.items()},
+            parameters_of(heads, method, self.parameters, self.shape),
+            self.shape,
         )
 
 

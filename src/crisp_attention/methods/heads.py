@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import Parameter, Shape
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,9 @@ class PerHead:
     def spec(self) -> str:
         """The methods' specs, in the order in which they first come."""
         return " | ".join(dict.fromkeys(each.spec for each in self.methods))
+
+    def __str__(self) -> str:
+        return " | ".join(dict.fromkeys(str(each) for each in self.methods))
 
     @property
     def sparsity(self) -> float | None:
@@ -54,9 +56,26 @@ class PerHead:
         sizes = {each.block_size for each in self.methods if each.block_size}
         return sizes.pop() if len(sizes) == 1 else None
 
-    def initial(self, heads: int) -> dict[str, Tensor]:
-        """Initial values of what the layer learns, for all heads, whether or not their method uses it."""
-        return {name: value for each in self.methods for name, value in each.initial(heads).items()}
+    def parameters(self, shape: Shape) -> dict[str, Parameter]:
+        """What a layer of this shape holds, for all heads, whether or not their method uses it.
+
+        Raises ValueError if methods hold something different under one name.
+        """
+        found: dict[str, Parameter] = {}
+        for method in dict.fromkeys(self.methods):
+            for name, each in method.parameters(shape).items():
+                other = found.setdefault(name, each)
+                if other.value.shape != each.value.shape or other.trained != each.trained:
+                    raise ValueError(
+                        f"heads of one layer need {name} in different shapes, {tuple(other.value.shape)} "
+                        f"and {tuple(each.value.shape)}"
+                    )
+        return found
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether a layer holds parameters for it."""
+        return bool(self.parameters(Shape(1, 1, 1)))
 
     def with_sparsity(self, sparsity: float) -> "PerHead":
         """Every head's method at another target sparsity. Raises ValueError where one has none."""

@@ -1,18 +1,14 @@
 """A method is where a query may look (layout) and what it keeps of what it sees (rule)."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from torch import Tensor
-
-from crisp_attention.methods import layouts, rules
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.layouts import Full, Layout
+from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict
+from crisp_attention.methods.part import Parameter, Part, Shape, called, is_ours, registered
 from crisp_attention.methods.rules import Dense, Rule
-
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in rules.ALL}
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in layouts.ALL}
 
 # torch.compile follows a function to a constant, but not a factory that is a class
 FULL, DENSE = Full(), Dense()
@@ -31,9 +27,9 @@ class Method:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layout, Layout):
-            raise TypeError(f"layout must be one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+            raise TypeError(f"layout must be one of {', '.join(registered(Layout))}, got {self.layout!r}")
         if not isinstance(self.rule, Rule):
-            raise TypeError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
+            raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
 
     @property
     def name(self) -> str:
@@ -42,9 +38,16 @@ class Method:
 
     @property
     def spec(self) -> str:
-        """`topk:sparsity=0.5`, `window:width=9`: name, first option, and what is not a default; `parse` reads it."""
-        told = self._told()
-        return "+".join(":".join([called(p), *(f"{k}={v}" for k, v in _chosen(p).items())]) for p in told)
+        """`topk:sparsity=0.5`, `window:width=9`: name, first option, and what is not a default; `parse` reads it.
+
+        Raises ValueError if a class has no name of its own; `str` does not.
+        """
+        for part in (self.layout, self.rule):
+            check_named(part)
+        return str(self)
+
+    def __str__(self) -> str:
+        return "+".join(in_words(part) for part in self._told())
 
     @property
     def sparsity(self) -> float | None:
@@ -65,9 +68,9 @@ class Method:
     def drops_nothing(self, keys: int | None = None) -> bool:
         """Whether this is dense attention for rows of at most `keys` valid keys, or for rows of any length.
 
-        Never for a subclass of the rules and layouts here: what it computes is its own.
+        A class of others that inherits its answer has none: what it computes is its own.
         """
-        if type(self.layout) not in layouts.ALL or type(self.rule) not in rules.ALL:
+        if not (_answers(self.layout, "shows_everything") and _answers(self.rule, "drops_nothing")):
             return False
         return self.layout.shows_everything(keys) and self.rule.drops_nothing(keys)
 
@@ -76,9 +79,17 @@ class Method:
         """Keys in a block, None for methods without blocks."""
         return getattr(self.layout, "block_size", None)
 
-    def initial(self, heads: int) -> dict[str, Tensor]:
-        """Initial values of what a layer of so many heads learns for this method."""
-        return self.rule.initial(heads)
+    def parameters(self, shape: Shape) -> dict[str, Parameter]:
+        """What a layer of this shape holds for the method: `layout.…` and `rule.…`, by its part's name for it."""
+        parts = (self.layout, self.rule)
+        return {
+            f"{part.kind}.{name}": each for part in parts for name, each in part.parameters(shape).items()
+        }
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether a layer holds parameters for it."""
+        return bool(self.parameters(Shape(1, 1, 1)))
 
     def with_sparsity(self, sparsity: float) -> "Method":
         """The same method at another target sparsity. Raises ValueError if it has none, or two.
@@ -95,17 +106,14 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that JSON can hold; `from_dict` is its inverse."""
-        return {
-            "layout": {"name": called(self.layout), **asdict(self.layout)},
-            "rule": {"name": called(self.rule), **asdict(self.rule)},
-        }
+        return {"layout": to_dict(self.layout), "rule": to_dict(self.rule)}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Method":
         """Rebuild a method from `to_dict`. Raises ValueError for anything it does not know."""
         if not isinstance(data, Mapping) or set(data) != {"layout", "rule"}:
             raise ValueError(f"a method needs exactly the keys 'layout' and 'rule', got {data!r}")
-        return Method(layout=build(LAYOUTS, data["layout"]), rule=build(RULES, data["rule"]))
+        return Method(layout=from_dict(Layout, data["layout"]), rule=from_dict(Rule, data["rule"]))
 
     def _told(self) -> list[Rule | Layout]:
         parts: list[Rule | Layout] = [] if type(self.layout) is Full else [self.layout]
@@ -113,7 +121,6 @@ class Method:
 
 
 AnyMethod = Method | Rule | Layout
-Part = TypeVar("Part", bound=Rule | Layout)
 
 
 def as_method(method: AnyMethod) -> Method:
@@ -127,42 +134,5 @@ def as_method(method: AnyMethod) -> Method:
     raise TypeError(f"expected a method such as crisp.TopK(sparsity=0.8), got {method!r}")
 
 
-def called(part: Rule | Layout) -> str:
-    """A rule's or layout's name, or that of its class where the name is another's, as a subclass inherits it."""
-    owner = RULES.get(part.name) or LAYOUTS.get(part.name)
-    return part.name if owner in (None, type(part)) else type(part).__name__
-
-
-def build(known: Mapping[str, type[Part]], data: Any) -> Part:
-    """A layout or rule from its dictionary. Raises ValueError for what the class does not know."""
-    if not isinstance(data, Mapping) or "name" not in data:
-        raise ValueError(f"expected a dictionary with a 'name', got {data!r}")
-    options = {key: value for key, value in data.items() if key != "name"}
-    if data["name"] not in list(known):
-        raise ValueError(f"unknown name {data['name']!r}; known are {', '.join(known)}")
-    cls = known[data["name"]]
-    names = [f.name for f in fields(cls)]
-    if unknown := set(options) - set(names):
-        has = f"it has {', '.join(names)}" if names else "it has none"
-        raise ValueError(f"{data['name']!r} has no option {', '.join(sorted(unknown))}; {has}")
-    needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in options]
-    if needed:
-        raise ValueError(f"{data['name']!r} needs the option {', '.join(needed)}")
-    try:
-        return cls(**options)
-    except TypeError as error:
-        raise ValueError(f"{data['name']!r}: {error}") from error
-
-
-def options_of(part: type[Rule | Layout]) -> dict[str, Any]:
-    """The options of a rule or layout and their defaults, None for one that is needed or worked out."""
-    if any(f.default is MISSING for f in fields(part)):
-        return {f.name: None if f.default is MISSING else f.default for f in fields(part)}
-    return asdict(part())
-
-
-def _chosen(part: Rule | Layout) -> dict[str, Any]:
-    needed = {f.name: getattr(part, f.name) for f in fields(part) if f.default is MISSING}
-    usual, own = asdict(type(part)(**needed)), asdict(part)
-    always = [*needed, *list(own)[:1]]  # what a method is named with is said even where it is as by default
-    return {k: v for k, v in own.items() if v is not None and (k in always or v != usual[k])}
+def _answers(part: Part, question: str) -> bool:
+    return is_ours(type(part)) or question in vars(type(part))

@@ -1,10 +1,11 @@
 """Methods in one word, as the command line writes them: `topk:sparsity=0.5`, `window:width=9+topk`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from crisp_attention.methods.layouts import Layout
-from crisp_attention.methods.method import LAYOUTS, RULES, Method, build, options_of
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.options import from_dict, options_of
+from crisp_attention.methods.part import Part, registered
 from crisp_attention.methods.rules import Rule
 
 
@@ -14,13 +15,14 @@ def parse(spec: str, **options: Any) -> Method:
     `options` are for the part that has them; None counts as not given. Raises ValueError for an
     unknown name or option, for one that no part has, and for one that two parts have.
     """
-    parts: dict[str, Rule | Layout] = {}
+    known = registered(Part)
     own: dict[str, dict[str, Any]] = {}
     for word in spec.split("+"):
         name, *settings = word.split(":")
-        kind = "rule" if name in RULES else "layout"
-        if name not in (RULES | LAYOUTS):
-            raise ValueError(f"unknown method {name!r}; the methods are {', '.join([*RULES, *LAYOUTS])}")
+        if name not in known:
+            names = [*registered(Rule), *registered(Layout)]
+            raise ValueError(f"unknown method {name!r}; the methods are {', '.join(names)}")
+        kind = known[name].kind
         if kind in own:
             raise ValueError(f"method {spec!r} names two {kind}s; join at most one layout and one rule")
         own[kind] = {"name": name}
@@ -31,7 +33,7 @@ def parse(spec: str, **options: Any) -> Method:
     for option, value in options.items():
         if value is None:
             continue
-        takers = [each for each in own.values() if option in _options(each["name"])]
+        takers = [each for each in own.values() if option in options_of(known[each["name"]])]
         if not takers:
             raise ValueError(f"method {spec!r} has no option {option}")
         if len(takers) > 1:
@@ -42,15 +44,8 @@ def parse(spec: str, **options: Any) -> Method:
         if option in takers[0]:
             raise ValueError(f"method {spec!r} says {option} itself, so it cannot be {value} as well")
         takers[0][option] = value
-    for kind, data in own.items():
-        known: Mapping[str, type[Rule | Layout]] = RULES if kind == "rule" else LAYOUTS
-        parts[kind] = build(known, data)
-    return Method(**parts)  # type: ignore[arg-type]
-
-
-def _options(name: str) -> list[str]:
-    cls: type[Rule | Layout] = RULES[name] if name in RULES else LAYOUTS[name]
-    return list(options_of(cls))
+    parts: dict[str, Any] = {kind: from_dict(Part, data) for kind, data in own.items()}
+    return Method(**parts)
 
 
 def _setting(name: str, text: str) -> tuple[str, Any]:

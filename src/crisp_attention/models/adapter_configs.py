@@ -55,7 +55,7 @@ def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwar
     settings = {
         **record.settings_as_dict(root),
         "learned": {
-            layer: {each: value.tolist() for each, value in values.named_parameters()}
+            layer: {each: value.tolist() for each, value in values().items()}
             for layer, values in parameters.items()
         },
         "task": {key: different[key] for key in TASK if key in different},
@@ -150,7 +150,7 @@ def _active(root: PreTrainedModel) -> tuple[Methods, str]:
 def _in_words(methods: Methods, phase: str) -> str:
     layers: dict[str, list[str]] = {}
     for index, method in sorted(methods.items()):
-        layers.setdefault(method.spec, []).append(str(index))
+        layers.setdefault(str(method), []).append(str(index))
     words = [f"{spec} in {len(at)} layers: {', '.join(at)}" for spec, at in layers.items()]
     return "; ".join(words if phase == "always" else [*words, f"phase {phase}"])
 

@@ -15,9 +15,8 @@ from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME
 
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.rules.base import Learned
 from crisp_attention.models import record
-from crisp_attention.models.learned import MODULE, Missing
+from crisp_attention.models.learned import MODULE, Missing, Values, current
 from crisp_attention.models.notice import CONFIG_KEY
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.settings import AttentionLayer
@@ -62,7 +61,7 @@ class Adapters:
 
     def learned(
         self, missing: Sequence[Missing], found: Sequence[AttentionLayer]
-    ) -> Iterator[tuple[AttentionLayer, str, Learned]]:
+    ) -> Iterator[tuple[AttentionLayer, str, Values]]:
         """What layers have learned beside each adapter, as it was saved with the adapter; that in use comes last.
 
         Raises ValueError if the adapter in use was not saved with all of it.
@@ -73,15 +72,22 @@ class Adapters:
             saved = {
                 by_name(found, each).name: values for each, values in settings.get("learned", {}).items()
             }
-            for layer, initial in missing:
-                values = {n: torch.tensor(value) for n, value in saved.get(layer.name, {}).items()}
-                fits = {n: v.shape for n, v in values.items()} == {n: v.shape for n, v in initial.items()}
-                if fits:
+            for layer, wanted in missing:
+                saved_here = saved.get(layer.name, {}).items()
+                values = {
+                    current(f"{MODULE}.{n}").removeprefix(f"{MODULE}."): torch.tensor(v)
+                    for n, v in saved_here
+                }
+                shapes = {n: v.shape for n, v in values.items()}
+                if all(
+                    shapes.get(n, None if p.trained else p.value.shape) == p.value.shape
+                    for n, p in wanted.items()
+                ):
                     yield layer, name, values
                 elif name == self.active:
                     raise ValueError(
                         f"the configuration of adapter {name!r} does not hold what {layer.name} learned: expected "
-                        f"{', '.join(initial)} in auto_mapping.{CONFIG_KEY}.learned, found {sorted(saved)}"
+                        f"{', '.join(wanted)} in auto_mapping.{CONFIG_KEY}.learned, found {sorted(saved)}"
                     )
 
 

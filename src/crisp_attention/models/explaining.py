@@ -15,8 +15,8 @@ from crisp_attention.models import own
 from crisp_attention.models.apply import sparse_root
 from crisp_attention.models.configs import config_of
 from crisp_attention.models.explanation import Explained, Explanation
-from crisp_attention.models.learned import learned_by
-from crisp_attention.models.settings import AttentionLayer, Settings, heads_of, settings_of
+from crisp_attention.models.learned import parameters_in
+from crisp_attention.models.settings import AttentionLayer, Settings, heads_of, settings_of, shape_of
 
 # where modules keep the share of weights that they drop in training, as a number or as a module with a `p`
 DROPOUTS = (
@@ -27,7 +27,6 @@ DROPOUTS = (
     "dropout_p",
     "dropout",
 )
-WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
 Tokens = tuple[int, int, torch.dtype, torch.device]
 
 
@@ -61,26 +60,26 @@ def _explain(
     method = settings.active_method(training)
     every = tuple(range(heads_of(layer.module)))
     if why := _dense(settings, method, tokens[1]):
-        spec = "dense" if method is None else method.spec
+        spec = "dense" if method is None else str(method)
         only_eager = _softcap(layer.module) is not None or _has_sinks(layer.module)
         runs = own.implementation(type(layer.module), settings.original, only_eager)
         yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {runs}", {})
         return
     assert method is not None
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
-        call = _call(layer.module, method, len(every), tokens, training)
+        call = _call(layer.module, method, tokens, training)
         try:
             parts = dispatch.plan(call, settings.backend)
         except ValueError as error:
             yield Explained(
-                layer.index, layer.name, every, method.spec, settings.backend, f"it will fail: {error}", {}
+                layer.index, layer.name, every, str(method), settings.backend, f"it will fail: {error}", {}
             )
             return
         for part in parts:
             heads = every if part.heads is None else tuple(part.heads)
             others = {name: _not(name, part.call) for name in KERNELS if name != part.kernel}
             why = _why(part, settings.backend)
-            yield Explained(layer.index, layer.name, heads, part.call.method.spec, part.kernel, why, others)
+            yield Explained(layer.index, layer.name, heads, str(part.call.method), part.kernel, why, others)
 
 
 def _dense(settings: Settings, method: LayerMethod | None, length: int) -> str | None:
@@ -108,14 +107,11 @@ def _not(kernel: str, call: Call) -> str:
     return "it could, but was not chosen" if lacking is None else f"it lacks {lacking}"
 
 
-def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens, training: bool) -> Call:
+def _call(module: nn.Module, method: LayerMethod, tokens: Tokens, training: bool) -> Call:
     batch, length, dtype, device = tokens
-    width = next((size for name in WIDTHS if isinstance(size := getattr(module, name, None), int)), None)
-    width = width or getattr(config_of(module), "hidden_size", 64 * heads) // heads
-    groups = heads // getattr(module, "num_key_value_groups", 1)
+    heads, groups, width = shape_of(module)
     query = torch.empty(batch, heads, length, width, dtype=dtype, device=device, requires_grad=training)
     key = query.new_empty(batch, groups, length, width, requires_grad=training)
-    learned = learned_by(module) or {}
     return Call(
         query,
         key,
@@ -127,7 +123,7 @@ def _call(module: nn.Module, method: LayerMethod, heads: int, tokens: Tokens, tr
         dropout=_dropout(module) if training else 0.0,
         sinks=query.new_empty(heads) if _has_sinks(module) else None,
         seed=torch.empty((), dtype=torch.int64, device=device) if method.uses_seed else None,
-        learned={name: query.new_empty(value.shape) for name, value in learned.items()},
+        parameters={name: query.new_empty(value.shape) for name, value in parameters_in(module).items()},
     )
 
 

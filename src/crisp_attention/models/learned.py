@@ -1,7 +1,8 @@
-"""The parameters that a method learns, as parameters of the attention module that uses it."""
+"""The parameters that a method has, as parameters of the attention module that uses it."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
@@ -12,32 +13,66 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.rules.base import Learned
-from crisp_attention.models.settings import AttentionLayer, attention_layers, heads_of
+from crisp_attention.methods.part import Parameter
+from crisp_attention.models.settings import AttentionLayer, attention_layers, shape_of
 
 MODULE = "crisp_learned"
-Missing = tuple[AttentionLayer, dict[str, torch.Tensor]]
+Values = Mapping[str, torch.Tensor]
+Missing = tuple[AttentionLayer, dict[str, Parameter]]
 
 
 class Parameters(nn.Module):
-    """Named parameters; calling it gives them by name. They stay in float32 when their model is cast.
+    """A layer's parameters of its method; calling it gives those that it has, by name, such as `rule.alpha`.
 
-    A half precision would swallow small steps. A module that is called, so that what wraps modules, such as
-    PEFT's `modules_to_save`, can decide whose parameters are used.
+    A module that is called, so that what wraps modules, such as PEFT's `modules_to_save`, can decide whose
+    parameters are used. Fitted ones are buffers, which exist once they were fitted or loaded.
     """
 
-    def __init__(self, initial: Learned) -> None:
+    def __init__(self, wanted: Mapping[str, Parameter], kept: Values | None = None) -> None:
         super().__init__()
-        self.names = tuple(initial)
-        for name, value in initial.items():
-            self.register_parameter(name, nn.Parameter(value))
+        self.kinds = kinds(wanted)
+        for name, each in wanted.items():
+            part, own = name.split(".", 1)
+            if not hasattr(self, part):
+                self.add_module(part, _OfPart())
+            if each.trained:
+                value = (kept or {}).get(name, each.value)
+                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+                getattr(self, part).register_parameter(own, value)
+            else:
+                getattr(self, part).register_buffer(own, (kept or {}).get(name))
 
-    def forward(self) -> Learned:
+    def forward(self) -> dict[str, torch.Tensor]:
         """The parameters by name."""
         # DataParallel's replicas register none
-        return {name: getattr(self, name) for name in self.names}
+        found = (
+            (name, getattr(getattr(self, name.split(".", 1)[0]), name.split(".", 1)[1]))
+            for name in self.kinds
+        )
+        return {name: value for name, value in found if value is not None}
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Parameters":
+    def fill(self, values: Values) -> None:
+        """Give parameters the values that were saved or fitted."""
+        with torch.no_grad():
+            for name, value in values.items():
+                part, own = name.split(".", 1)
+                holder, (_, dtype, trained) = getattr(self, part), self.kinds[name]
+                if trained:
+                    getattr(holder, own).copy_(value)
+                else:
+                    home = next(self.parameters(), value).device
+                    setattr(holder, own, value.detach().to(home, dtype, copy=True))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[current(key)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+
+class _OfPart(nn.Module):
+    """The parameters of one part, which stay in float32 when their model is cast: a half would swallow small steps."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "_OfPart":
         # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             applied = fn(tensor)
@@ -45,11 +80,28 @@ class Parameters(nn.Module):
 
         return super()._apply(moved, recurse)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+        for name, value in self._buffers.items():
+            if value is None and prefix + name in state_dict:  # there is nothing yet that could take a copy
+                self._buffers[name] = state_dict[prefix + name].detach().clone()
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
-def learned_by(module: nn.Module) -> Learned | None:
-    """What the method of this attention module learns, None if nothing."""
+
+def kinds(wanted: Mapping[str, Parameter]) -> dict[str, tuple[torch.Size, torch.dtype, bool]]:
+    """Shape, dtype and whether it is trained, of each parameter."""
+    return {name: (each.value.shape, each.value.dtype, each.trained) for name, each in wanted.items()}
+
+
+def current(key: str) -> str:
+    """The name of a saved parameter, also as it was saved while only rules had some: `crisp_learned.alpha`."""
+    layer, _, name = key.rpartition(f"{MODULE}.")
+    return key if "." in name else f"{layer}{MODULE}.rule.{name}"
+
+
+def parameters_in(module: nn.Module) -> Values:
+    """The parameters that this attention module holds for its method, by name."""
     parameters = getattr(module, MODULE, None)
-    return None if parameters is None else parameters()
+    return {} if parameters is None else parameters()
 
 
 def learning_layers(model: nn.Module) -> list[AttentionLayer]:
@@ -57,23 +109,27 @@ def learning_layers(model: nn.Module) -> list[AttentionLayer]:
     return [layer for layer in attention_layers(model) if hasattr(layer.module, MODULE)]
 
 
-def initial_values(module: nn.Module, method: LayerMethod | None) -> dict[str, torch.Tensor]:
-    """What the method starts to learn in this module. Raises ValueError if that takes a head count it does not say."""
-    # most methods learn nothing, and not every module says how many heads it has
-    return method.initial(heads_of(module)) if method and method.initial(1) else {}
+def wanted_by(module: nn.Module, method: LayerMethod | None) -> dict[str, Parameter]:
+    """The parameters that a method has in this module. Raises ValueError if that takes a shape it does not say."""
+    # most methods have none, and not every module says how many heads it has
+    return method.parameters(shape_of(module)) if method and method.has_parameters else {}
 
 
 def give_parameters(module: nn.Module, method: LayerMethod | None) -> None:
     """Give an attention module the parameters of its method, new unless it has them, and no others."""
-    initial = initial_values(module, method)
-    present = learned_by(module) or {}
-    if set(initial) == set(present):
+    wanted = wanted_by(module, method)
+    before = own_parameters(module).kinds if hasattr(module, MODULE) else {}
+    if before == kinds(wanted):
         return
+    kept: Values = {}
+    if isinstance(getattr(module, MODULE, None), Parameters):  # and not one for each adapter
+        kept = {n: v for n, v in parameters_in(module).items() if before[n] == kinds(wanted).get(n)}
     take_parameters(module)
-    if initial:
+    if wanted:
         # modules that were quantised for a CPU hold neither parameters nor buffers
         home = next(chain(module.parameters(), module.buffers()), torch.empty(0, device="cpu")).device
-        module.add_module(MODULE, Parameters({name: value.to(home) for name, value in initial.items()}))
+        here = {name: replace(each, value=each.value.to(home)) for name, each in wanted.items()}
+        module.add_module(MODULE, Parameters(here, kept))
 
 
 def take_parameters(module: nn.Module) -> None:
@@ -82,7 +138,7 @@ def take_parameters(module: nn.Module) -> None:
         delattr(module, MODULE)
 
 
-def own_parameters(module: nn.Module, adapter: str | None = None) -> nn.Module:
+def own_parameters(module: nn.Module, adapter: str | None = None) -> Parameters:
     """The parameters of an attention module that one adapter uses: its own, or those of the base model."""
     parameters = getattr(module, MODULE)
     by_adapter = getattr(parameters, "modules_to_save", None)  # PEFT's wrapper holds a copy for each adapter
@@ -94,17 +150,23 @@ def own_parameters(module: nn.Module, adapter: str | None = None) -> nn.Module:
 
 
 def missing_parameters(methods: Iterable[tuple[AttentionLayer, LayerMethod]]) -> list[Missing]:
-    """The layers that do not hold the parameters of their method yet, with initial values.
+    """The layers that do not hold the parameters of their method yet, and those parameters.
 
     Layers that hold them already may have trained them.
     """
-    initial = ((layer, initial_values(layer.module, method)) for layer, method in methods)
-    return [each for each in initial if set(each[1]) != set(learned_by(each[0].module) or {})]
+    found = []
+    for layer, method in methods:
+        wanted, present = wanted_by(layer.module, method), parameters_in(layer.module)
+        if {name: each.value.shape for name, each in wanted.items()} != {
+            n: v.shape for n, v in present.items()
+        }:
+            found.append((layer, wanted))
+    return found
 
 
 def read_parameters(
     missing: Iterable[Missing], path: str | Path, **hub: Any
-) -> list[tuple[AttentionLayer, Learned]]:
+) -> list[tuple[AttentionLayer, Values]]:
     """What layers have learned, from the checkpoint at `path`.
 
     Raises ValueError if the checkpoint does not hold all of it.
@@ -115,29 +177,27 @@ def read_parameters(
     found: dict[str, torch.Tensor] = {}
     for file in _weight_files(path, **hub):
         with safe_open(file, framework="pt") as weights:
-            found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
+            keys = [key for key in weights.keys() if f".{MODULE}." in key]  # noqa: SIM118
+            found |= {current(key): weights.get_tensor(key) for key in keys}
     return [
         (
             layer,
-            {name: _saved(layer.name, name, value, found, path) for name, value in initial.items()},
+            {
+                n: v
+                for n, each in wanted.items()
+                if (v := _saved(layer.name, n, each, found, path)) is not None
+            },
         )
-        for layer, initial in missing
+        for layer, wanted in missing
     ]
 
 
-def fill_parameters(parameters: nn.Module, values: Learned) -> None:
-    """Give parameters the values that were saved."""
-    with torch.no_grad():
-        for name, parameter in parameters.named_parameters():
-            parameter.copy_(values[name])
-
-
-def _saved(
-    layer: str, name: str, initial: torch.Tensor, found: Mapping[str, torch.Tensor], path: str | Path
-) -> torch.Tensor:
+def _saved(layer: str, name: str, wanted: Parameter, found: Values, path: str | Path) -> torch.Tensor | None:
     key = f"{layer}.{MODULE}.{name}"
     saved = _longest_common_ending(key, found)
-    if saved is None or found[saved].shape != initial.shape:
+    if saved is None and not wanted.trained:
+        return None  # saved before it was fitted
+    if saved is None or found[saved].shape != wanted.value.shape:
         raise ValueError(
             f"{path or 'a model loaded from nowhere'} does not hold {key}, which this model's attention learned: "
             f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
@@ -155,7 +215,7 @@ def _longest_common_ending(key: str, names: Iterable[str]) -> str | None:
     def numbers(name: str) -> list[str]:
         return [word for word in name.split(".") if word.isdigit()]
 
-    alike = [name for name in names if numbers(name) == numbers(key) and shared(name) > 1]
+    alike = [name for name in names if numbers(name) == numbers(key) and shared(name) > 2]
     ranked = sorted(alike, key=shared, reverse=True)
     if not ranked or (len(ranked) > 1 and shared(ranked[0]) == shared(ranked[1])):
         return None

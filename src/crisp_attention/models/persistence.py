@@ -28,7 +28,6 @@ from crisp_attention.models.apply import activate, outermost
 from crisp_attention.models.configs import check_savable
 from crisp_attention.models.learned import (
     MODULE,
-    fill_parameters,
     missing_parameters,
     own_parameters,
     read_parameters,
@@ -99,10 +98,10 @@ def _restore(model: Model, path: str | Path, backend: str, **hub: Any) -> Model:
     with all_or_nothing(root):
         activate(root, {layer.index: method for layer, method in chosen}, phase, backend)
         for layer, values in in_checkpoint:
-            fill_parameters(own_parameters(layer.module), values)
+            own_parameters(layer.module).fill(values)
         adapters.train([layer for layer, _ in missing], listed=True)
         for layer, adapter, values in beside_adapters:
-            fill_parameters(own_parameters(layer.module, adapter), values)
+            own_parameters(layer.module, adapter).fill(values)
         record.write(root)
     return model
 

@@ -12,13 +12,38 @@ from crisp_attention.models.settings import PHASES, settings_of
 VERSION = 1
 
 
+class Unsavable(dict[str, Any]):
+    """Settings that cannot be saved, in a config: writing it raises ValueError with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(version=VERSION)
+        self.reason = reason
+
+    def items(self) -> Any:
+        """What writers ask for. Raises ValueError."""
+        raise ValueError(f"this sparse model cannot be saved: {self.reason}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Unsavable":
+        return self
+
+    def __reduce__(self) -> tuple[type["Unsavable"], tuple[str]]:
+        return Unsavable, (self.reason,)
+
+
 def write(model: PreTrainedModel) -> None:
-    """Put the settings of a sparse model into its config, and into that of no part of it."""
+    """Put the settings of a sparse model into its config, and into that of no part of it.
+
+    Those of a class without a name can be used, but not saved.
+    """
     for module in model.modules():
         if (config := config_of(module)) is not None:
             erase(config)
+    try:
+        settings = settings_as_dict(model)
+    except ValueError as error:
+        settings = Unsavable(str(error))
     with restoring():
-        setattr(model.config, CONFIG_KEY, settings_as_dict(model))
+        setattr(model.config, CONFIG_KEY, settings)
 
 
 def settings_as_dict(model: PreTrainedModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import LayerMethod, PerHead, per_head
 from crisp_attention.methods.method import AnyMethod, Method, as_method
-from crisp_attention.models.learned import initial_values
+from crisp_attention.models.learned import wanted_by
 from crisp_attention.models.settings import AttentionLayer, heads_of
 
 Which = Literal["self", "cross", "all"]
@@ -100,7 +100,7 @@ def fitting(wanted: ForLayer, layer: AttentionLayer) -> LayerMethod:
         method = _by_head(wanted, heads_of(layer.module), place)
     else:
         method = as_method(wanted)
-    initial_values(layer.module, method)
+    wanted_by(layer.module, method)
     if layer.cross and method.uses_positions:
         raise ValueError(
             f"method {method.name!r} places queries among the keys, which cross-attention does not have: {place}"

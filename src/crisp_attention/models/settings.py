@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from crisp_attention.kernels.dispatch import AUTO
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.part import Shape
 from crisp_attention.models.calling import dispatching
 from crisp_attention.models.configs import IMPLEMENTATION, config_of
 from crisp_attention.models.decoding import Decoding
@@ -19,6 +20,7 @@ from crisp_attention.models.decoding import Decoding
 ATTRIBUTE = "_crisp"
 Phase = Literal["always", "train", "eval"]
 PHASES: tuple[str, ...] = get_args(Phase)
+WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
 
@@ -101,6 +103,14 @@ def heads_of(module: nn.Module) -> int:
             if isinstance(heads := getattr(holder, name, None), int):
                 return heads
     raise ValueError(f"{type(module).__name__} does not say how many heads it has")
+
+
+def shape_of(module: nn.Module) -> Shape:
+    """The heads of an attention module and their width. Raises ValueError if it does not say how many heads it has."""
+    heads = heads_of(module)
+    width = next((size for name in WIDTHS if isinstance(size := getattr(module, name, None), int)), None)
+    width = width or getattr(config_of(module), "hidden_size", 64 * heads) // heads
+    return Shape(heads, heads // getattr(module, "num_key_value_groups", 1), width)
 
 
 def _dispatches(module: nn.Module) -> bool:

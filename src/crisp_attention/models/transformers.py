@@ -21,7 +21,7 @@ from crisp_attention.methods.pairs import split_mask
 from crisp_attention.models import own, packing
 from crisp_attention.models.calling import calling
 from crisp_attention.models.configs import IMPLEMENTATION
-from crisp_attention.models.learned import learned_by
+from crisp_attention.models.learned import parameters_in
 from crisp_attention.models.settings import ATTRIBUTE, Settings, check_dense
 
 # What modules and attention functions have names for, and what becomes of it here.
@@ -119,7 +119,7 @@ def crisp_attention(
         sinks=kwargs.get("s_aux"),
         dropout=kwargs.get("dropout", 0.0),
         seed=_seed(module, settings, query, sequences) if method.uses_seed else None,
-        learned=learned_by(module) or {},
+        parameters=parameters_in(module),
         block_means=block_means,
     )
     output, weights = dispatch.attention(

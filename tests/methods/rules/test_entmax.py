@@ -4,6 +4,7 @@ import torch
 import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, Method, PerHead
 from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
 from crisp_attention.methods.rules.entmax import HIGHEST, LOWEST
 from tests.cases import attention, normal, self_attention
@@ -50,12 +51,12 @@ def test_what_gets_no_weight_is_not_kept() -> None:
 
 def test_learned_alphas_are_those_of_each_head_and_start_at_one_and_a_half() -> None:
     scores = normal(2, 3, 4, 6)
-    start = Entmax("learned").initial(3)
-    assert start["alpha"].shape == (3,)
+    start = Entmax("learned").parameters(Shape(3, 3, 6))
+    assert start["alpha"].value.shape == (3,)
     keep = torch.ones_like(scores, dtype=torch.bool)
-    begun = Entmax("learned").weigh(scores, keep, start)
+    begun = Entmax("learned").weigh(scores, keep, {"rule.alpha": start["alpha"].value})
     torch.testing.assert_close(begun, alpha_entmax(scores, keep, 1.5), rtol=1e-6, atol=1e-7)
-    ends = Entmax("learned").weigh(scores, keep, {"alpha": torch.tensor([-50.0, 0.0, 50.0])})
+    ends = Entmax("learned").weigh(scores, keep, {"rule.alpha": torch.tensor([-50.0, 0.0, 50.0])})
     for head, alpha in enumerate((LOWEST, 1.5, HIGHEST)):
         torch.testing.assert_close(
             ends[:, head], alpha_entmax(scores[:, head], keep[:, head], alpha), rtol=1e-6, atol=1e-7
@@ -63,9 +64,10 @@ def test_learned_alphas_are_those_of_each_head_and_start_at_one_and_a_half() -> 
 
 
 def test_only_the_learned_alpha_has_something_to_learn() -> None:
-    assert Entmax(1.5).initial(3) == Dense().initial(3) == {}
+    shape = Shape(2, 1, 6)
+    assert Method(rule=Entmax(1.5)).parameters(shape) == Method().parameters(shape) == {}
     some = PerHead((Method(rule=Entmax("learned")), Method()))
-    assert some.initial(2)["alpha"].shape == (2,)
+    assert some.parameters(shape)["rule.alpha"].value.shape == (2,)
 
 
 @pytest.mark.parametrize("method", [Entmax("learned"), Method(rule=Entmax("learned"))], ids=str)

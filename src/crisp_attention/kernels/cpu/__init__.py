@@ -8,7 +8,7 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu.plan import LANES, code_of
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import BlockTopK, Full, Layout
-from crisp_attention.methods.method import called
+from crisp_attention.methods.part import called
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

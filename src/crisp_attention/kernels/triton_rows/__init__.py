@@ -14,7 +14,8 @@ from torch import Tensor
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import Full
-from crisp_attention.methods.method import Method, called
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import called
 from crisp_attention.methods.ranking import ROUNDING
 from crisp_attention.methods.rules import Dense, Threshold, TopK, TopP
 

@@ -1,16 +1,17 @@
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.methods.part import Part
+
 
 @dataclass(frozen=True)
-class Layout(ABC):
+class Layout(Part):
     """Where a query may look: a choice of pairs made without the whole row of scores."""
 
-    name: ClassVar[str]
-    uses_positions: ClassVar[bool] = False
+    kind: ClassVar[str] = "layout"
 
     def shows_everything(self, keys: int | None = None) -> bool:
         """Whether a query sees all its valid keys, if they are at most `keys`, or however many they are."""

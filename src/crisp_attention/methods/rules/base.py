@@ -1,4 +1,4 @@
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,20 +6,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.part import Part
 from crisp_attention.methods.ranking import on_host
 
 # scores of less than this are dropped by adding the lowest number there is
 MODERATE = 1e30
 
-Learned = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Part):
     """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores."""
 
-    name: ClassVar[str]
-    uses_positions: ClassVar[bool] = False
+    kind: ClassVar[str] = "rule"
     uses_seed: ClassVar[bool] = False
     zeros_are_dropped: ClassVar[bool] = False  # the weights themselves say what is kept
 
@@ -38,16 +36,12 @@ class Rule(ABC):
         """
         return False
 
-    def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
+    def weigh(self, scores: Tensor, keep: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Weights over the kept pairs, zero elsewhere and in rows that keep nothing: the softmax.
 
-        `learned` holds the layer's parameters, each with the heads in front, as `initial` made them.
+        `parameters` are the layer's, such as `rule.alpha`.
         """
         return masked_softmax(scores, keep)
-
-    def initial(self, heads: int) -> dict[str, Tensor]:
-        """Initial values of the parameters that a layer of so many heads learns; none for most rules."""
-        return {}
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:

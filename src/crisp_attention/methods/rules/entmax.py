@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -5,9 +6,10 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.part import Parameter, Shape
 from crisp_attention.methods.ranking import widest
 from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
-from crisp_attention.methods.rules.base import Learned, Rule, masked_softmax
+from crisp_attention.methods.rules.base import Rule, masked_softmax
 
 # Learned exponents stay inside this interval, and start in its middle.
 LOWEST, HIGHEST = 1.01, 1.99
@@ -45,19 +47,19 @@ class Entmax(Rule):
     def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
         return visible.expand_as(scores)
 
-    def weigh(self, scores: Tensor, keep: Tensor, learned: Learned) -> Tensor:
+    def weigh(self, scores: Tensor, keep: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         if self.alpha == 1:
             return masked_softmax(scores, keep)
         if isinstance(self.alpha, str):
-            if "alpha" not in learned:
+            if "rule.alpha" not in parameters:
                 raise ValueError(
                     'Entmax(alpha="learned") needs a model to hold its parameters: crisp.sparsify'
                 )
-            raw = learned["alpha"].to(scores.dtype).reshape(-1, 1, 1)
+            raw = parameters["rule.alpha"].to(scores.dtype).reshape(-1, 1, 1)
             return alpha_entmax(scores, keep, LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(PACE * raw))
         # the weights are ever steeper at the edge of the support: there a threshold in float32 is too coarse
         exact = scores if self.alpha <= 2 else scores.to(widest(scores))
         return alpha_entmax(exact, keep, float(self.alpha)).to(scores.dtype)
 
-    def initial(self, heads: int) -> dict[str, Tensor]:
-        return {"alpha": torch.zeros(heads)} if self.alpha == "learned" else {}
+    def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
+        return {"alpha": Parameter(torch.zeros(shape.heads))} if self.alpha == "learned" else {}

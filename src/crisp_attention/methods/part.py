@@ -1,0 +1,119 @@
+"""What layouts, rules and branches have in common: options, a name of their own, parameters."""
+
+import re
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+NAME = re.compile(r"[A-Za-z_][\w-]*")
+
+
+class Shape(NamedTuple):
+    """An attention layer: its query heads, key and value heads, and the width of a head."""
+
+    heads: int
+    groups: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a part needs of every layer besides its options.
+
+    Parameters
+    ----------
+    value
+        What it starts from where it is trained, and the shape and dtype that it has.
+    trained
+        Trained with the model, or else fitted beforehand by `crisp.fit` and frozen.
+    per_head
+        The first dimension counts the query heads, so that it can be divided among them.
+    """
+
+    value: Tensor
+    trained: bool = True
+    per_head: bool = True
+
+
+class Given(Protocol):
+    """What a part is asked about: the queries (B, H, L, D), the keys (B, G, S, D), and the layer's parameters."""
+
+    @property
+    def query(self) -> Tensor: ...
+    @property
+    def key(self) -> Tensor: ...
+    @property
+    def parameters(self) -> Mapping[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Part(ABC):
+    """A layout, a rule or a branch. Its dataclass fields are its options, on the command line and in saved models.
+
+    A class registers under the `name` in its own body: specs and saved methods know it by that. A subclass
+    without one works, but cannot be saved. Kernels are written for exact classes, so a subclass is computed by
+    the reference.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    uses_positions: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "name" in vars(cls):
+            _register(cls)
+
+    def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
+        """What a layer of this shape holds for the part, by name; nothing for most parts."""
+        return {}
+
+    def parameter(self, given: Given, name: str) -> Tensor:
+        """One of the layer's `parameters`, as it is now. Raises ValueError if the layer does not hold it."""
+        found = given.parameters.get(f"{self.kind}.{name}")
+        if found is None:
+            shape = Shape(given.query.shape[1], given.key.shape[1], given.query.shape[-1])
+            trained = self.parameters(shape)[name].trained
+            way = (
+                "a model holds it: use crisp.sparsify" if trained else "call crisp.fit(model, batches) first"
+            )
+            raise ValueError(f"{called(self)!r} needs the parameter {name!r}, which this call lacks; {way}")
+        return found
+
+
+P = TypeVar("P", bound=Part)
+_parts: dict[str, type[Part]] = {}
+
+
+def registered(kind: type[P]) -> dict[str, type[P]]:
+    """The classes of a kind that have a name, by name: the library's, and those of others that were imported."""
+    return {name: each for name, each in _parts.items() if issubclass(each, kind)}
+
+
+def called(part: Part) -> str:
+    """A part's name, or that of its class where the class has none of its own."""
+    return part.name if "name" in vars(type(part)) else type(part).__name__
+
+
+def is_ours(part: type[Part]) -> bool:
+    """Whether a class is the library's own."""
+    return part.__module__.startswith(f"{__package__}.")
+
+
+def where(part: type[Part]) -> str:
+    """Where a class can be imported from: `module:Name`."""
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+def _register(cls: type[Part]) -> None:
+    name = cls.name
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(f"{where(cls)}: name must be a word of letters, digits, - and _, got {name!r}")
+    other = _parts.get(name)
+    # a cell of a notebook that is run again defines its class again
+    if other is not None and where(other) != where(cls):
+        raise ValueError(f"{where(cls)}: the name {name!r} belongs to {where(other)}; choose another")
+    _parts[name] = cls
