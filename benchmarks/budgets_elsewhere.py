@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import crisp_attention as crisp
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.spec import Data
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Print kept mass at achieved sparsity: as the dense model attends, and measured with all layers sparse."""
-    task = load_task(options.dataset)
+    task = load_task(Data(source=options.dataset))
     source = load_source(options.model, task, None)
     loader = DataLoader(source.encode(task.splits["validation"]), batch_size=32, collate_fn=source.collate)  # type: ignore
     own = crisp.budgets(options.budgets)

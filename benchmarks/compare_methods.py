@@ -24,6 +24,7 @@ import crisp_attention as crisp
 from crisp_attention.methods.method import AnyMethod, as_method
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.spec import Data
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.statistics import mean_interval, paired_difference
 from crisp_attention.studies.study import Configuration, Study
@@ -102,7 +103,7 @@ def calibrated(options: Options) -> list[str]:
     file = options.output / "methods.json"
     if file.exists():
         return json.loads(file.read_text())
-    task = load_task(options.dataset, train_examples=96)
+    task = load_task(Data(source=options.dataset, train_examples=96))
     source = load_source(MODEL, task, None)
     loader = DataLoader(source.encode(task.splits["train"]), batch_size=32, collate_fn=source.collate)  # type: ignore
     batches = list(loader)
@@ -137,7 +138,7 @@ def steps(options: Options, specs: list[str]) -> dict[str, float]:
     file = options.output / "steps.json"
     if file.exists():
         return json.loads(file.read_text())
-    task = load_task(options.dataset, train_examples=32 * ROUNDS)
+    task = load_task(Data(source=options.dataset, train_examples=32 * ROUNDS))
     source = load_source(MODEL, task, None)
     model = source.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)

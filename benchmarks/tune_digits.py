@@ -20,13 +20,14 @@ import transformers
 from datasets import concatenate_datasets
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from crisp_attention.files import plain
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import train
-from crisp_attention.runs.predictions import evaluate
-from crisp_attention.runs.quiet import be_quiet
+from crisp_attention.runs.evaluation import evaluate
+from crisp_attention.runs.prepare import make_sparse, train
 from crisp_attention.runs.sources import load_source
-from crisp_attention.runs.sparsity import make_sparse, method_of
+from crisp_attention.runs.spec import Data, RunSpec
+from crisp_attention.runs.terminal import be_quiet
 from crisp_attention.studies.demo import demo_study
 from crisp_attention.studies.options import DemoOptions
 from crisp_attention.studies.study import Configuration
@@ -39,7 +40,7 @@ SPLITS = 3
 
 def validation_accuracy(configuration: Configuration, seed: int) -> float:
     """Accuracy on 100 of the 300 training images after training on the other 200."""
-    task = load_task("builtin:digits")
+    task = load_task(Data(source="builtin:digits"))
     images = concatenate_datasets([task.splits["train"], task.splits["validation"]])
     images = images.select(np.argsort(images["index"]))
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=100, random_state=seed)
@@ -50,8 +51,9 @@ def validation_accuracy(configuration: Configuration, seed: int) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         options = run_options(demo_study(DemoOptions()), configuration, seed, Path(scratch))
         options = replace(options, training=(*options.training, "eval_strategy=no", "logging_strategy=no"))
-        make_sparse(source.model, method_of(options), options)
-        trainer = train(source, task, training_arguments(options, Path(scratch)))
+        spec = RunSpec.from_dict(plain(options))
+        make_sparse(source.model, spec)
+        trainer = train(source, task, training_arguments(spec, Path(scratch)))
         return evaluate(trainer, source.encode(images.select(held_out)))["accuracy"]
 
 

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
     from crisp_attention.runs.callback import SparsityCallback as SparsityCallback
+    from crisp_attention.runs.finetune import Run as Run
+    from crisp_attention.runs.finetune import finetune as finetune
+    from crisp_attention.runs.spec import Data as Data
+    from crisp_attention.runs.spec import Recipe as Recipe
     from crisp_attention.schedule import Schedule as Schedule
 
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
@@ -47,6 +51,7 @@ _HOME = {
     "BlockTopK": "methods.layouts",
     "Budgets": "methods.budgets",
     "CheckpointError": "models.persistence",
+    "Data": "runs.spec",
     "Dense": "methods.rules",
     "DenseUntilRestored": "models.notice",
     "Entmax": "methods.rules",
@@ -57,6 +62,8 @@ _HOME = {
     "PerHead": "methods.heads",
     "Profile": "insight.profile.profile",
     "RandomK": "methods.rules",
+    "Recipe": "runs.spec",
+    "Run": "runs.finetune",
     "Schedule": "schedule",
     "SparsityCallback": "runs.callback",
     "Threshold": "methods.rules",
@@ -67,6 +74,7 @@ _HOME = {
     "budgets": "methods.budgets",
     "densify": "models.apply",
     "explain": "models.explaining",
+    "finetune": "runs.finetune",
     "load": "models.persistence",
     "measuring": "insight.measuring",
     "parse": "methods.spec",

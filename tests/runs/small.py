@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
@@ -22,7 +23,10 @@ from transformers import (
     set_seed,
 )
 
+from crisp_attention.files import plain
+from crisp_attention.runs.finetune import Run, carry_out
 from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.spec import RunSpec
 from tests.models.tiny import noisy
 
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")
@@ -152,7 +156,26 @@ def reviews(folder: Path, train: int = 48, other: int = 16) -> str:
 def options(model: str, dataset: str, output: Path, **changes) -> FinetuneOptions:
     """A run of three epochs of six steps on `bert` and `reviews`."""
     defaults = {"sparsity": 0.5, "batch_size": 8, "learning_rate": 1e-2, "training": ("use_cpu=true",)}
+    if changes.get("method") == "dense":
+        del defaults["sparsity"]
     return FinetuneOptions(model=model, dataset=dataset, output=output, **{**defaults, **changes})
+
+
+def spec(options: FinetuneOptions) -> RunSpec:
+    return RunSpec.from_dict(plain(options))
+
+
+def tuned(options: FinetuneOptions, console: Console | None = None, callbacks=()) -> Run:
+    """The run that `crisp finetune` does with these options."""
+    return carry_out(
+        spec(options),
+        options.output,
+        console,
+        callbacks,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        keep_model=not options.discard_model,
+    )
 
 
 def _tokenizer(words=WORDS) -> Tokenizer:

@@ -9,6 +9,7 @@ from datasets import Dataset, Features
 
 from crisp_attention.errors import DataError
 from crisp_attention.runs.data import Task, load_task
+from crisp_attention.runs.spec import Data
 
 PAIR = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 ROWS = PAIR * 10
@@ -26,9 +27,13 @@ def write_features(folder: Path, features: dict, **splits: dict) -> str:
     return str(folder)
 
 
+def task_of(source: str | Path, **columns) -> Task:
+    return load_task(Data(source=source, **columns))
+
+
 def refuses(message: str, dataset: str | Path, **options) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
-        load_task(str(dataset), **options)
+        task_of(dataset, **options)
 
 
 def noted(task: Task, words: str) -> bool:

@@ -10,11 +10,10 @@ from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, Robert
 
 import crisp_attention as crisp
 from crisp_attention.models.persistence import read_model
-from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import finetune
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
 from tests.runs.small import BODY
+from tests.runs.tables import task_of
 from tests.runs.test_agreement import BART, GPT2, LLAMA
 
 
@@ -65,7 +64,7 @@ def test_images(tmp_path, pictures):
 
 def check(model: str, data: str, output, method: str) -> None:
     sparse = method != "dense"
-    run = finetune(
+    run = small.tuned(
         small.options(
             model,
             data,
@@ -76,11 +75,13 @@ def check(model: str, data: str, output, method: str) -> None:
             training=("use_cpu=true", "per_device_eval_batch_size=4"),
         )
     )
-    logits = np.stack(pd.read_parquet(run.directory.predictions("validation"))["logits"])
-    task = load_task(data)
-    source = load_source(str(run.directory.model), task, None)
+    logits = np.stack(pd.read_parquet(run.directory / "predictions-validation.parquet")["logits"])
+    task = task_of(data)
+    source = load_source(str(run.directory / "model"), task, None)
     trained = (
-        crisp.load(run.directory.model) if sparse else read_model(type(source.model), run.directory.model)
+        crisp.load(run.directory / "model")
+        if sparse
+        else read_model(type(source.model), run.directory / "model")
     )
     trained.eval()
     split = task.splits["validation"]

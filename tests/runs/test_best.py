@@ -13,9 +13,8 @@ from transformers import AutoTokenizer, TrainerCallback
 
 import crisp_attention as crisp
 from crisp_attention.models.apply import get_sparsity
-from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import finetune
 from tests.runs import small
+from tests.runs.tables import task_of
 
 
 class Kept(TrainerCallback):
@@ -50,37 +49,37 @@ def run(bert, reviews, tmp_path):
             training=("use_cpu=true", "load_best_model_at_end=true", *training),
         )
         console = Console(file=io.StringIO(), width=40)
-        done = finetune(options, console, callbacks=[Kept(tmp_path / "best", stop)])
+        done = small.tuned(options, console, callbacks=[Kept(tmp_path / "best", stop)])
         return done, console.file.getvalue()
 
     return run
 
 
 def predicted(model, run, dataset):
-    tokenizer = AutoTokenizer.from_pretrained(run.directory.model)
-    texts = load_task(dataset).splits["validation"]["text"][:]
+    tokenizer = AutoTokenizer.from_pretrained(run.directory / "model")
+    texts = task_of(dataset).splits["validation"]["text"][:]
     with torch.no_grad():
         return model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
 
 
 def test_the_delivered_model_is_the_best_at_the_final_sparsity_and_the_one_measured(run, reviews, tmp_path):
     done, said = run(None, "lr_scheduler_type=constant")
-    history = pd.read_csv(done.directory.history)
+    history = pd.read_csv(done.directory / "history.csv")
     evaluated = history.dropna(subset="eval_loss").set_index("step")
     assert evaluated["sparsity"].tolist() == pytest.approx([0, 0.24, 0.54, 0.84, 0.9, 0.9])
     final = evaluated[evaluated["sparsity"] == 0.9]["eval_loss"]
     chosen = final.idxmin()
     assert f"loaded checkpoint-{chosen}, the best by loss" in said
 
-    best, delivered = crisp.load(tmp_path / "best"), crisp.load(done.directory.model)
+    best, delivered = crisp.load(tmp_path / "best"), crisp.load(done.directory / "model")
     for model in (best, delivered):
         assert set(get_sparsity(model).values()) == {0.9}
     logits = predicted(best, done, reviews)
     assert np.array_equal(predicted(delivered, done, reviews), logits)
-    table = pd.read_parquet(done.directory.predictions("validation"))
+    table = pd.read_parquet(done.directory / "predictions-validation.parquet")
     np.testing.assert_allclose(np.stack(table["logits"]), logits, atol=1e-6)
     loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(table["label"].to_numpy()))
-    measured = json.loads(done.directory.metrics.read_text())["validation"]
+    measured = json.loads((done.directory / "metrics.json").read_text())["validation"]
     assert measured["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert measured["loss"] == pytest.approx(final[chosen], rel=1e-5)
     assert measured["accuracy"] == pytest.approx(evaluated["eval_accuracy"][chosen])
@@ -93,8 +92,8 @@ def test_a_run_that_is_stopped_early_says_what_it_delivers(run, reviews, tmp_pat
         "which step 26 reaches; load_best_model_at_end found no checkpoint at the final sparsity 0.9" in said
     )
     assert not (tmp_path / "best").exists()
-    delivered = crisp.load(done.directory.model)
+    delivered = crisp.load(done.directory / "model")
     (sparsity,) = set(get_sparsity(delivered).values())
     assert sparsity == pytest.approx(0.9 * (14 / 36 - 0.2) / 0.5)
-    table = pd.read_parquet(done.directory.predictions("validation"))
+    table = pd.read_parquet(done.directory / "predictions-validation.parquet")
     np.testing.assert_allclose(np.stack(table["logits"]), predicted(delivered, done, reviews), atol=1e-6)

@@ -14,13 +14,12 @@ from datasets import Dataset
 
 from crisp_attention.cli.main import main
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data import source as data_source
-from tests.runs.tables import PAIR, ROWS, noted, refuses, write
+from tests.runs.tables import PAIR, ROWS, noted, refuses, task_of, write
 
 
 def test_digits_are_the_300_and_1497_images_of_scikit_learn():
-    task = load_task("builtin:digits")
+    task = task_of("builtin:digits")
     assert {split: len(rows) for split, rows in task.splits.items()} == {
         "train": 270,
         "validation": 30,
@@ -57,7 +56,7 @@ def save(rows: list[dict], file: Path) -> None:
 def test_each_file_format_is_read(tmp_path, ending):
     for split, rows in {"train": ROWS, "dev": PAIR, "test": PAIR}.items():
         save(rows, tmp_path / f"{split}.{ending}")
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert list(task.splits) == ["train", "validation", "test"]
     assert task.splits["validation"][:] == {"text": ["good", "bad"], "labels": [1, 0], "index": [0, 1]}
     assert len(task.splits["train"]) == 20
@@ -65,14 +64,14 @@ def test_each_file_format_is_read(tmp_path, ending):
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_validation_by_any_of_its_names(tmp_path, name):
-    assert len(load_task(write(tmp_path, train=ROWS, **{name: PAIR})).splits["validation"]) == 2
+    assert len(task_of(write(tmp_path, train=ROWS, **{name: PAIR})).splits["validation"]) == 2
 
 
 def test_splits_may_differ_in_format_and_columns_and_the_path_may_hold_wildcards(tmp_path):
     folder = tmp_path / "a[b]*c"
     folder.mkdir()
     (folder / "train.csv").write_text("id,text,label\n" + "1,good,1\n2,bad,0\n" * 5)
-    task = load_task(write(folder, validation=PAIR))
+    task = task_of(write(folder, validation=PAIR))
     assert task.splits["validation"]["labels"][:] == [1, 0]
 
 
@@ -83,7 +82,7 @@ def test_parts_are_read_in_order_and_other_files_are_not_read(tmp_path):
     (tmp_path / "extra.parquet").write_text("not read")
     (tmp_path / "dataset_infos.json").write_text("not read")
     write(tmp_path, validation=PAIR)
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     rows = task.splits["train"]
     assert rows["text"][:] == [f"{part}-{row}" for part in range(3) for row in range(4)]
     assert "files not used: extra.parquet" in task.notes
@@ -101,7 +100,7 @@ def test_two_sources_for_one_split_are_refused(tmp_path):
 
 
 def test_nothing_is_written_beside_the_data(tmp_path):
-    load_task(write(tmp_path, train=ROWS, validation=PAIR))
+    task_of(write(tmp_path, train=ROWS, validation=PAIR))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["train.jsonl", "validation.jsonl"]
 
 
@@ -111,12 +110,12 @@ def test_changed_files_are_read_again_even_if_their_times_and_sizes_are_the_same
     for text in ("good", "fine", "well"):
         save([{"text": text, "label": 1}, {"text": "poor", "label": 0}] * 5, file)
         os.utime(file, (10**9, 10**9))
-        assert load_task(str(file)).splits["train"]["text"][0] == text
+        assert task_of(str(file)).splits["train"]["text"][0] == text
 
 
 def test_files_that_are_gone_or_renamed_are_not_read(tmp_path):
     write(tmp_path, train=ROWS, validation=PAIR, test=PAIR)
-    assert set(load_task(str(tmp_path)).splits) == {"train", "validation", "test"}
+    assert set(task_of(str(tmp_path)).splits) == {"train", "validation", "test"}
     (tmp_path / "test.jsonl").unlink()
     (tmp_path / "train.jsonl").rename(tmp_path / "old.jsonl")
     (tmp_path / "validation.jsonl").rename(tmp_path / "train.jsonl")
@@ -128,7 +127,7 @@ def test_a_single_file_is_the_training_split(tmp_path, ending):
     file = tmp_path / f"reviews.{ending}"
     save(ROWS, file)
     (tmp_path / "validation.csv").write_text("not read")
-    task = load_task(str(file))
+    task = task_of(str(file))
     assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 18, "validation": 2}
     assert noted(task, "held out 2 of 20 training examples")
 
@@ -139,7 +138,7 @@ def test_what_save_to_disk_left_is_read(tmp_path, together):
     saved = datasets.DatasetDict({"train": rows, "dev": rows.select(range(3, 7))}) if together else rows
     saved.save_to_disk(tmp_path / "saved")
     before = sorted(tmp_path.rglob("*"))
-    task = load_task(str(tmp_path / "saved"))
+    task = task_of(str(tmp_path / "saved"))
     sizes = {"train": 20, "validation": 4} if together else {"train": 18, "validation": 2}
     assert {split: len(rows) for split, rows in task.splits.items()} == sizes
     split = task.splits["validation"]
@@ -179,7 +178,7 @@ def test_the_hubs_reason_is_given_in_one_line():
     with pytest.raises(
         DataError, match=r"^no/such-set is no local folder or file .*Couldn't reach 'no/such-set'.*$"
     ):
-        load_task("no/such-set")
+        task_of("no/such-set")
 
 
 @pytest.fixture
@@ -199,7 +198,7 @@ def hub(monkeypatch):
 def test_a_data_set_of_the_hub(hub):
     found, _ = hub
     found["unsupervised"] = found["train"]
-    task = load_task("some/set")
+    task = task_of("some/set")
     assert list(task.splits) == ["train", "validation"]
     assert "splits not used: unsupervised" in task.notes
     found["validation"] = found["train"]
@@ -207,8 +206,8 @@ def test_a_data_set_of_the_hub(hub):
 
 
 def test_a_configuration_and_a_revision_of_the_hub(hub):
-    load_task("nyu-mll/glue:sst2")
-    load_task("some/set", revision="v2")
+    task_of("nyu-mll/glue:sst2")
+    task_of("some/set", revision="v2")
     assert hub[1] == [("nyu-mll/glue", "sst2", None), ("some/set", None, "v2")]
 
 
@@ -225,7 +224,7 @@ def test_commands_ask_the_hub_for_the_configuration_and_the_revision(hub, tmp_pa
 def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path):
     for dataset in (write(tmp_path, train=ROWS), str(tmp_path / "train.jsonl"), "builtin:digits", "./none"):
         refuses(
-            f"--revision main chooses a version of a data set on the Hub; {dataset} is not there",
+            f"revision main is a version of a data set on the Hub; {dataset} is not there",
             dataset,
             revision="main",
         )
@@ -287,7 +286,7 @@ def test_no_train_split_is_refused(tmp_path):
     ],
 )
 def test_real_data(data_folder, name, texts, classes, sizes):
-    task = load_task(str(data_folder / name))
+    task = task_of(str(data_folder / name))
     assert {split: len(rows) for split, rows in task.splits.items()} == sizes
     assert task.text_columns == texts
     assert task.label_names == tuple(str(label) for label in range(classes))

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.labels import complete, label_values, learn_labels
-from tests.runs.tables import PAIR, ROWS, noted, refuses, write, write_features
+from tests.runs.tables import PAIR, ROWS, noted, refuses, task_of, write, write_features
 
 # --- columns
 
@@ -31,7 +30,7 @@ from tests.runs.tables import PAIR, ROWS, noted, refuses, write, write_features
 )
 def test_text_columns_found_or_named(tmp_path, columns, options, texts):
     rows = [{name: f"{name} {row}" for name in columns} | {"n": 1, "label": row % 2} for row in range(20)]
-    task = load_task(write(tmp_path, train=rows, validation=rows), **options)
+    task = task_of(write(tmp_path, train=rows, validation=rows), **options)
     assert task.text_columns == texts
     assert task.image_column is None
     assert task.splits["train"].column_names == [*texts, "labels", "index"]
@@ -41,7 +40,7 @@ def test_text_columns_found_or_named(tmp_path, columns, options, texts):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "expected one or two text columns; found a, b, c; name them with --text-columns"),
+        ({}, "expected one or two text columns; found a, b, c; name them with text_columns=NAMES"),
         ({"text_columns": ["d"]}, "there is no column d; the columns are a (string), b (string), c (string)"),
         ({"text_columns": ["n"]}, "expected strings in the text column n; found int64"),
         ({"text_columns": ["a", "b", "c"]}, "expected one or two text columns beside the label column label"),
@@ -73,11 +72,11 @@ def test_a_split_must_have_the_columns_of_train(tmp_path):
 
 def test_label_column_named_or_found(tmp_path):
     rows = [{"text": "x", "label": 0, "stars": row % 2} for row in range(20)]
-    task = load_task(write(tmp_path, train=rows, validation=rows), label_column="stars")
+    task = task_of(write(tmp_path, train=rows, validation=rows), label_column="stars")
     assert task.splits["validation"]["labels"][:4] == [0, 1, 0, 1]
     write(tmp_path, train=[{"text": "x", "labels": row % 2} for row in range(20)], validation=[])
     (tmp_path / "validation.jsonl").unlink()
-    assert noted(load_task(str(tmp_path)), "label column: labels")
+    assert noted(task_of(str(tmp_path)), "label column: labels")
 
 
 def test_the_only_class_label_column_is_the_label_and_gives_the_names(tmp_path):
@@ -85,7 +84,7 @@ def test_the_only_class_label_column_is_the_label_and_gives_the_names(tmp_path):
     write_features(tmp_path, features, train={"text": ["a", "b"] * 9, "mood": [1, 0] * 9})
     features["mood"] = ClassLabel(names=["glad", "sad"])
     write_features(tmp_path, features, test={"text": ["a", "b"], "mood": [0, 1]})
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("sad", "glad", "mad")
     assert task.splits["test"]["labels"][:] == [1, 0]
 
@@ -100,10 +99,10 @@ def test_text_is_preferred_to_an_image_unless_that_is_named(tmp_path):
     features = {"image": Image(), "text": Value("string"), "label": Value("int64")}
     image = PILImage.new("L", (2, 2))
     columns = {"image": [image] * 20, "text": [f"a {row}" for row in range(20)], "label": [0, 1] * 10}
-    task = load_task(write_features(tmp_path, features, train=columns))
+    task = task_of(write_features(tmp_path, features, train=columns))
     assert (task.text_columns, task.image_column) == (("text",), None)
     assert noted(task, "not used: image")
-    task = load_task(str(tmp_path), image_column="image")
+    task = task_of(str(tmp_path), image_column="image")
     assert (task.text_columns, task.image_column) == ((), "image")
     assert noted(task, "not used: text")
     assert task.splits["train"].column_names == ["image", "labels", "index"]
@@ -113,7 +112,7 @@ def test_two_image_columns_and_a_missing_image(tmp_path):
     features = {"a": Image(), "b": Image(), "label": Value("int64")}
     image = PILImage.new("L", (2, 2))
     write_features(tmp_path, features, train={"a": [image] * 2, "b": [image, None], "label": [0, 1]})
-    refuses("expected one image column; found a, b; name it with --image-column", tmp_path)
+    refuses("expected one image column; found a, b; name it with image_column=NAME", tmp_path)
     refuses(
         "train split's column b has no image in 1 of 2 rows, the first of them row 1",
         tmp_path,
@@ -138,7 +137,7 @@ def test_labels_are_numbered_in_sorted_order(tmp_path, ending, labels, encoded, 
     table = Dataset.from_dict({"text": ["null"] * 3, "label": labels})
     for split in ("train", "validation"):
         (table.to_csv if ending == "csv" else table.to_json)(tmp_path / f"{split}.{ending}")
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.splits["train"]["labels"][:] == task.splits["validation"]["labels"][:] == encoded
     assert task.label_names == names
     assert note in task.notes if note else not noted(task, "mapped")
@@ -152,7 +151,7 @@ LABELS = st.one_of(
 
 def test_spaces_around_a_label_are_no_part_of_it(tmp_path):
     rows = [{"text": f"x {row}", "label": ("pos", "neg", " pos", "neg\t")[row % 4]} for row in range(40)]
-    task = load_task(write(tmp_path, train=rows, validation=rows[:4], test=[rows[0] | {"label": "  neg "}]))
+    task = task_of(write(tmp_path, train=rows, validation=rows[:4], test=[rows[0] | {"label": "  neg "}]))
     assert task.label_names == ("neg", "pos")
     assert task.splits["train"]["labels"][:4] == task.splits["validation"]["labels"][:] == [1, 0, 1, 0]
     assert task.splits["test"]["labels"][:] == [0]
@@ -162,7 +161,7 @@ def test_spaces_around_a_label_are_no_part_of_it(tmp_path):
 def test_spaces_around_the_names_of_class_labels(tmp_path):
     features = {"text": Value("string"), "label": ClassLabel(names=["pos", "neg ", " pos"])}
     write_features(tmp_path, features, train={"text": ["a", "b"] * 9, "label": [0, 1, 2] * 6})
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("pos", "neg")
     rows = [*task.splits["train"], *task.splits["validation"]]
     assert {(row["index"] % 3, row["labels"]) for row in rows} == {(0, 0), (1, 1), (2, 0)}
@@ -170,7 +169,7 @@ def test_spaces_around_the_names_of_class_labels(tmp_path):
 
 def test_classes_that_differ_in_capital_letters_are_named(tmp_path):
     rows = [{"text": "x", "label": ("Pos", "pos", "neg")[row % 3]} for row in range(30)]
-    task = load_task(write(tmp_path, train=rows, validation=rows))
+    task = task_of(write(tmp_path, train=rows, validation=rows))
     assert task.label_names == ("Pos", "neg", "pos")
     assert "classes that differ only in capital letters: 'Pos', 'pos'" in task.notes
 
@@ -190,7 +189,7 @@ def test_a_label_is_the_same_as_a_number_and_as_text(tmp_path, train, other, enc
         split: [{"text": f"x {row}", "label": label} for row, label in enumerate(labels)]
         for split, labels in (("train", train * 5), ("validation", other))
     }
-    assert load_task(write(tmp_path, **splits)).splits["validation"]["labels"][:] == encoded
+    assert task_of(write(tmp_path, **splits)).splits["validation"]["labels"][:] == encoded
 
 
 @pytest.mark.parametrize("unknown", ["01", "1.0", "+1", "¹"])
@@ -280,7 +279,7 @@ def test_a_class_label_outside_its_names_is_refused(tmp_path):
 @pytest.mark.parametrize("label", [{"label": -1}, {"label": None}, {}])
 def test_splits_without_labels_are_left_out(tmp_path, label):
     unlabelled = [{"text": " "} | label] * 3
-    task = load_task(write(tmp_path, train=ROWS, validation=unlabelled, test=unlabelled))
+    task = task_of(write(tmp_path, train=ROWS, validation=unlabelled, test=unlabelled))
     assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 18, "validation": 2}
     assert noted(task, "the test split has no labels and is left out")
     assert noted(task, "the validation split has no labels and is left out")
@@ -288,7 +287,7 @@ def test_splits_without_labels_are_left_out(tmp_path, label):
 
 def test_minus_one_may_be_a_class(tmp_path):
     rows = [{"text": "x", "label": label} for label in (-1, 1)]
-    task = load_task(write(tmp_path, train=rows * 5, test=rows[:1]))
+    task = task_of(write(tmp_path, train=rows * 5, test=rows[:1]))
     assert task.splits["test"]["labels"][:] == [0]
 
 
@@ -309,20 +308,20 @@ def test_empty_text_is_refused(tmp_path, split, blank):
 
 def test_a_tenth_of_train_is_held_out_by_class(tmp_path):
     rows = [{"text": f"{row}", "label": int(row % 10 == 0)} for row in range(200)]
-    task = load_task(write(tmp_path, train=rows))
+    task = task_of(write(tmp_path, train=rows))
     train, validation = task.splits["train"], task.splits["validation"]
     assert sorted(train["index"][:] + validation["index"][:]) == list(range(200))
     assert np.bincount(validation["labels"][:]).tolist() == [18, 2]
     assert noted(task, "held out 20 of 200 training examples (stratified by class)")
     assert validation["text"][:] == [str(row) for row in validation["index"]]
-    smaller = load_task(str(tmp_path), train_examples=50)
+    smaller = task_of(str(tmp_path), train_examples=50)
     assert smaller.splits["validation"][:] == validation[:]
 
 
 @pytest.mark.parametrize("counts", [(2, 1), (30, 1), (5, 1, 1, 1), (3, 3, 3)])
 def test_train_keeps_every_class_when_holding_out(tmp_path, counts):
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    task = load_task(write(tmp_path, train=[{"text": "x", "label": label} for label in labels]))
+    task = task_of(write(tmp_path, train=[{"text": "x", "label": label} for label in labels]))
     assert set(task.splits["train"]["labels"]) == set(range(len(counts)))
     assert len(task.splits["validation"]) == max(1, round(len(labels) / 10))
     assert noted(task, "not stratified")
@@ -336,13 +335,13 @@ def test_train_examples_are_a_fixed_random_subset_with_every_class(tmp_path):
     rows = [{"text": "x", "label": max(0, row - 97)} for row in range(100)]
     write(tmp_path, train=rows, validation=rows)
     for count in (3, 10, 100):
-        train = load_task(str(tmp_path), train_examples=count).splits["train"]
+        train = task_of(str(tmp_path), train_examples=count).splits["train"]
         assert len(set(train["index"])) == len(train) == count
         assert set(train["labels"]) == {0, 1, 2}
-    ten = load_task(str(tmp_path), train_examples=10)
+    ten = task_of(str(tmp_path), train_examples=10)
     assert (
         ten.splits["train"]["index"][:]
-        == load_task(str(tmp_path), train_examples=10).splits["train"]["index"][:]
+        == task_of(str(tmp_path), train_examples=10).splits["train"]["index"][:]
     )
     assert noted(ten, "training on 10 of 100 examples")
 

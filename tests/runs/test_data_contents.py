@@ -5,8 +5,7 @@ import pytest
 from datasets import Image, Value
 from PIL import Image as PILImage
 
-from crisp_attention.runs.data import load_task
-from tests.runs.tables import noted, refuses, write, write_features
+from tests.runs.tables import noted, refuses, task_of, write, write_features
 
 
 def table(rows: int = 40, **columns) -> pd.DataFrame:
@@ -34,7 +33,7 @@ def test_the_index_that_pandas_writes_is_no_input(tmp_path, ending, index):
     else:
         frame.to_csv(tmp_path / f"train.{ending}", sep={"csv": ",", "tsv": "\t"}[ending])
     frame.reset_index().to_json(tmp_path / "test.jsonl", orient="records", lines=True)
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.text_columns == ("text",)
     assert task.splits["test"]["text"][:] == frame["text"].tolist()
 
@@ -57,7 +56,7 @@ def test_a_column_that_tells_nothing_new_is_no_input_and_the_run_says_so(tmp_pat
         frame.to_csv(tmp_path / "train.csv", index=False)
     else:
         frame.to_json(tmp_path / "train.jsonl", orient="records", lines=True)
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.text_columns == ("text",)
     if frame["other"].notna().all() or ending == "csv":  # jsonl has no type for a column of nulls
         assert f"text column: text; label column: label; not used: other, which {reason}" in task.notes
@@ -75,22 +74,22 @@ def test_a_column_that_tells_nothing_new_is_no_input_and_the_run_says_so(tmp_pat
 )
 def test_a_column_that_may_tell_something_is_an_input(tmp_path, make):
     table(other=make).fillna("none").to_json(tmp_path / "train.jsonl", orient="records", lines=True)
-    assert load_task(str(tmp_path)).text_columns == ("text", "other")
+    assert task_of(str(tmp_path)).text_columns == ("text", "other")
 
 
 def test_a_named_column_is_an_input_whatever_it_tells(tmp_path):
     table(mood=lambda row: ("neg", "pos")[row % 2]).to_json(
         tmp_path / "train.jsonl", orient="records", lines=True
     )
-    task = load_task(str(tmp_path), text_columns=["text", "mood"])
+    task = task_of(str(tmp_path), text_columns=["text", "mood"])
     assert task.text_columns == ("text", "mood")
     assert "the text column mood restates the label" in task.notes
-    assert not noted(load_task(str(tmp_path), text_columns=["text"]), "mood")
+    assert not noted(task_of(str(tmp_path), text_columns=["text"]), "mood")
 
 
 def test_a_column_is_an_input_when_there_is_nothing_else(tmp_path):
     rows = [{"mood": ("neg", "pos")[row % 2], "label": row % 2} for row in range(20)]
-    assert load_task(write(tmp_path, train=rows)).text_columns == ("mood",)
+    assert task_of(write(tmp_path, train=rows)).text_columns == ("mood",)
     rows = [row | {"again": row["mood"].upper(), "third": "x"} for row in rows]
     refuses("expected one or two text columns; found mood, again, third", write(tmp_path, train=rows))
 
@@ -108,7 +107,7 @@ def test_the_name_of_the_class_beside_an_image_is_no_input(tmp_path):
         "file": Value("string"),
         "label": Value("int64"),
     }
-    task = load_task(write_features(tmp_path, features, train=columns))
+    task = task_of(write_features(tmp_path, features, train=columns))
     assert (task.text_columns, task.image_column) == ((), "picture")
     assert noted(task, "not used: species, which restates the label, file, which is an identifier of the row")
 
@@ -118,4 +117,4 @@ def test_spaces_around_the_labels_hide_no_column_that_restates_them(tmp_path):
         {"text": f"a {row}", "mood": ("sad", "glad")[row % 2], "label": (" n", "p", "n", "p ")[row % 4]}
         for row in range(40)
     ]
-    assert load_task(write(tmp_path, train=rows)).text_columns == ("text",)
+    assert task_of(write(tmp_path, train=rows)).text_columns == ("text",)

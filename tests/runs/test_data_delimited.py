@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.files import read_files
-from tests.runs.tables import PAIR, refuses, write
+from tests.runs.tables import PAIR, refuses, task_of, write
 
 GOOD = "text,label\n" + "a film,1\nno film,0\n" * 5
 # pandas on Python 3.11 writes a lone carriage return without the quotes that it needs
@@ -31,7 +30,7 @@ def test_what_pandas_writes_is_read_as_it_was(tmp_path, texts, labels, ending, i
     texts = [*texts, "not a number"]
     frame = pd.DataFrame({"text": texts, "label": [labels[row % 2] for row in range(len(texts))]})
     frame.to_csv(file, sep={"csv": ",", "tsv": "\t"}[ending], index=index)
-    task = load_task(str(file), text_columns=["text"])
+    task = task_of(str(file), text_columns=["text"])
     rows = sorted([*task.splits["train"], *task.splits["validation"]], key=lambda row: row["index"])
     assert [row["text"] for row in rows] == texts
     names = [task.label_names[row["labels"]] for row in rows]
@@ -96,7 +95,7 @@ def test_files_that_are_no_table(tmp_path, content, message):
 )
 def test_ways_to_write_the_same_table(tmp_path, content):
     (tmp_path / "train.csv").write_bytes(content.encode())
-    rows = load_task(write(tmp_path, validation=PAIR)).splits["train"]
+    rows = task_of(write(tmp_path, validation=PAIR)).splits["train"]
     assert rows["text"][:] == ["a film", "no film"] * 5
     assert rows["labels"][:] == [1, 0] * 5
 
@@ -106,18 +105,18 @@ def test_quotes_in_a_tsv_file_are_text_where_they_do_not_quote(tmp_path):
     (tmp_path / "train.tsv").write_text(
         "text\tlabel\n" + "".join(f"{text}\t{row % 2}\n" for row, text in enumerate(plain))
     )
-    rows = load_task(write(tmp_path, validation=PAIR)).splits["train"]
+    rows = task_of(write(tmp_path, validation=PAIR)).splits["train"]
     assert rows["text"][:] == plain
     quoted = ["a\tb", 'say "no"', "two\nlines", "x"] * 3
     pd.DataFrame({"text": quoted, "label": [0, 1] * 6}).to_csv(tmp_path / "train.tsv", sep="\t", index=False)
-    assert load_task(str(tmp_path)).splits["train"]["text"][:] == quoted
+    assert task_of(str(tmp_path)).splits["train"]["text"][:] == quoted
 
 
 def test_long_fields_are_read_and_the_limit_of_the_csv_module_stays(tmp_path):
     limit = csv.field_size_limit()
     long = "word " * 40_000
     (tmp_path / "train.csv").write_text(f"text,label\n{long},1\nshort,0\n" * 1 + "a,1\nb,0\n" * 5)
-    assert load_task(write(tmp_path, validation=PAIR)).splits["train"]["text"][0] == long
+    assert task_of(write(tmp_path, validation=PAIR)).splits["train"]["text"][0] == long
     assert csv.field_size_limit() == limit
 
 
@@ -149,7 +148,7 @@ def test_digits_are_text_where_a_file_with_types_says_so(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\n" + "1,1\n2,0\n" * 5)
     refuses("expected a text or image column", tmp_path)
     write(tmp_path, validation=PAIR)
-    assert load_task(str(tmp_path)).splits["train"]["text"][:2] == ["1", "2"]
+    assert task_of(str(tmp_path)).splits["train"]["text"][:2] == ["1", "2"]
 
 
 def test_more_rows_than_are_read_at_once(tmp_path):
@@ -166,7 +165,7 @@ def test_more_rows_than_are_read_at_once(tmp_path):
 def test_numbered_parts_of_csv(tmp_path):
     for part in range(2):
         (tmp_path / f"train-0000{part}-of-00002.csv").write_text(GOOD.replace("film", f"film {part}"))
-    rows = load_task(write(tmp_path, validation=PAIR)).splits["train"]
+    rows = task_of(write(tmp_path, validation=PAIR)).splits["train"]
     assert rows["text"][:] == [f"{word} film {part}" for part in range(2) for word in ("a", "no") * 5]
     (tmp_path / "train-00001-of-00002.csv").write_text(GOOD + "x\n")
     refuses("train-00001-of-00002.csv, line 12: expected 2 fields", tmp_path)
@@ -175,4 +174,4 @@ def test_numbered_parts_of_csv(tmp_path):
 def test_json_labels_with_a_csv_split(tmp_path):
     (tmp_path / "train.csv").write_text(GOOD)
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "x", "label": "1"}) + "\n")
-    assert load_task(str(tmp_path)).splits["test"]["labels"][:] == [1]
+    assert task_of(str(tmp_path)).splits["test"]["labels"][:] == [1]

@@ -10,9 +10,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.images import as_rgb, survey
-from tests.runs.tables import noted, refuses
+from tests.runs.tables import noted, refuses, task_of
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -41,7 +40,7 @@ def stored(*images: Pillow.Image, kind: str = "TIFF", **options) -> dict[str, Da
 def test_folders_of_images(tmp_path):
     folders(tmp_path / "train", "cat", "dog", "emu", count=1)
     folders(tmp_path / "val", "dog", "emu", count=1)
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("cat", "dog", "emu")
     assert task.splits["validation"]["labels"][:] == [1, 2]
     assert task.splits["train"][2]["image"].getpixel((0, 0)) == 20
@@ -49,7 +48,7 @@ def test_folders_of_images(tmp_path):
 
 def test_classes_without_splits_are_the_training_split(tmp_path):
     folders(tmp_path, "cat", "dog", "test", count=10)
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("cat", "dog", "test")
     assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 27, "validation": 3}
     assert noted(task, "held out 3 of 30 training examples (stratified by class)")
@@ -61,7 +60,7 @@ def test_what_is_left_out_of_folders_of_images_is_said(tmp_path):
     (tmp_path / "train" / "cat" / ".DS_Store").touch()
     (tmp_path / "train" / "eel").mkdir()
     (tmp_path / "train" / ".cache").mkdir()
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("cat", "dog")
     assert len(task.splits["train"]) + len(task.splits["validation"]) == 20
     assert noted(task, "not images by their names, left out of the train split: 1, such as ")
@@ -74,7 +73,7 @@ def test_images_in_other_depths_are_left_out_and_said(tmp_path, split):
     folders(path, "cat", "dog", "emu/wild", count=10)
     folders(path, "cat/black", count=1)
     Pillow.new("L", (4, 4)).save(path / "loose.png")
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert task.label_names == ("cat", "dog")
     assert noted(task, "images outside the class folders, left out of the train split: 1, such as ")
     assert noted(task, "folders inside the class folders, left out of the train split: 2, such as ")
@@ -92,11 +91,11 @@ def test_images_that_changed_in_place_are_read_again(tmp_path):
     for shade in (0, 77):
         Pillow.new("L", (4, 4), shade).save(file)
         os.utime(file, (10**9, 10**9))
-        task = load_task(str(tmp_path))
+        task = task_of(str(tmp_path))
         rows = [*task.splits["train"], *task.splits["validation"]]
         assert next(row for row in rows if row["index"] == 0)["image"].getpixel((0, 0)) == shade
     file.unlink()
-    task = load_task(str(tmp_path))
+    task = task_of(str(tmp_path))
     assert sum(len(split) for split in task.splits.values()) == 19
 
 

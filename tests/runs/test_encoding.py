@@ -17,13 +17,11 @@ from transformers import (
 )
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import Task, load_task
-from crisp_attention.runs.data.tokens import WHOLE, check_tokens, count_cut, tokenized
-from crisp_attention.runs.encoding import encoded
-from crisp_attention.runs.finetune import finetune
+from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.sources.encoding import WHOLE, check_tokens, count_cut, encoded, tokenized
 from tests.runs import small
-from tests.runs.tables import write
+from tests.runs.tables import task_of, write
 
 NOTHING = "\u200b"
 
@@ -84,31 +82,33 @@ def test_a_decoder_meets_no_text_without_a_token(tmp_path, split):
     splits[split] = [*rows, {"text": NOTHING, "label": 0}]
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError, match=f"the {split} split has a text of which .* row {len(rows)} "):
-        finetune(small.options(model, write(tmp_path / "data", **splits), tmp_path / "run"))
+        small.tuned(small.options(model, write(tmp_path / "data", **splits), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_says_how_many_texts_it_cut_and_where(bert, reviews, tmp_path):
     lengths = {
         split: np.array([2 + len(text.split()) for text in rows["text"]])
-        for split, rows in load_task(reviews).splits.items()
+        for split, rows in task_of(reviews).splits.items()
     }
-    run = finetune(small.options(bert, reviews, tmp_path / "run", max_length=6, epochs=1, discard_model=True))
+    run = small.tuned(
+        small.options(bert, reviews, tmp_path / "run", max_length=6, epochs=1, discard_model=True)
+    )
     train, validation, test = ((found > 6).sum() for found in lengths.values())
     assert 0 < train < 48
     assert (
         f"texts cut to 6 tokens: {train} of 48 train, {validation} of 16 validation, {test} of 16 test; "
         f"the longest has {max(found.max() for found in lengths.values())}"
-    ) in json.loads(run.directory.config.read_text())["notes"]
+    ) in json.loads((run.directory / "config.json").read_text())["notes"]
 
 
 def test_where_nothing_is_cut_nothing_is_said(bert, reviews):
-    task = load_task(reviews)
+    task = task_of(reviews)
     assert encoded(load_source(bert, task, 64), task).notes == task.notes
 
 
 def test_texts_that_were_cut_are_counted(bert, reviews):
-    task = load_task(reviews)
+    task = task_of(reviews)
     found = encoded(load_source(bert, task, 5), task)
     assert found.notes[-1].startswith("texts cut to 5 tokens: ")
     assert set(found.splits["train"].features) == {
@@ -151,10 +151,10 @@ def shades(folder, values: np.ndarray) -> str:
 
 def test_sixteen_shades_of_twelve_bits_are_told_apart(vit, tmp_path):
     data = shades(tmp_path / "data", np.linspace(0, 4_095, 16).astype(np.uint16))
-    run = finetune(small.options(vit, data, tmp_path / "run", epochs=1, discard_model=True))
-    table = pd.read_parquet(run.directory.predictions("validation"))
+    run = small.tuned(small.options(vit, data, tmp_path / "run", epochs=1, discard_model=True))
+    table = pd.read_parquet(run.directory / "predictions-validation.parquet")
     assert len(np.unique(np.round(np.stack(table["logits"]), 6), axis=0)) == 16
-    notes = json.loads(run.directory.config.read_text())["notes"]
+    notes = json.loads((run.directory / "config.json").read_text())["notes"]
     assert "images of 16 bits: their grey values, 0 to 4,095, become 0 to 255" in notes
 
 
@@ -168,7 +168,7 @@ def test_an_image_cut_short_is_named_before_training(vit, tmp_path, split, model
     file = data / split / "a" / "02.png"
     file.write_bytes(file.read_bytes()[:90])
     with pytest.raises(DataError, match=f"cannot read 1 of 16 images of the {split} split: {file} "):
-        finetune(small.options({"vit": vit}.get(model, model), str(data), tmp_path / "run"))
+        small.tuned(small.options({"vit": vit}.get(model, model), str(data), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

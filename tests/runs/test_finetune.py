@@ -12,12 +12,15 @@ import torch
 from rich.console import Console
 
 import crisp_attention as crisp
+from crisp_attention.errors import OptionError
 from crisp_attention.models.apply import get_sparsity
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import finetune
+from crisp_attention.runs.finetune import Run
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sources import MINILM, load_source
+from crisp_attention.runs.spec import Data
 from tests.runs import small
+from tests.runs.tables import task_of
 
 METRICS = {
     "validation",
@@ -39,7 +42,7 @@ PNG = b"\x89PNG"
 
 def check_run(run, splits=("validation", "test")):
     """The folder holds all that a run leaves, and its parts agree with each other and with the data."""
-    folder = run.directory.path
+    folder = run.directory
     assert {entry.name for entry in folder.iterdir()} == {
         "config.json",
         "metrics.json",
@@ -51,12 +54,12 @@ def check_run(run, splits=("validation", "test")):
     }
     config = json.loads((folder / "config.json").read_text())
     assert set(config["versions"]) >= {"crisp-attention", "torch", "transformers", "datasets"}
-    assert set(config["method"]) == {"layout", "rule"}
+    assert set(config["options"]["method"]) == {"layout", "rule"}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == run.metrics
     assert set(metrics) == METRICS - {"validation", "test"} | set(splits)
     options = config["options"]
-    task = load_task(options["dataset"], train_examples=options["train_examples"])
+    task = load_task(Data.from_dict(options["data"]))
     words = ("device", "kernels", "peak_memory_of")
     numbers = {name: value for name, value in metrics.items() if name not in (*splits, "train", *words)}
     assert all(type(value) in (int, float) and value >= 0 for value in numbers.values()), numbers
@@ -83,8 +86,8 @@ def check_run(run, splits=("validation", "test")):
 
 def predicted(model, run, options, split="validation"):
     """The logits that a model gives on the split of a run, in order."""
-    task = load_task(options.dataset, train_examples=options.train_examples)
-    source = load_source(str(run.directory.model), task, options.max_length)
+    task = task_of(options.dataset, train_examples=options.train_examples)
+    source = load_source(str(run.directory / "model"), task, options.max_length)
     rows = list(source.encode(task.splits[split]))
     model.eval()
     with torch.no_grad():
@@ -94,7 +97,7 @@ def predicted(model, run, options, split="validation"):
 
 def spoken(options):
     console = Console(file=io.StringIO(), width=80)
-    run = finetune(options, console)
+    run = small.tuned(options, console)
     return run, console.file.getvalue()
 
 
@@ -121,8 +124,13 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     )
     run, said = spoken(options)
     config, metrics = check_run(run)
-    assert config["options"]["train_examples"] == 200
-    assert config["method"]["rule"] == {"name": "topk", "sparsity": 0.8, "min_keep": 1, "keep": None}
+    assert config["options"]["data"]["train_examples"] == 200
+    assert config["options"]["method"]["rule"] == {
+        "name": "topk",
+        "sparsity": 0.8,
+        "min_keep": 1,
+        "keep": None,
+    }
     assert metrics["steps"] == 25
     assert metrics["validation"]["accuracy"] > 0.6
     # every row keeps ceil(0.2 n) of its n keys: at most 80 % are dropped, and less than one key per row short of it
@@ -139,15 +147,15 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
         assert words in said
     assert "{" not in said
 
-    loaded = crisp.load(run.directory.model)
+    loaded = crisp.load(run.directory / "model")
     assert set(get_sparsity(loaded).values()) == {0.8}
-    table = pd.read_parquet(run.directory.predictions("validation"))
+    table = pd.read_parquet(run.directory / "predictions-validation.parquet")
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-4
 
 
 def test_achieved_sparsity_is_that_of_k_rounded_up(bert, reviews, tmp_path):
-    run = finetune(small.options(bert, reviews, tmp_path / "run", epochs=1, sparsity=0.7))
-    lengths = [len(line.split()) for line in load_task(reviews).splits["validation"]["text"]]
+    run = small.tuned(small.options(bert, reviews, tmp_path / "run", epochs=1, sparsity=0.7))
+    lengths = [len(line.split()) for line in task_of(reviews).splits["validation"]["text"]]
     valid = np.array([2 + length for length in lengths])  # the tokenizer adds two tokens
     kept = np.ceil(0.3 * valid - 1e-9)
     expected = 1 - (valid * kept).sum() / (valid**2).sum()
@@ -173,10 +181,10 @@ def test_images(tmp_path, method):
         assert (metrics["achieved_sparsity"], metrics["kept_mass"]) == (0, pytest.approx(1))
         assert "attention: dense, the model's own" in said
         with pytest.warns(crisp.DenseUntilRestored):
-            crisp.load(run.directory.model)
+            crisp.load(run.directory / "model")
     else:
         assert metrics["achieved_sparsity"] == pytest.approx(1 - 13 / 65)
-        assert set(get_sparsity(crisp.load(run.directory.model)).values()) == {0.8}
+        assert set(get_sparsity(crisp.load(run.directory / "model")).values()) == {0.8}
 
 
 def test_two_text_columns(data_folder, bert, tmp_path):
@@ -201,9 +209,9 @@ def test_a_decoder_without_a_padding_token(reviews, tmp_path):
     run, said = spoken(options)
     check_run(run)
     assert "attention: window:width=5+topk:sparsity=0.5, in 2 of 2 layers" in said
-    loaded = crisp.load(run.directory.model)
+    loaded = crisp.load(run.directory / "model")
     assert loaded.config.pad_token_id == small.WORDS.index("<end>")
-    table = pd.read_parquet(run.directory.predictions("validation"))
+    table = pd.read_parquet(run.directory / "predictions-validation.parquet")
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-5
 
 
@@ -217,8 +225,8 @@ def test_some_layers_in_one_phase(bert, reviews, tmp_path):
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(bert, reviews, tmp_path):
     def table(name, seed):
-        run = finetune(small.options(bert, reviews, tmp_path / name, epochs=1, seed=seed, method="random"))
-        return pd.read_parquet(run.directory.predictions("test"))
+        run = small.tuned(small.options(bert, reviews, tmp_path / name, epochs=1, seed=seed, method="random"))
+        return pd.read_parquet(run.directory / "predictions-test.parquet")
 
     first = table("a", 1)
     pd.testing.assert_frame_equal(first, table("b", 1), check_exact=True)
@@ -226,11 +234,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(bert, reviews
 
 
 def test_a_finetuned_model_can_be_finetuned_again(bert, reviews, tmp_path):
-    first = finetune(
+    first = small.tuned(
         small.options(bert, reviews, tmp_path / "first", epochs=1, method="window:width=3", sparsity=None)
     )
-    second = finetune(small.options(str(first.directory.model), reviews, tmp_path / "second", epochs=1))
-    settings = crisp.load(second.directory.model).config.crisp_attention["layers"]
+    second = small.tuned(
+        small.options(str(first.directory / "model"), reviews, tmp_path / "second", epochs=1)
+    )
+    settings = crisp.load(second.directory / "model").config.crisp_attention["layers"]
     assert {each["rule"]["name"] for each in settings.values()} == {"topk"}
 
 
@@ -248,13 +258,15 @@ def test_training_and_validation_rows_measured_are_drawn_from_all_classes():
 
 
 def test_tensorboard_finds_the_run_in_its_folder(bert, reviews, tmp_path):
-    finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, report_to="tensorboard"))
+    small.tuned(small.options(bert, reviews, tmp_path / "run", epochs=1.0, report_to="tensorboard"))
     (events,) = (tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*")
     assert b"train/loss" in events.read_bytes()
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_a_run_without_its_model(bert, reviews, tmp_path):
-    run = finetune(small.options(bert, reviews, tmp_path / "run", epochs=1.0, discard_model=True))
-    assert not run.directory.model.exists()
-    assert run.directory.complete
+    run = small.tuned(small.options(bert, reviews, tmp_path / "run", epochs=1.0, discard_model=True))
+    assert not run.directory / "model".exists()
+    assert Run.open(run.directory).metrics == run.metrics
+    with pytest.raises(OptionError, match="kept no model; keep_model=True keeps it"):
+        run.model()

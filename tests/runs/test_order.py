@@ -29,7 +29,7 @@ def orders(rows: Dataset, folder, seed: int, *training: str) -> list[tuple[int, 
     )
     trainer = RunTrainer(
         model=model,
-        args=training_arguments(options, folder),
+        args=training_arguments(small.spec(options), folder),
         train_dataset=rows,
         data_collator=lambda batch: {"index": [each["index"] for each in batch]},
     )

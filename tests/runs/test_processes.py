@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crisp_attention.runs.finetune import finetune
 from tests.runs import small
 
 # 41 examples: the sixth step of an epoch has one, and so has the second batch of an evaluation of 17
@@ -67,7 +66,7 @@ def alone(model, uneven, tmp_path):
     def run(**changes):
         training = ("use_cpu=true", "logging_steps=1", *changes.pop("training", ()))
         wanted = {"batch_size": 8, "learning_rate": 3e-3, "sparsity": None} | changes
-        return finetune(small.options(model, uneven, tmp_path / "alone", training=training, **wanted))
+        return small.tuned(small.options(model, uneven, tmp_path / "alone", training=training, **wanted))
 
     return run
 
@@ -110,10 +109,10 @@ def equal(folder, run):
     for name in ("achieved_sparsity", "kept_mass", "entropy", "steps"):
         assert metrics[name] == pytest.approx(run.metrics[name], abs=2e-6), name
     there = {entry.name for entry in folder.iterdir()}
-    assert there == {entry.name for entry in run.directory.path.iterdir()}
+    assert there == {entry.name for entry in run.directory.iterdir()}
     for split in ("validation", "test"):
         mine, its = (
-            pd.read_parquet(path / f"predictions-{split}.parquet") for path in (folder, run.directory.path)
+            pd.read_parquet(path / f"predictions-{split}.parquet") for path in (folder, run.directory)
         )
         assert mine["index"].tolist() == its["index"].tolist() == list(range(OTHER))
         assert mine["label"].tolist() == its["label"].tolist()
@@ -121,7 +120,7 @@ def equal(folder, run):
         assert np.ptp(logits[0][:, 0]) > 0.05
         np.testing.assert_allclose(*logits, atol=2e-5)
     for file in ("measurements.csv", "history.csv"):
-        tables = [pd.read_csv(path / file) for path in (folder, run.directory.path)]
+        tables = [pd.read_csv(path / file) for path in (folder, run.directory)]
         own = [name for name in tables[0] if name.endswith(("runtime", "per_second", "flos", "train_loss"))]
         tables = [table.drop(columns=own) for table in tables]
         pd.testing.assert_frame_equal(*tables, check_like=True, rtol=1e-4, atol=1e-5)

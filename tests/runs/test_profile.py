@@ -18,10 +18,9 @@ from crisp_attention.cli.profile_options import ProfileOptions
 from crisp_attention.cli.profiling import run_profile
 from crisp_attention.errors import DataError, OptionError
 from crisp_attention.models.persistence import CheckpointError
-from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import finetune
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
+from tests.runs.tables import task_of
 
 PLOT = crisp.Profile.plot
 
@@ -56,7 +55,7 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     cli.main()
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        f"model: BertForSequenceClassification, {load_source(bert, load_task(reviews), None).model.num_parameters():,} "
+        f"model: BertForSequenceClassification, {load_source(bert, task_of(reviews), None).model.num_parameters():,} "
         f"parameters",
         "longest text: 64 tokens in place of 128, as the model takes no more",
         "text column: text; label column: label",
@@ -99,7 +98,7 @@ def test_a_run_takes_the_budgets_and_keeps_what_was_expected(bert, reviews, tmp_
     budgets = crisp.budgets(path)
     assert found.kept(budgets)[0] == budgets.expected["sparsity"]
     changes = {"sparsity": None, "budgets": path, "epochs": 0.1}
-    run = finetune(small.options(bert, reviews, tmp_path / "run", **changes))
+    run = small.tuned(small.options(bert, reviews, tmp_path / "run", **changes))
     # top-k's number of pairs follows from the lengths alone, and both looked at the 16 validation examples
     assert run.metrics["achieved_sparsity"] == pytest.approx(budgets.expected["sparsity"], rel=1e-12)
 
@@ -130,7 +129,7 @@ def test_it_profiles_the_examples_that_were_asked_for(bert, reviews, tmp_path):
 
 
 def test_a_sparse_checkpoint_is_profiled_dense(bert, reviews, tmp_path):
-    source = load_source(bert, load_task(reviews), None)
+    source = load_source(bert, task_of(reviews), None)
     model = crisp.sparsify(source.model, layers={"0": crisp.TopK(0.9), "1": crisp.Entmax("learned")})
     model.save_pretrained(tmp_path / "sparse")
     source.processor.save_pretrained(tmp_path / "sparse")
@@ -143,7 +142,7 @@ def test_a_sparse_checkpoint_is_profiled_dense(bert, reviews, tmp_path):
     ("part", "said"), [("classifier", False), ("bert.pooler", False), ("bert.encoder.layer.1", True)]
 )
 def test_weights_drawn_at_random_are_named_where_they_matter(bert, reviews, tmp_path, part, said):
-    source = load_source(bert, load_task(reviews), None)
+    source = load_source(bert, task_of(reviews), None)
     source.model.save_pretrained(tmp_path / "model")
     source.processor.save_pretrained(tmp_path / "model")
     weights = load_file(tmp_path / "model" / "model.safetensors")
@@ -224,7 +223,7 @@ def test_a_model_without_the_attention_interface_is_named(bert, reviews, tmp_pat
 def test_budgets_from_the_command_fit_a_profile_of_other_data(bert, reviews, tmp_path):
     path = tmp_path / "budgets.json"
     run_profile(options(bert, reviews, tmp_path / "out", save=path, sparsity=0.5))
-    task = load_task(reviews)
+    task = task_of(reviews)
     source = load_source(bert, task, None)
     rows = source.encode(task.splits["test"])
     other = crisp.profile(source.model, DataLoader(rows, batch_size=4, collate_fn=source.collate))

@@ -26,13 +26,13 @@ from crisp_attention.models.apply import sparsify
 from crisp_attention.runs import finetune as finetuning
 from crisp_attention.runs import rehearsal
 from crisp_attention.runs.arguments import training_arguments
-from crisp_attention.runs.data import load_task
-from crisp_attention.runs.encoding import encoded
-from crisp_attention.runs.finetune import build, finetune
+from crisp_attention.runs.prepare import build
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.sources.encoding import encoded
 from tests.runs import small
 from tests.runs.small import BODY
+from tests.runs.tables import task_of
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def resnet(tmp_path_factory) -> str:
 
 
 def prepared(options):
-    task = load_task(options.dataset, train_examples=options.train_examples)
+    task = task_of(options.dataset, train_examples=options.train_examples)
     source = load_source(options.model, task, options.max_length)
     if options.method != "dense":
         sparsify(source.model, TopK(0.5))
     task = encoded(source, task)
-    trainer, _ = build(source, task, training_arguments(options, options.output / "checkpoints"))
+    trainer, _ = build(source, task, training_arguments(small.spec(options), options.output / "checkpoints"))
     return trainer, source, task
 
 
@@ -96,10 +96,15 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(bert, reviews, tmp_pat
     for name in ("with", "without"):
         if name == "without":
             monkeypatch.setattr(finetuning, "rehearse", lambda *given: None)
-        run = finetune(
+        run = small.tuned(
             small.options(bert, reviews, tmp_path / name, epochs=1, method="random", max_length=64)
         )
-        tables.append([pd.read_parquet(run.directory.predictions(split)) for split in ("validation", "test")])
+        tables.append(
+            [
+                pd.read_parquet(run.directory / f"predictions-{split}.parquet")
+                for split in ("validation", "test")
+            ]
+        )
     for first, second in zip(*tables, strict=True):
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
@@ -123,7 +128,7 @@ def test_a_dense_model_that_cannot_be_looked_into_is_trained_all_the_same(
     with pytest.raises(
         OptionError, match="does not compute its attention through transformers' attention interface"
     ):
-        finetune(small.options(model, reviews, tmp_path / "sparse"))
+        small.tuned(small.options(model, reviews, tmp_path / "sparse"))
     assert not (tmp_path / "sparse").exists()
 
 
@@ -135,10 +140,12 @@ def test_what_only_measuring_cannot_do(bert, reviews, tmp_path, monkeypatch):
     with pytest.raises(
         OptionError, match=r"BertForSequenceClassification cannot be measured: .* passes magic"
     ):
-        finetune(small.options(bert, reviews, tmp_path / "run"))
+        small.tuned(small.options(bert, reviews, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     console = Console(file=io.StringIO(), width=80)
-    finetune(small.options(bert, reviews, tmp_path / "run", method="dense", sparsity=None, epochs=1), console)
+    small.tuned(
+        small.options(bert, reviews, tmp_path / "run", method="dense", sparsity=None, epochs=1), console
+    )
     assert "not looked into: BertForSequenceClassification cannot be measured" in console.file.getvalue()
 
 
@@ -173,7 +180,7 @@ def test_a_last_batch_of_one_image_under_batch_normalisation(resnet, tmp_path):
         if works:
             rehearse(*given)
         else:
-            with pytest.raises(OptionError, match="trained on one example, the last one with --batch-size 8"):
+            with pytest.raises(OptionError, match="trained on one example, the last one with batch_size=8"):
                 rehearse(*given)
 
 

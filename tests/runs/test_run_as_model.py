@@ -14,10 +14,9 @@ from crisp_attention import CheckpointError
 from crisp_attention.cli import main as cli
 from crisp_attention.models.apply import get_sparsity
 from crisp_attention.models.notice import DenseUntilRestored
-from crisp_attention.runs.data import load_task
-from crisp_attention.runs.finetune import finetune
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
+from tests.runs.tables import task_of
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def run(tmp_path_factory, reviews):
     start = tmp_path_factory.mktemp("start")
     config = Path(small.bert(start)) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"output_attentions": True}))
-    return finetune(
+    return small.tuned(
         small.options(str(start), reviews, tmp_path_factory.mktemp("first") / "run", epochs=1)
     ).directory
 
@@ -60,7 +59,7 @@ def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_wit
     note = (
         "attention: the checkpoint was saved with topk:sparsity=0.5; this run's own options are used instead"
     )
-    task = load_task(reviews)
+    task = task_of(reviews)
     assert note in load_source(str(run.path), task, None).notes
     damaged = shutil.copytree(run.model, tmp_path / "damaged")
     config = json.loads((damaged / "config.json").read_text())
@@ -75,7 +74,7 @@ def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_wit
 def test_what_profile_and_sweep_load_is_the_runs_model_made_dense(run, reviews):
     with warnings.catch_warnings():
         warnings.simplefilter("error", DenseUntilRestored)
-        source = load_source(str(run.path), load_task(reviews), None)
+        source = load_source(str(run.path), task_of(reviews), None)
     assert source.drawn == ()
     assert source.processor.vocab_size == len(small.WORDS)
     assert not hasattr(source.model.config, "crisp_attention")
@@ -83,7 +82,7 @@ def test_what_profile_and_sweep_load_is_the_runs_model_made_dense(run, reviews):
 
 def test_a_run_without_a_model_is_named_as_such(run, reviews, tmp_path):
     shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
-    for load in (crisp.load, lambda path: load_source(str(path), load_task(reviews), None)):
+    for load in (crisp.load, lambda path: load_source(str(path), task_of(reviews), None)):
         with pytest.raises(CheckpointError, match=r"a run that holds no model.*--discard-model"):
             load(tmp_path / "run")
 

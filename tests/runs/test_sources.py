@@ -12,17 +12,18 @@ from PIL import Image
 from crisp_attention.errors import OptionError
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs import sources
-from crisp_attention.runs.data import Task, load_task
+from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.sources.pretrained import Classifier
 from tests.runs import small
+from tests.runs.tables import task_of
 
 CUT = "longest text: 64 tokens in place of 128, as the model takes no more"
 
 
 @pytest.fixture(scope="module")
 def task(reviews) -> Task:
-    return load_task(reviews)
+    return task_of(reviews)
 
 
 def images(*pictures) -> Task:
@@ -47,9 +48,7 @@ def test_long_texts_are_cut_to_what_is_asked_and_what_the_model_has(bert, task):
 
 @pytest.mark.parametrize("asked", [-1, 0, 2])
 def test_a_length_without_room_for_text(bert, task, asked):
-    with pytest.raises(
-        OptionError, match=f"--max-length must be at least 3, .* adds 2 tokens .*; got {asked}"
-    ):
+    with pytest.raises(OptionError, match=f"max_length must be at least 3, .* adds 2 tokens .*; got {asked}"):
         load_source(bert, task, asked)
 
 
@@ -59,7 +58,7 @@ def test_without_a_length_texts_are_cut_to_128_tokens(bert, task):
 
 @pytest.mark.parametrize("name", ["builtin:vit", "any-image-model"])
 def test_a_length_means_nothing_for_images(name):
-    with pytest.raises(OptionError, match=r"--max-length has no meaning for images \(image\)"):
+    with pytest.raises(OptionError, match=r"max_length has no meaning for images \(image\)"):
         load_source(name, images(Image.new("L", (8, 8))), 128)
 
 

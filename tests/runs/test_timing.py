@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from crisp_attention.runs.memory import PeakMemory
-from crisp_attention.runs.timing import StepTimes
+from crisp_attention.runs.costs import PeakMemory, StepTimes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 

@@ -13,7 +13,6 @@ from crisp_attention.files import PACKAGES, plain, write_json
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.run_directory import RunDirectory
-from crisp_attention.runs.sparsity import recorded
 from crisp_attention.studies.study import STUDY, Configuration, Study, failure_file, pairs
 
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
@@ -143,7 +142,7 @@ def _write_run(
     config = {
         "options": plain(options),
         "command": study.command,
-        "method": recorded(parse(configuration.method)),
+        "method": parse(configuration.method).to_dict(),
         "schedule": None,
         "task": task | {"examples": {split: len(each) for split, each in labels.items()}},
         "notes": ["text column: text; label column: label"],

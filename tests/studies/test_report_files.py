@@ -11,13 +11,13 @@ from PIL import Image
 
 from crisp_attention.cli import main as cli
 from crisp_attention.errors import DataError, OptionError
-from crisp_attention.runs.data import load_task
 from crisp_attention.studies.report import folder as report_folder
 from crisp_attention.studies.report import write_report, writing
 from crisp_attention.studies.report.examples import read_examples
 from crisp_attention.studies.report.figures import main_pictures
 from crisp_attention.studies.report.figures.svg import standalone
 from crisp_attention.studies.study import Study
+from tests.runs.tables import task_of
 from tests.studies.reports import ACCURACIES, HOSTILE, NAMES, change, exact
 from tests.studies.studies import World, make_study
 
@@ -149,7 +149,7 @@ def test_two_texts_are_joined_and_long_ones_cut(tmp_path):
 def test_images_become_small_pictures(tmp_path):
     make_study(tmp_path / "study", {"dense": 0.8}, 1)
     change(tmp_path / "study", options={"dataset": "builtin:digits"})
-    split = load_task("builtin:digits").splits["test"]
+    split = task_of("builtin:digits").splits["test"]
     found = read_examples(Study.read(tmp_path / "study"), "test", [5], split["labels"][5:6])[0]
     picture = Image.open(io.BytesIO(b64decode(found.picture.removeprefix("data:image/png;base64,"))))
     assert picture.tobytes() == split[5]["image"].tobytes()
@@ -164,7 +164,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
     make_study(tmp_path / "study", {"dense": 0.8}, 1)
     change(tmp_path / "study", options={"dataset": str(tmp_path / "data")})
     study = Study.read(tmp_path / "study")
-    row = load_task(str(tmp_path / "data")).splits["train"][0]
+    row = task_of(str(tmp_path / "data")).splits["train"][0]
     file = tmp_path / "data" / "train" / "ab"[row["labels"]] / f"{[0, 2, 1, 3][row['index']]}.png"
     file.write_text("no image")
     with pytest.raises(DataError, match=f"cannot read 1 of 1 images of the train split: {file} "):

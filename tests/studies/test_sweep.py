@@ -11,7 +11,7 @@ from rich.console import Console
 
 from crisp_attention.cli import main as cli
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.words import words as typed
+from crisp_attention.runs.options import words as typed
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.study import Study, failure_file
 from crisp_attention.studies.sweep.command import sweep

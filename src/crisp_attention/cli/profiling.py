@@ -11,7 +11,7 @@ from transformers import set_seed
 from crisp_attention.cli.profile_options import ProfileOptions
 from crisp_attention.cli.profile_report import report
 from crisp_attention.errors import OptionError, listed
-from crisp_attention.files import check_folder
+from crisp_attention.files import check_folder, plain
 from crisp_attention.insight.profile.collect import profile
 from crisp_attention.insight.profile.profile import Profile
 from crisp_attention.methods.budgets import Budgets
@@ -19,8 +19,9 @@ from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.rules.share import DEFAULT_SPARSITY
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.splits import sample
-from crisp_attention.runs.encoding import encoded
 from crisp_attention.runs.sources import Source, load_source
+from crisp_attention.runs.sources.encoding import encoded
+from crisp_attention.runs.spec import Data
 from crisp_attention.runs.trainer import longest_first
 
 
@@ -32,13 +33,7 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
     """
     console = console or Console(quiet=True)
     _check(options)
-    task = load_task(
-        options.dataset,
-        revision=options.revision,
-        text_columns=options.text_columns,
-        image_column=options.image_column,
-        label_column=options.label_column,
-    )
+    task = load_task(Data.from_dict(plain(options)))
     set_seed(0)  # builtin:vit is drawn at random
     source = load_source(options.model, task, options.max_length)
     split = options.split

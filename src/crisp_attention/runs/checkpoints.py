@@ -25,8 +25,9 @@ def check_resuming() -> None:
     installed = transformers.__version__
     if Version(installed).release < Version(RESUMES_FROM).release:
         raise OptionError(
-            f"--resume needs transformers {RESUMES_FROM} or later, which restores all weights of a checkpoint; "
-            f"installed is {installed}"
+            f"resume needs transformers {RESUMES_FROM} or later, which restores all weights of a checkpoint; "
+            f"installed is {installed}",
+            "resume",
         )
 
 
@@ -46,7 +47,7 @@ def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tu
         notes.append(f"{checkpoint.name} is damaged and was passed over: {damage}")
     if named:
         raise CheckpointError(
-            f"no checkpoint in {folder} can be continued from; --overwrite starts again: {'; '.join(notes)}"
+            f"no checkpoint in {folder} can be continued from; overwrite=True starts again: {'; '.join(notes)}"
         )
     return None, ()
 

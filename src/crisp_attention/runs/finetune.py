@@ -1,120 +1,277 @@
-"""One fine-tuning run, from options to a run directory."""
+"""`crisp.finetune`: one run, from values to a folder that holds everything about it."""
 
-import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import pandas as pd
 from accelerate.utils import gather_object
+from datasets import Dataset, DatasetDict
 from rich.console import Console
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
-from crisp_attention.errors import OptionError, first_line
+from crisp_attention.errors import OptionError
 from crisp_attention.files import finite, write_json
 from crisp_attention.kernels.recording import recording
+from crisp_attention.methods.method import AnyMethod
+from crisp_attention.methods.rules.topk import TopK
+from crisp_attention.models.notice import DenseUntilRestored
+from crisp_attention.models.persistence import load
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
-from crisp_attention.runs.data import Task, load_task
-from crisp_attention.runs.encoding import encoded
-from crisp_attention.runs.memory import PeakMemory
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.predictions import accuracy_of
-from crisp_attention.runs.processes import OwnPart, agreed
+from crisp_attention.runs.costs import KernelsUsed, PeakMemory
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.evaluation import results
+from crisp_attention.runs.prepare import build, described, make_sparse
+from crisp_attention.runs.processes import agreed
 from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.ranks import is_main
 from crisp_attention.runs.rehearsal import rehearse
-from crisp_attention.runs.results import results
 from crisp_attention.runs.run_directory import RunDirectory
-from crisp_attention.runs.sources import Source, load_source
-from crisp_attention.runs.sparsity import described, make_sparse, method_of, recorded, schedule_of
-from crisp_attention.runs.timing import KernelsUsed, StepTimes
-from crisp_attention.runs.trainer import RunTrainer, longest_first
+from crisp_attention.runs.sources import Source, encoded, load_source
+from crisp_attention.runs.spec import Budgets, Data, PerHead, Recipe, RunSpec
+from crisp_attention.runs.terminal import is_main, quietly
+from crisp_attention.schedule import Schedule
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+TOPK, RECIPE = TopK(), Recipe()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run: what it measured, and where everything is."""
+    """A finished run: what it measured, and where everything is.
 
+    Attributes
+    ----------
+    directory
+        The run's folder: config.json, metrics.json, predictions, measurements, figures, the model.
+    metrics
+        What metrics.json holds: ``metrics["validation"]["accuracy"]``; sparsity, kept mass, seconds, bytes.
+
+    Examples
+    --------
+    >>> run = Run.open("runs/first")  # doctest: +SKIP
+    >>> run.metrics["validation"]["accuracy"]  # doctest: +SKIP
+    0.874
+    """
+
+    directory: Path
     metrics: dict[str, Any]
-    directory: RunDirectory
+
+    @staticmethod
+    def open(directory: str | Path) -> "Run":
+        """The finished run in a folder.
+
+        Raises
+        ------
+        OptionError
+            If the folder holds no finished run.
+        """
+        found = RunDirectory(Path(directory))
+        if not found.complete:
+            raise OptionError(f"{directory} holds no finished run: expected {found.metrics.name}")
+        return Run(found.path, found.read_metrics())
+
+    def predictions(self, split: str = "validation") -> pd.DataFrame:
+        """One row per example of a split, in its order: label and prediction, and for classes the logits.
+
+        Raises
+        ------
+        OptionError
+            If the run predicted no such split.
+        """
+        file = RunDirectory(self.directory).predictions(split)
+        if not file.is_file():
+            have = [
+                name
+                for name in ("validation", "test")
+                if RunDirectory(self.directory).predictions(name).is_file()
+            ]
+            raise OptionError(
+                f"the run in {self.directory} has no predictions of {split!r}; it has {', '.join(have)}"
+            )
+        return pd.read_parquet(file).set_index("index").sort_index()
+
+    def model(self) -> "PreTrainedModel | PeftModel":
+        """The model at the end of the run, sparse as it was trained.
+
+        Raises
+        ------
+        OptionError
+            If the run kept no model.
+        """
+        folder = RunDirectory(self.directory).model
+        if not folder.is_dir():
+            raise OptionError(f"the run in {self.directory} kept no model; keep_model=True keeps it")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DenseUntilRestored)  # a dense run is meant to be dense
+            return load(folder)
+
+    def __repr__(self) -> str:
+        seen = self.metrics.get("validation", {})
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in seen.items() if isinstance(value, float))
+        return f"Run({str(self.directory)!r}: validation {shown})"
 
 
 def finetune(
-    options: FinetuneOptions, console: Console | None = None, callbacks: Sequence[TrainerCallback] = ()
+    model: str | Path,
+    data: str | Path | Dataset | Mapping[str, Dataset] | Data,
+    *,
+    output: str | Path,
+    method: AnyMethod | PerHead | Budgets = TOPK,
+    layers: Sequence[str | int] = (),
+    attention: str = "self",
+    phase: str = "always",
+    schedule: Schedule | None = None,
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    metric: str | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_model: bool = True,
+    verbose: bool = True,
 ) -> Run:
-    """Fine-tune, evaluate and leave a complete run directory; a finished run is not repeated by `resume`.
+    """Fine-tune a model with sparse attention, evaluate it, and keep everything in one folder.
 
-    Notes and progress go to `console`; the Trainer gets `callbacks` too. Of several processes, started by
-    torchrun or accelerate launch, the main one alone writes and prints; the folder must be one that all
-    see. Raises OptionError, DataError or CheckpointError, in all processes, before any training and
-    before the output folder changes, for what cannot work.
+    Parameters
+    ----------
+    model
+        A hub id, the folder of a model or of a run, ``"builtin:minilm"`` (pretrained text encoder) or
+        ``"builtin:vit"`` (small, random).
+    data
+        A DatasetDict or a mapping of splits, which is saved in the run's folder; a folder, a file, a hub id or
+        ``"builtin:digits"``; or `crisp.Data`, which also names columns.
+    output
+        Folder for the run.
+    method
+        What `crisp.sparsify` takes, or budgets. `crisp.Dense()` keeps the model's own attention.
+    layers, attention, phase
+        As in `crisp.sparsify`; no layers are all.
+    schedule
+        How the sparsity rises to that of the method during training. None for the same from the start.
+    recipe
+        Epochs, batch size, learning rate and other settings of the training.
+    seed
+        Of the classifier's initial weights, the order of examples, dropout and random keys.
+    metric
+        The main metric, such as ``"mcc"``: the best checkpoint is chosen by it. None for that of the task.
+    callbacks
+        More callbacks for transformers' Trainer.
+    resume
+        Continue the interrupted run in `output` from its last complete checkpoint; a finished one is not repeated.
+    overwrite
+        Replace the run in `output`.
+    keep_model
+        Whether the model is kept, and not only what was measured.
+    verbose
+        Whether notes and progress are printed to standard error.
+
+    Returns
+    -------
+    Run
+        Its metrics, predictions and model.
+
+    Raises
+    ------
+    OptionError, DataError, CheckpointError
+        Before anything is trained and before the folder changes, for what cannot work.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> run = crisp.finetune(
+    ...     "distilbert-base-uncased", "stanfordnlp/sst2", method=crisp.TopK(0.8), output="runs/first"
+    ... )  # doctest: +SKIP
+    """
+    spec = RunSpec(
+        model=str(model),
+        data=data if isinstance(data, Data) else Data(source=_splits(data)),
+        method=method,  # type: ignore[arg-type]
+        layers=layers,  # type: ignore[arg-type]
+        attention=attention,
+        phase=phase,
+        schedule=schedule,
+        recipe=recipe,
+        seed=seed,
+        metric=metric,
+    )
+    how = {"resume": resume, "overwrite": overwrite, "keep_model": keep_model}
+    with quietly():
+        return carry_out(spec, Path(output), Console(stderr=True, quiet=not verbose), callbacks, **how)
+
+
+def carry_out(
+    spec: RunSpec,
+    output: Path,
+    console: Console | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_model: bool = True,
+) -> Run:
+    """Do a run, or what is left of it.
+
+    Notes and progress go to `console`. Of several processes, started by torchrun or accelerate launch, the main
+    one alone writes and prints; the folder must be one that all see. Raises as `finetune` does, in all processes.
     """
     console = console if console and is_main() else Console(quiet=True)
-    directory = RunDirectory(options.output)
-    arguments = training_arguments(options, directory.checkpoints)
+    directory = RunDirectory(output)
+    held = spec.data.source if isinstance(spec.data.source, DatasetDict) else None
+    recorded = spec if held is None else replace(spec, data=replace(spec.data, source=str(directory.data)))
+    arguments = training_arguments(spec, directory.checkpoints)
     with agreed():
-        method = method_of(options)
-        schedule = schedule_of(options, method)
-        directory.check(options, arguments.world_size)
-        if options.resume and directory.complete:
-            _say(console, f"the run in {directory.path} is finished; nothing is left to do")
-            return Run(json.loads(directory.metrics.read_text(encoding="utf-8")), directory)
-        if options.resume:
-            check_resuming()
-        task = load_task(
-            options.dataset,
-            revision=options.revision,
-            text_columns=options.text_columns,
-            image_column=options.image_column,
-            label_column=options.label_column,
-            train_examples=options.train_examples,
+        directory.check(
+            recorded, resume=resume, overwrite=overwrite, processes=arguments.world_size, held=held
         )
-        set_seed(options.seed)
-        source = load_source(options.model, task, options.max_length)
-        make_sparse(source.model, method, options)
+        if resume and directory.complete:
+            _say(console, f"the run in {output} is finished; nothing is left to do")
+            return Run(output, directory.read_metrics())
+        if resume:
+            check_resuming()
+        task = load_task(spec.data)
+        set_seed(spec.seed)
+        source = load_source(spec.model, task, spec.recipe.max_length)
+        make_sparse(source.model, spec)
         task = encoded(source, task)
         checkpoint, passed_over = (
-            newest_checkpoint(directory.checkpoints, arguments.world_size) if options.resume else (None, ())
+            newest_checkpoint(directory.checkpoints, arguments.world_size) if resume else (None, ())
         )
-        notes = [*source.notes, described(source.model, method, schedule, options.phase), *task.notes]
+        notes = [*source.notes, described(source.model, spec), *task.notes]
         sizes = {name: len(split) for name, split in task.splits.items()}
-        resolved = {
-            "command": sys.argv,
-            "method": recorded(method),
-            "schedule": asdict(schedule) if schedule else None,
-            "task": {
-                "text_columns": task.text_columns,
-                "image_column": task.image_column,
-                "label_names": task.label_names,
-                "examples": sizes,
-            },
-            "processes": arguments.world_size,
-            "notes": notes,
-        }
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(
-            directory.tensorboard
-        )  # read when --report-to asks for it
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read where report_to asks for it
         progress, kernels, memory = RunProgress(console), KernelsUsed(), PeakMemory()
         warn = warnings.warn if console.quiet else partial(_say, console)
-        scheduled = [SparsityCallback(schedule, warn)] if schedule else []
+        scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
         trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, memory, *callbacks])
         if unmeasured := rehearse(trainer, source, task):
             notes.append(f"attention: dense, not looked into: {unmeasured}")
     with agreed():
         if is_main():
-            directory.claim(options, resolved)
+            resolved = {
+                "command": sys.argv,
+                "task": {
+                    "text_columns": task.text_columns,
+                    "image_column": task.image_column,
+                    "label_names": task.label_names,
+                    "examples": sizes,
+                },
+                "processes": arguments.world_size,
+                "notes": notes,
+            }
+            directory.claim(recorded, resolved, resume=resume, overwrite=overwrite, held=held)
     _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
-    if options.resume:
+    if resume:
         _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
     with progress, recording() as kernels.used:
@@ -134,11 +291,11 @@ def finetune(
     }
     metrics = finite(gather_object([metrics])[0])  # the main process's times
     with agreed():
-        if not options.discard_model:
+        if keep_model:
             trainer.save_model(str(directory.model))
         if is_main():
             _finish(directory, metrics, source)
-    return Run(metrics, directory)
+    return Run(output, metrics)
 
 
 def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) -> None:
@@ -150,62 +307,10 @@ def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) ->
     shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
-def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
-    """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
-    trainer, _ = build(source, encoded(source, task), arguments)
-    trainer.train()
-    return trainer
-
-
-def build(
-    source: Source,
-    task: Task,
-    arguments: TrainingArguments,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> tuple[Trainer, StepTimes]:
-    """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
-
-    The disk stays as it was. Raises OptionError for what the arguments ask for and cannot be had, such as a package.
-    """
-    times = StepTimes()
-    validation = task.splits.get("validation")
-    # the Trainer repeats each loss as often as a batch may have examples, however few there are
-    arguments.per_device_eval_batch_size = min(
-        arguments.per_device_eval_batch_size, max(map(len, task.splits.values()))
-    )
-    try:
-        with _no_new_folders(Path(str(arguments.output_dir))):
-            trainer = RunTrainer(
-                model=source.model,
-                args=arguments,
-                train_dataset=task.splits["train"],
-                eval_dataset=longest_first(validation) if validation is not None else None,
-                data_collator=source.collate,
-                compute_metrics=accuracy_of,
-                preprocess_logits_for_metrics=lambda logits, labels: (
-                    logits[0] if isinstance(logits, tuple) else logits
-                ),
-                callbacks=[OwnPart(), times, *callbacks],
-            )
-            trainer.create_optimizer()
-            scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
-            trainer.create_scheduler(num_training_steps=100, optimizer=scratch)  # training makes its own
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise OptionError(f"the run cannot start: {first_line(error)}") from error
-    trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
-    return trainer, times
-
-
-@contextmanager
-def _no_new_folders(path: Path) -> Iterator[None]:
-    """Undo that the main process's Trainer makes its output folder, and those above it, when it is built."""
-    new = [folder for folder in (path, *path.parents) if is_main() and not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in new:
-            with suppress(OSError):
-                folder.rmdir()
+def _splits(data: str | Path | Dataset | Mapping[str, Dataset]) -> Any:
+    if isinstance(data, Dataset):
+        return DatasetDict({"train": data})
+    return DatasetDict(data) if isinstance(data, Mapping) else data
 
 
 def _say(console: Console, *notes: str) -> None:

@@ -1,8 +1,8 @@
 """What `crisp finetune` can be asked for. Imports nothing heavy: the command line's help reads it."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
@@ -11,6 +11,7 @@ Real = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
+REPEATED = ("training", "recipe")  # options that are given again for each value
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
@@ -113,3 +114,20 @@ class FinetuneOptions(RecipeOptions):
 @dataclass(frozen=True)
 class MethodsOptions:
     """List the methods that `--method` takes, with their options."""
+
+
+def words(options: Any) -> list[str]:
+    """The arguments of a command line that gives these options; defaults are left out."""
+    found: list[str] = []
+    for field in fields(options):
+        value, default = getattr(options, field.name), field.default
+        if value == default and default is not MISSING:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if value is True:
+            found.append(flag)
+        elif isinstance(value, tuple) and field.name in REPEATED:
+            found += [word for each in value for word in (flag, str(each))]
+        else:
+            found += [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return found

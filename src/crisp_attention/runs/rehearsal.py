@@ -43,7 +43,7 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
             _train(trainer, longest["train"])
         batch_size = trainer.args.train_batch_size
         if len(ordered["train"]) % batch_size == 1 or batch_size == 1:  # batch normalisation may refuse it
-            with _doing(trainer, f"be trained on one example, the last one with --batch-size {batch_size}"):
+            with _doing(trainer, f"be trained on one example, the last one with batch_size={batch_size}"):
                 _train(trainer, shortest["train"])
         for name in splits:
             with _doing(trainer, f"read the {name} split"):

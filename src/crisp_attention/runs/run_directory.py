@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from crisp_attention.errors import OptionError
-from crisp_attention.files import check_folder, check_ours, plain, versions, write_json
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.records import changes
+from datasets import DatasetDict, load_from_disk
 
-# what may differ between a run and its continuation
-FREE = {"output", "overwrite", "resume", "discard_model", "report_to"}
+from crisp_attention.errors import OptionError, first_line
+from crisp_attention.files import check_folder, check_ours, versions, write_json
+from crisp_attention.runs.spec import RunSpec
+
 OWN = re.compile(
-    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard"
+    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard|data"
     r"|predictions-(validation|test)\.parquet"
 )
 
@@ -32,6 +31,7 @@ class RunDirectory:
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.data = path / "data"  # of a run whose data were in memory
 
     @property
     def complete(self) -> bool:
@@ -42,42 +42,78 @@ class RunDirectory:
         """The parquet file with one row per example of the split."""
         return self.path / f"predictions-{split}.parquet"
 
-    def check(self, options: FinetuneOptions, processes: int = 1) -> None:
-        """Raises OptionError if a run of so many processes cannot have this folder. Changes nothing."""
-        if options.overwrite and options.resume:
-            raise OptionError("--overwrite and --resume contradict each other; give one")
+    def read_metrics(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        return json.loads(self.metrics.read_text(encoding="utf-8"))
+
+    def spec(self) -> RunSpec:
+        """The run that config.json records. Raises OptionError if there is none, or it cannot be read."""
+        config = self._read_config()
+        if "options" not in config:
+            raise OptionError(f"there is no run in {self.path}")
+        options = config["options"]
+        if "dataset" in options:  # before RunSpec: flat options, and what they became
+            options = options | {"method": config.get("method", options.get("method"))}
+        try:
+            return RunSpec.from_dict(options)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"{self.config} is damaged ({first_line(error)})") from error
+
+    def check(
+        self,
+        spec: RunSpec,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        processes: int = 1,
+        held: DatasetDict | None = None,
+    ) -> None:
+        """Raises OptionError if a run of so many processes, with data `held` in memory, cannot have this folder.
+
+        Changes nothing.
+        """
+        if overwrite and resume:
+            raise OptionError("resume cannot be combined with overwrite=True", "resume")
         check_folder(self.path)
-        if options.resume:
-            self._check_same(options, processes)
+        if resume:
+            self._check_same(spec, processes)
+            if held is not None and self.data.is_dir():
+                self._check_same_data(held)
         elif self._entries():
             is_run = "options" in self._read_config()
             check_ours(self.path, "a Crisp run", lambda name: is_run and OWN.fullmatch(name))
-            if not options.overwrite:
-                state = "a finished" if self.complete else "an unfinished"
-                ways = "--overwrite replaces it"
-                ways = ways if self.complete else f"--resume continues it, {ways}"
-                raise OptionError(f"--output {self.path} already holds {state} run; {ways}")
+            if not overwrite:
+                state, ways = "a finished", "overwrite=True replaces it"
+                if not self.complete:
+                    state, ways = "an unfinished", f"resume=True continues it, {ways}"
+                raise OptionError(f"output {self.path} already holds {state} run; {ways}", "output")
 
-    def claim(self, options: FinetuneOptions, resolved: dict[str, Any]) -> None:
-        """Remove the run to be replaced, if any, and record this one: its options, what they became, versions.
+    def claim(
+        self,
+        spec: RunSpec,
+        resolved: dict[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        held: DatasetDict | None = None,
+    ) -> None:
+        """Record the run, after removing the one to be replaced: what it is, what became of it, versions, its data.
 
         Raises OptionError as `check` does.
         """
-        self.check(options, resolved.get("processes", 1))
-        if options.resume and self._read_config().get("method") != json.loads(json.dumps(resolved["method"])):
-            raise OptionError(
-                f"--resume: the methods in --budgets {options.budgets} are not those with which "
-                f"the run in {self.path} was started"
-            )
-        for name in [] if options.resume else self._entries():
+        processes = resolved.get("processes", 1)
+        self.check(spec, resume=resume, overwrite=overwrite, processes=processes, held=held)
+        for name in [] if resume else self._entries():
             entry = self.path / name
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.config, {"options": plain(options), **resolved, "versions": versions()})
+        write_json(self.config, {"options": spec.to_dict(), **resolved, "versions": versions()})
         self.figures.mkdir(exist_ok=True)
+        if held is not None and not self.data.is_dir():
+            held.save_to_disk(str(self.data))
 
     def _entries(self) -> list[str]:
         return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
@@ -93,16 +129,26 @@ class RunDirectory:
             ) from error
         return found if isinstance(found, dict) else {}
 
-    def _check_same(self, options: FinetuneOptions, processes: int) -> None:
+    def _check_same(self, spec: RunSpec, processes: int) -> None:
         config = self._read_config()
-        before = config.get("options")
-        if before is None:
-            raise OptionError(f"--resume: there is no run in {self.path}")
-        now = {name: value for name, value in plain(options).items() if name not in FREE}
-        if changed := changes(before, now):
-            raise OptionError(f"--resume: the run in {self.path} was started with other options: {changed}")
+        if "options" not in config:
+            raise OptionError(f"resume: there is no run in {self.path}", "resume")
+        if changed := spec.differences(self.spec()):
+            raise OptionError(
+                f"resume: the run in {self.path} was started with other options: {changed}", "resume"
+            )
         if (then := config.get("processes", 1)) != processes:
             raise OptionError(
-                f"--resume: the run in {self.path} was started with {then} "
-                f"process{'' if then == 1 else 'es'}, now there {'is' if processes == 1 else 'are'} {processes}"
+                f"resume: the run in {self.path} was started with {then} "
+                f"process{'' if then == 1 else 'es'}, now there {'is' if processes == 1 else 'are'} {processes}",
+                "resume",
             )
+
+    def _check_same_data(self, held: DatasetDict) -> None:
+        kept = load_from_disk(str(self.data))
+        same = set(kept) == set(held) and all(
+            held[name].with_format("arrow")[:].equals(rows.with_format("arrow")[:])
+            for name, rows in kept.items()
+        )
+        if not same:
+            raise OptionError(f"resume: the run in {self.path} was started with other data", "resume")

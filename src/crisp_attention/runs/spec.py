@@ -366,6 +366,8 @@ def _shown(value: Any) -> str:
         return " ".join(map(str, value)) or "not given"
     if isinstance(value, Method | PerHead):
         return value.spec
+    if isinstance(value, Budgets):
+        return f"budgets of {len(value.methods)} layer{'s' * (len(value.methods) != 1)}"
     return "not given" if value is None else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What a command prints arrives, whatever is at the other end. Imports nothing heavy, as the command line needs it."""
+"""What a command prints arrives, whatever is at the other end, and one process prints it. Imports nothing heavy."""
 
 import codecs
 import os
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+import time
 
 CANNOT_PRINT = 1
 TABLE_WIDTH = 80
@@ -32,6 +33,7 @@ SPELLINGS = {
     "◌": "o",
     "•": "*",
 }
+GRACE = 5.0  # seconds
 
 
 @contextmanager
@@ -89,3 +91,50 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(SPELLINGS.get(each, "?") for each in error.object[error.start : error.end]), error.end
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks: the only one, or the first of several.
+
+    torchrun and accelerate launch tell each process its rank in the environment.
+    """
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def after_main() -> None:
+    """Leave the main process time to say why a run ends: launchers stop all as soon as one has ended."""
+    if not is_main():
+        time.sleep(GRACE)
+
+
+def be_quiet() -> None:
+    """No progress bars and no warnings of datasets and transformers in this process."""
+    import datasets
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning where data loaders fork
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors reach the user as DataError
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No progress bars and no warnings of datasets and transformers inside the block."""
+    import datasets
+    import transformers
+
+    bars, words = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    logging = transformers.utils.logging
+    their_bars, their_words = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    be_quiet()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(words)
+        logging.set_verbosity(their_words)
+        if bars:
+            datasets.enable_progress_bars()
+        if their_bars:
+            logging.enable_progress_bar()

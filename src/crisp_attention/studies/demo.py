@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from crisp_attention.runs.words import words
+from crisp_attention.runs.options import words
 from crisp_attention.studies.options import DemoOptions, SweepOptions
 from crisp_attention.studies.study import Study
 from crisp_attention.studies.sweep.command import run_sweep

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crisp_attention.runs.words import words
+from crisp_attention.runs.options import words
 from crisp_attention.studies.options import ReproduceOptions, StudyOptions, SweepOptions
 from crisp_attention.studies.study import Study
 from crisp_attention.studies.sweep.command import run_sweep, without_secrets

@@ -1,19 +1,21 @@
-"""Which columns of a data set are the inputs and which the label."""
+"""Which columns of a data set are the inputs and which the label, and rows without an input."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from crisp_attention.errors import DataError, listed
-from crisp_attention.runs.data.contents import no_input
 
 STRINGS = {"string", "large_string"}
 NOT_TEXT = ("label", "target", "class", "category")
 IDENTIFIERS = {"id", "idx", "guid", "uuid", "uid", "index"}
 INDEX = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|level_\d+")  # as pandas calls its own
 ADDED = ("labels", "index")
+ROWS_FOR_A_VALUE = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _label_column(features: Features, named: str | None) -> str:
         return found[0]
     raise DataError(
         f"expected one column named label or labels, or else one of class labels; found "
-        f"{listed(found)} among the columns {_described(features)}; name it with --label-column"
+        f"{listed(found)} among the columns {_described(features)}; name it with label_column=NAME"
     )
 
 
@@ -110,15 +112,15 @@ def _inputs(train: Dataset, label: str) -> tuple[list[str], str | None, list[str
         return texts, None, [*images, *unused]
     if texts:
         raise DataError(
-            f"expected one or two text columns; found {listed(texts)}; name them with --text-columns"
+            f"expected one or two text columns; found {listed(texts)}; name them with text_columns=NAMES"
         )
     if len(images) == 1:
         return [], images[0], unused
     if images:
-        raise DataError(f"expected one image column; found {listed(images)}; name it with --image-column")
+        raise DataError(f"expected one image column; found {listed(images)}; name it with image_column=NAME")
     raise DataError(
-        f"expected a text or image column beside the label column {label}; found the columns "
-        f"{_described(features)}; name string columns with --text-columns"
+        f"expected a text or image column besides the label column {label}; found the columns "
+        f"{_described(features)}; name string columns with text_columns=NAMES"
     )
 
 
@@ -146,7 +148,7 @@ def _check_texts(features: Features, texts: Sequence[str], label: str) -> None:
     _check_named(features, texts)
     if len(texts) > 2 or len(set(texts)) < len(texts) or label in texts:
         raise DataError(
-            f"expected one or two text columns beside the label column {label}; found {listed(texts)}"
+            f"expected one or two text columns besides the label column {label}; found {listed(texts)}"
         )
     for name in texts:
         if _kind(features[name]) not in STRINGS:
@@ -165,3 +167,47 @@ def _described(features: Features) -> str:
 
 def _kind(feature: object) -> str:
     return feature.dtype if isinstance(feature, Value) else type(feature).__name__
+
+
+def no_input(train: Dataset, column: str, label: str) -> str | None:
+    """Why the strings of the column are not what a model is to read, in words that follow "it"; None if they may be.
+
+    A column restates the label when each of its values goes with one label alone, and either there are as
+    many values as labels, or each value stands in ten rows or more on average.
+    """
+    values = train.data.column(column)
+    distinct = pc.count_distinct(values, mode="all").as_py()
+    if len(train) < 2:
+        return None
+    if distinct == 1:
+        return "is the same in every row"
+    if distinct == len(train):
+        codes = pc.match_substring_regex(values, r"^[!-~]*[0-9][!-~]*$")  # ASCII, a digit, no space
+        return "is an identifier of the row" if pc.all(pc.fill_null(codes, False)).as_py() else None
+    if not isinstance(train.features[label], Value | ClassLabel):
+        return None
+    classes = train.data.column(label)
+    if pa.types.is_string(classes.type) or pa.types.is_large_string(classes.type):
+        classes = pc.utf8_trim_whitespace(classes)
+    table = pa.table({"value": values, "label": classes})
+    labels = pc.count_distinct(classes, mode="all").as_py()
+    pairs = len(table.group_by(["value", "label"]).aggregate([]))
+    few = distinct == labels and len(train) >= 2 * distinct
+    if labels > 1 and pairs == distinct and (few or len(train) >= ROWS_FOR_A_VALUE * distinct):
+        return "restates the label"
+    return None
+
+
+def check_inputs(split: str, rows: Dataset, column: str) -> None:
+    """Raises DataError when a row has no image, or a text that is missing or only white space."""
+    values = rows.data.column(column)
+    if isinstance(rows.features[column], Image):
+        kind, blank = "image", pc.is_null(values)
+    else:
+        kind, blank = "text", pc.fill_null(pc.equal(pc.utf8_trim_whitespace(values), ""), True)
+    count = pc.sum(blank).as_py()
+    if count:
+        raise DataError(
+            f"the {split} split's column {column} has no {kind} in {count:,} of {len(rows):,} rows, the first of "
+            f"them row {pc.index(blank, True).as_py()} (counting from 0); expected {kind} in every row"
+        )

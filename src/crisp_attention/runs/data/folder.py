@@ -5,13 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_from_disk
 from datasets.table import InMemoryTable
+from PIL import Image as Pillow
 
 from crisp_attention.errors import DataError, first_line, listed
-from crisp_attention.runs.data.class_folders import has_images, read_class_folders
-from crisp_attention.runs.data.delimited import typed
-from crisp_attention.runs.data.files import FORMATS, is_delimited, read_files
+from crisp_attention.runs.data.files import FORMATS, is_delimited, read_files, typed
 
 SPLIT_NAMES = {
     "train": "train",
@@ -28,7 +27,6 @@ FILE_NAME = re.compile(
 )
 DESCRIPTION = "dataset_infos.json"  # of a data set of the Hub
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves in the folder
-
 Splits = dict[str, Dataset]
 
 
@@ -91,10 +89,14 @@ def _read_saved(folder: Path) -> Splits:
     except Exception as error:  # the library lets through whatever its readers raise
         raise DataError(f"cannot read the data set saved in {folder}: {first_line(error)}") from error
     found = saved if isinstance(saved, DatasetDict) else {"train": saved}
-    # Plain datasets: without the format that was saved, and without the files beside which `map` would write.
-    return {
-        str(split): Dataset(InMemoryTable(rows.data.table), info=rows.info) for split, rows in found.items()
-    }
+    return {str(split): plain_rows(rows) for split, rows in found.items()}
+
+
+def plain_rows(rows: Dataset) -> Dataset:
+    """The same rows without a format of their own, and without the files beside which `map` would write."""
+    if rows._indices is not None:
+        rows = rows.flatten_indices(keep_in_memory=True)
+    return Dataset(InMemoryTable(rows.data.table), info=rows.info)
 
 
 def _split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -134,3 +136,50 @@ def _image_folders(folders: Sequence[Path]) -> dict[str, Path]:
             raise DataError(f"expected one folder for the {split} split; found {found[split]} and {folder}")
         found[split] = folder
     return found
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a file right inside the folder is an image by its name."""
+    return any(_is_image(file) for file in folder.iterdir())
+
+
+def read_class_folders(split: str, folders: Sequence[Path]) -> tuple[Dataset, list[str]]:
+    """The paths of the images and their classes, the names of the folders; and notes on what is left out.
+
+    The images are read when they are used. Raises DataError when there are none.
+    """
+    found = {
+        folder: sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        for folder in sorted(folders)
+    }
+    images = {folder: [file for file in files if _is_image(file)] for folder, files in found.items()}
+    others = [file for files in found.values() for file in files if not _is_image(file)]
+    classes = [folder for folder, files in images.items() if files]
+    if not classes:
+        raise DataError(
+            f"the {split} split is empty: expected images in {folders[0].parent}/CLASS; found none"
+        )
+    names = [folder.name for folder in classes]
+    rows = [(str(file.absolute()), number) for number, each in enumerate(classes) for file in images[each]]
+    paths, labels = zip(*rows, strict=True)
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    outside = sorted(file for file in folders[0].parent.iterdir() if _is_image(file))
+    inner = [each for each in others if each.is_dir()]
+    files = [each for each in others if not each.is_dir()]
+    notes = [
+        f"{what}, left out of the {split} split: {len(left):,}, such as {left[0]}"
+        for what, left in (
+            ("not images by their names", files),
+            ("images outside the class folders", outside),
+            ("folders inside the class folders", inner),
+        )
+        if left
+    ]
+    if empty := [folder.name for folder in found if folder not in classes]:
+        notes.append(f"class folders of the {split} split without images: {listed(empty)}")
+    return Dataset.from_dict({"image": list(paths), "label": list(labels)}, features), notes
+
+
+def _is_image(file: Path) -> bool:
+    known = Pillow.registered_extensions().get(file.suffix.lower())
+    return known in Pillow.OPEN and not file.name.startswith(".") and file.is_file()

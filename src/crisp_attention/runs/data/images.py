@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from crisp_attention.errors import DataError, listed
-from crisp_attention.runs.ranks import is_main
+from crisp_attention.runs.terminal import is_main
 
 SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
 EIGHT_BITS = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"}

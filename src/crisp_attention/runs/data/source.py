@@ -2,21 +2,31 @@
 
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from PIL import Image as PILImage
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from crisp_attention.errors import DataError, first_line, listed
-from crisp_attention.runs.data.digits import read_digits
-from crisp_attention.runs.data.folder import SPLIT_NAMES, read_file, read_folder
+from crisp_attention.runs.data.folder import SPLIT_NAMES, plain_rows, read_file, read_folder
+
+TRAIN_ROWS = 300
 
 
-def read_splits(dataset: str, revision: str | None) -> tuple[dict[str, Dataset], list[str]]:
+def read_splits(dataset: str | DatasetDict, revision: str | None) -> tuple[dict[str, Dataset], list[str]]:
     """The data set's splits, named train, validation and test, as they are, and the notes on them.
 
     Raises DataError when the data set does not exist, cannot be read or has no train split, when a split
     has no rows, and for a revision of what is not on the Hub.
     """
-    found, notes = _read(dataset, revision)
+    if isinstance(dataset, DatasetDict):
+        found = {str(name): plain_rows(rows) for name, rows in dataset.items()}
+        notes: list[str] = []
+        dataset = "the data set"
+    else:
+        found, notes = _read(dataset, revision)
     splits: dict[str, Dataset] = {}
     for name, rows in found.items():
         split = SPLIT_NAMES.get(name)
@@ -37,9 +47,7 @@ def _read(dataset: str, revision: str | None) -> tuple[dict[str, Dataset], list[
     path = Path(dataset).expanduser()
     local = path.exists() or dataset.startswith(("builtin:", ".", "/", "~"))
     if local and revision is not None:
-        raise DataError(
-            f"--revision {revision} chooses a version of a data set on the Hub; {dataset} is not there"
-        )
+        raise DataError(f"revision {revision} is a version of a data set on the Hub; {dataset} is not there")
     if dataset.startswith("builtin:"):
         if dataset != "builtin:digits":
             raise DataError(f"expected the built-in data set builtin:digits; found {dataset}")
@@ -71,3 +79,19 @@ def _from_hub(dataset: str, revision: str | None) -> dict[str, Dataset]:
 
 def _second_line(error: BaseException) -> str:
     return " ".join(str(error).strip().splitlines()[1:2])
+
+
+def read_digits() -> dict[str, Dataset]:
+    """The 1,797 digits as 8x8 grayscale images: a fixed stratified 300 for training, 1,497 for testing."""
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.rint(values.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    train, test = train_test_split(
+        np.arange(len(labels)), train_size=TRAIN_ROWS, random_state=0, stratify=labels
+    )
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
+    return {
+        split: Dataset.from_dict(
+            {"image": [PILImage.fromarray(pixels[row]) for row in rows], "label": labels[rows]}, features
+        )
+        for split, rows in (("train", train), ("test", test))
+    }

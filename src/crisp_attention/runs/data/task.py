@@ -1,17 +1,16 @@
 """Any classification data set, ready for fine-tuning."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
 
 from crisp_attention.errors import listed
-from crisp_attention.runs.data.columns import check_columns, choose_columns
-from crisp_attention.runs.data.inputs import check_inputs
+from crisp_attention.runs.data.columns import check_columns, check_inputs, choose_columns
 from crisp_attention.runs.data.labels import complete, label_values, learn_labels, spaced
 from crisp_attention.runs.data.source import read_splits
 from crisp_attention.runs.data.splits import hold_out, take_examples
+from crisp_attention.runs.spec import Data
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,17 @@ class Task:
     notes: tuple[str, ...]
 
 
-def load_task(
-    dataset: str,
-    *,
-    revision: str | None = None,
-    text_columns: Sequence[str] = (),
-    image_column: str | None = None,
-    label_column: str | None = None,
-    train_examples: int | None = None,
-) -> Task:
-    """Load "builtin:digits", a local folder or file, or a data set of the Hub.
+def load_task(data: Data) -> Task:
+    """Load "builtin:digits", a local folder or file, a data set of the Hub, or what is in memory.
 
     A data set of the Hub is `name` or `name:configuration`, at `revision` or its newest. Columns that are
     not named are found by their types, names and contents. A test split without labels is left out; without
     a labelled validation split one is held out of train, the same one every time. `train_examples` keeps a
     fixed random subset of train. Raises DataError for what cannot be used.
     """
-    found, notes = read_splits(dataset, revision)
+    found, notes = read_splits(data.source, data.revision)
     train = found["train"]
-    columns = choose_columns(train, text_columns, image_column, label_column)
+    columns = choose_columns(train, data.text_columns, data.image_column, data.label_column)
     notes.extend(columns.notes)
     train_labels = complete("train", label_values("train", train, columns.label))
     label_map = learn_labels(train, columns.label, train_labels)
@@ -76,8 +67,8 @@ def load_task(
     if "validation" not in splits:
         splits["train"], splits["validation"], note = hold_out(splits["train"])
         notes.append(note)
-    if train_examples is not None:
-        kept = take_examples(splits["train"], train_examples)
+    if data.train_examples is not None:
+        kept = take_examples(splits["train"], data.train_examples)
         notes.append(f"training on {len(kept):,} of {len(splits['train']):,} examples")
         splits["train"] = kept
     splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}

@@ -5,12 +5,13 @@ from crisp_attention.models.persistence import model_folder
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources.agreement import agree
 from crisp_attention.runs.sources.builtin import MINILM, minilm_folder, small_vit
+from crisp_attention.runs.sources.encoding import encoded
 from crisp_attention.runs.sources.images import image_model
 from crisp_attention.runs.sources.pretrained import read_tokenizer
 from crisp_attention.runs.sources.source import Batch, Source
 from crisp_attention.runs.sources.text import MAX_LENGTH, text_model
 
-__all__ = ["MINILM", "Batch", "Source", "agree", "load_source", "minilm_folder", "read_tokenizer"]
+__all__ = ["MINILM", "Batch", "Source", "agree", "encoded", "load_source", "minilm_folder", "read_tokenizer"]
 
 
 def load_source(name: str, task: Task, max_length: int | None) -> Source:
@@ -33,7 +34,7 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
                 f"{name} reads {'images' if wants_images else 'text'}, the data set holds {found}"
             )
     if task.image_column is not None and max_length is not None:
-        raise OptionError(f"--max-length has no meaning for images ({task.image_column})")
+        raise OptionError(f"max_length has no meaning for images ({task.image_column})", "max_length")
     if name == "builtin:vit":
         return small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else model_folder(name)

@@ -15,8 +15,7 @@ from crisp_attention.models.persistence import UNUSABLE
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.images import as_rgb, survey
 from crisp_attention.runs.sources.pretrained import read_classifier, read_processor
-from crisp_attention.runs.sources.source import Batch, Source
-from crisp_attention.runs.sources.trying import tried
+from crisp_attention.runs.sources.source import Batch, Source, tried
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 

@@ -1,14 +1,18 @@
-"""What a run starts from."""
+"""What a run starts from, and passes of a model that may turn out not to fit its data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from crisp_attention.errors import listed
+from crisp_attention.errors import OptionError, first_line, listed
+from crisp_attention.insight.profile.collect import evaluating
+from crisp_attention.models.persistence import UNUSABLE
 
 Batch = dict[str, Tensor]
 
@@ -30,3 +34,17 @@ class Source:
         model = f"model: {type(self.model).__name__}, {self.model.num_parameters():,} parameters"
         drawn = f"weights not in the checkpoint, drawn at random: {listed(self.drawn)}"
         return (model, *([drawn] if self.drawn else []), *self.settled)
+
+
+@contextmanager
+def tried(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """Evaluate the model inside the block; the generators of random numbers are afterwards as they were.
+
+    Raises OptionError, which says that the model cannot read `what`, for what a model raises on inputs that
+    do not fit it.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
+            yield
+    except UNUSABLE as error:
+        raise OptionError(f"{type(model).__name__} cannot read {what}: {first_line(error)}") from error

@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError, first_line, listed
 from crisp_attention.models.persistence import UNUSABLE
-from crisp_attention.runs.sources.agreement import check_known
-from crisp_attention.runs.sources.tables import words_of
-from crisp_attention.runs.sources.trying import tried
+from crisp_attention.runs.sources.agreement import check_known, words_of
+from crisp_attention.runs.sources.source import tried
 
 ROWS = 10_000  # looked at together
 

@@ -3,6 +3,7 @@
 import io
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -10,6 +11,7 @@ from datasets import Dataset
 from crisp_attention.errors import DataError
 from crisp_attention.runs.data import Task, load_task
 from crisp_attention.runs.data.images import WHITE, as_rgb, survey
+from crisp_attention.runs.spec import Data
 from crisp_attention.studies.study import Study
 
 MOST_LETTERS = 300
@@ -29,13 +31,7 @@ def read_examples(study: Study, split: str, indices: Sequence[int], labels: Sequ
 
     Raises DataError if the data set, or one of the images, cannot be read, or the labels there are others.
     """
-    task = load_task(
-        study.options["dataset"],
-        revision=study.options.get("revision"),
-        text_columns=study.options.get("text_columns") or (),
-        image_column=study.options.get("image_column"),
-        label_column=study.options.get("label_column"),
-    )
+    task = load_task(replace(Data.from_dict(study.options), train_examples=None))
     if split not in task.splits:
         raise DataError(f"expected a labelled {split} split; found {', '.join(task.splits)}")
     rows = task.splits[split]

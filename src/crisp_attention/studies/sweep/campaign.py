@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from crisp_attention.errors import OptionError
 from crisp_attention.files import write_json
 from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.sparsity import RAMP
+from crisp_attention.runs.spec import RAMP
 from crisp_attention.studies.study import failure_file
 from crisp_attention.studies.sweep.pool import Job, Message, Pool
 from crisp_attention.studies.sweep.queue import LIVE, Planned, Queue

@@ -7,16 +7,16 @@ from rich.console import Console
 from transformers import set_seed
 
 from crisp_attention.errors import OptionError
-from crisp_attention.files import check_ours
+from crisp_attention.files import check_ours, plain
 from crisp_attention.models.apply import densify
 from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.encoding import encoded
-from crisp_attention.runs.finetune import build
+from crisp_attention.runs.prepare import build, make_sparse
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.sources import load_source
-from crisp_attention.runs.sparsity import make_sparse, method_of
+from crisp_attention.runs.sources.encoding import encoded
+from crisp_attention.runs.spec import RunSpec
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.statistics import SEEDS_NEEDED
 from crisp_attention.studies.study import STUDY, Configuration
@@ -44,16 +44,11 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     if options.trials is not None and not options.search:
         raise OptionError("--trials has no meaning without --search")
     _check_folder(options.output)
-    runs = [run_options(options, each, 0, options.output) for each in configurations]
+    runs = [
+        RunSpec.from_dict(plain(run_options(options, each, 0, options.output))) for each in configurations
+    ]
     arguments = [training_arguments(each, options.output / "checkpoints") for each in runs]
-    task = load_task(
-        options.dataset,
-        revision=options.revision,
-        text_columns=options.text_columns,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        train_examples=options.train_examples,
-    )
+    task = load_task(runs[0].data)
     if options.search and "test" not in task.splits:
         raise OptionError(
             f"--search chooses on validation, and needs a labelled test split to judge what it chose; "
@@ -65,7 +60,7 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     trainer, _ = build(source, task, arguments[0])
     layers = 0
     for each in runs:
-        make_sparse(source.model, method_of(each), each)
+        make_sparse(source.model, each)
         rehearse(trainer, source, task)
         layers = max(layers, len(settings_of(source.model)))
         if settings_of(source.model):

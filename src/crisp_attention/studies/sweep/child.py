@@ -8,7 +8,6 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
-from crisp_attention.errors import OptionError, first_line
+from crisp_attention.errors import OptionError, Shortage, first_line, shortage
+from crisp_attention.files import plain
 from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
-from crisp_attention.runs.finetune import finetune
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.quiet import be_quiet
+from crisp_attention.runs.finetune import carry_out
+from crisp_attention.runs.options import FinetuneOptions, words
 from crisp_attention.runs.run_directory import OWN, RunDirectory
-from crisp_attention.runs.shortage import Shortage, shortage
-from crisp_attention.runs.terminal import replace_unencodable
-from crisp_attention.runs.words import words
+from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.terminal import be_quiet, replace_unencodable
 from crisp_attention.studies.sweep.reporting import Reporter
 
 
@@ -65,17 +63,26 @@ def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
 
 def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
     directory = RunDirectory(options.output)
+    resume = overwrite = False
     if directory.config.is_file():
-        options = replace(options, resume=True)
+        resume = True
         try:
             check_resuming()
             newest_checkpoint(directory.checkpoints)
         except (CheckpointError, OptionError):
             if not directory.complete:
-                options = replace(options, resume=False, overwrite=True)
+                resume, overwrite = False, True
     elif not directory.complete and _is_own(directory.path):
         shutil.rmtree(directory.path)  # it was ended before it had said what it is
-    return finetune(options, callbacks=[Reporter(pipe)]).metrics
+    spec = RunSpec.from_dict(plain(options))
+    return carry_out(
+        spec,
+        options.output,
+        callbacks=[Reporter(pipe)],
+        resume=resume,
+        overwrite=overwrite,
+        keep_model=not options.discard_model,
+    ).metrics
 
 
 def _is_own(folder: Path) -> bool:

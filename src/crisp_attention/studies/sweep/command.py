@@ -11,8 +11,7 @@ from rich.console import Console
 from crisp_attention.errors import OptionError
 from crisp_attention.files import plain, versions, write_json
 from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.records import changes
-from crisp_attention.runs.words import words as typed
+from crisp_attention.runs.options import words as typed
 from crisp_attention.studies.options import ReportOptions, StudyOptions, SweepOptions
 from crisp_attention.studies.report import run_report
 from crisp_attention.studies.study import RUNS, STUDY, Configuration, Study, pairs, run_name
@@ -168,3 +167,18 @@ def run_grid(study: Study, options: SweepOptions, queue: Queue, console: Console
     view = View(console, rows)
     with view:
         Campaign(queue, Pool(options.workers, study.path / "logs"), view, start).work(planned)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The options that are not what they were, as a person typed them; empty if there are none."""
+    return "; ".join(
+        f"--{name.replace('_', '-')} was {_shown(before.get(name))}, is {_shown(now[name])}"
+        for name in now
+        if now[name] != before.get(name)
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "not given"
+    return "not given" if value is None else str(value)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from crisp_attention.errors import OptionError
+from crisp_attention.files import plain
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.options import FinetuneOptions, RecipeOptions
-from crisp_attention.runs.sparsity import method_of, schedule_of
+from crisp_attention.runs.spec import RunSpec
 from crisp_attention.studies.options import SweepOptions
 from crisp_attention.studies.study import Configuration
 
@@ -34,8 +35,7 @@ def grid(options: SweepOptions) -> tuple[Configuration, ...]:
                 f"--recipe {text}: no configuration of the study is {target}; it has {_names(found)}"
             )
     for each in found:  # what cannot work is said before anything runs
-        run = run_options(options, each, 0, Path("unused"))
-        schedule_of(run, method_of(run))
+        RunSpec.from_dict(plain(run_options(options, each, 0, Path("unused"))))
     return found
 
 

@@ -1,6 +1,7 @@
-"""Texts as token ids: none without a token, and how many were cut."""
+"""Every split as the model reads it, before anything is trained: what cannot be read is found here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,34 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from crisp_attention.errors import DataError
+from crisp_attention.runs.data import Task
+from crisp_attention.runs.sources.source import Source
 
 WHOLE = "whole_length"
+
+
+def encoded(source: Source, task: Task) -> Task:
+    """The task with its splits encoded, and a note on the texts that were cut.
+
+    Raises DataError for a text of which the tokenizer makes no token.
+    """
+    splits: dict[str, Dataset] = {}
+    cut: list[str] = []
+    limit = longest = 0
+    for name, rows in task.splits.items():
+        splits[name] = source.encode(rows)
+        if WHOLE not in splits[name].features:
+            continue
+        check_tokens(name, rows, splits[name], task.text_columns)
+        count, left, whole = count_cut(splits[name])
+        if count:
+            cut.append(f"{count:,} of {len(rows):,} {name}")
+            limit, longest = max(limit, left), max(longest, whole)
+        splits[name] = splits[name].remove_columns(WHOLE)
+    if not cut:
+        return replace(task, splits=splits)
+    note = f"texts cut to {limit:,} tokens: {', '.join(cut)}; the longest has {longest:,}"
+    return replace(task, splits=splits, notes=(*task.notes, note))
 
 
 def tokenized(split: Dataset, tokenizer: Any, columns: Sequence[str], limit: int) -> Dataset:

@@ -1,0 +1,80 @@
+"""`crisp finetune`: flags to a run, and what is printed of it."""
+
+import os
+import shlex
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crisp_attention.files import plain
+from crisp_attention.runs.finetune import Run, carry_out
+from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.terminal import is_main, table_console
+
+
+def run_finetune(options: FinetuneOptions, console: Console) -> None:
+    """Do the run and print what came out; raises as `carry_out` does."""
+    from accelerate import PartialState
+
+    run = carry_out(
+        RunSpec.from_dict(plain(options)),
+        options.output,
+        console,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        keep_model=not options.discard_model,
+    )
+    PartialState().destroy_process_group()
+    output = table_console()
+    output.quiet = not is_main()
+    output.print(_table(run.metrics))
+    diverged = [
+        split for split in ("validation", "test") if run.metrics.get(split, {"loss": 0})["loss"] is None
+    ]
+    for line in (
+        *([f"the run diverged: logits on {' and '.join(diverged)} are not finite"] if diverged else []),
+        _attention(run),
+        f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
+        f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
+        f"peak memory {run.metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
+        f"everything is in {run.directory}",
+    ):
+        output.print(line, highlight=False, soft_wrap=True)
+
+
+def to_continue(options: FinetuneOptions) -> str:
+    """How to go on after an interruption; empty if the run had not begun."""
+    if not (options.output / "config.json").is_file():
+        return ""
+    words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
+    processes = os.environ.get("WORLD_SIZE", "1")
+    start = "crisp" if processes == "1" else f"torchrun --nproc-per-node {processes} -m crisp_attention"
+    return f"; to continue: {start} {shlex.join(words)} --resume"
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    table = Table("split")
+    for heading in ("examples", "accuracy", "loss"):
+        table.add_column(heading, justify="right")
+    for split in ("train", "validation", "test"):
+        if split in metrics:
+            seen = metrics[split]
+            loss = "not finite" if seen["loss"] is None else f"{seen['loss']:.4f}"
+            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", loss)
+            table.add_row(split, *cells)
+    return table
+
+
+def _attention(run: Run) -> str:
+    sparsity, mass = run.metrics["achieved_sparsity"], run.metrics["kept_mass"]
+    if run.metrics["entropy"] is None and mass is not None:
+        return "attention: dense, the model's own; sparsity and kept mass were not measured"
+    if mass is None:
+        return "attention: scores are not finite, so sparsity and kept mass say nothing"
+    return (
+        f"achieved sparsity {sparsity:.1%}, kept mass {mass:.1%} "
+        f"(in evaluation, mean over all layers and heads)"
+    )

@@ -1,0 +1,30 @@
+"""`crisp methods`: every rule and layout with its options."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crisp_attention.methods import layouts, rules
+from crisp_attention.methods.options import options_of
+from crisp_attention.runs.options import MethodsOptions
+
+
+def run_methods(options: MethodsOptions, console: Console) -> None:
+    """Print them to standard output."""
+    table = Table(show_lines=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("options", no_wrap=True)
+    table.add_column("what it does", overflow="fold")
+    parts: list[Any] = [*rules.ALL, *layouts.ALL]
+    for part in parts:
+        own = [name if default is None else f"{name}={default}" for name, default in options_of(part).items()]
+        what = (part.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+        table.add_row(part.name, "\n".join(own), what)
+    output = Console()
+    output.print(table)
+    for line in (
+        "A layout (full, window, block_topk) says where a query may look, a rule what it keeps of that; join the",
+        "two with a plus. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",
+    ):
+        output.print(line, highlight=False, soft_wrap=True, markup=False)

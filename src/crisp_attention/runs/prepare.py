@@ -1,0 +1,116 @@
+"""A model made sparse as its run asks, and a Trainer that is ready to start."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from crisp_attention.errors import OptionError, first_line
+from crisp_attention.methods.budgets import Budgets
+from crisp_attention.models.apply import sparsify
+from crisp_attention.models.settings import settings_of
+from crisp_attention.runs.costs import StepTimes
+from crisp_attention.runs.data import Task
+from crisp_attention.runs.evaluation import accuracy_of
+from crisp_attention.runs.processes import OwnPart
+from crisp_attention.runs.sources import Source, encoded
+from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.terminal import is_main
+from crisp_attention.runs.trainer import RunTrainer, longest_first
+
+
+def make_sparse(model: PreTrainedModel, spec: RunSpec) -> None:
+    """Apply the run's method. A dense run keeps the model's own attention, the honest baseline for time.
+
+    Raises OptionError if the model is not supported or a layer does not exist.
+    """
+    if spec.is_dense:
+        return
+    try:
+        sparsify(
+            model,
+            spec.method,
+            layers=spec.layers or None,
+            phase=spec.phase,  # type: ignore[arg-type]
+            attention=spec.attention,  # type: ignore[arg-type]
+        )
+    except (TypeError, ValueError) as error:
+        option = "layers" if spec.layers else "budgets" if isinstance(spec.method, Budgets) else None
+        raise OptionError(str(error), option) from error
+
+
+def described(model: PreTrainedModel, spec: RunSpec) -> str:
+    """One sentence for the user: which attention the model has now."""
+    settings = [each for _, each in settings_of(model)]
+    if not settings:
+        return "attention: dense, the model's own"
+    sparse = [each for each in settings if each.method is not None]
+    parts = ["budgets by layer and head" if isinstance(spec.method, Budgets) else spec.method.spec]
+    if (schedule := spec.schedule) is not None:
+        parts.append(
+            f"sparsity {schedule.initial:g} to {schedule.final:g} ({schedule.shape}, "
+            f"from {schedule.begin:.0%} to {schedule.end:.0%} of training)"
+        )
+    if spec.phase != "always":
+        parts.append({"train": "in training only", "eval": "in evaluation only"}[spec.phase])
+    return f"attention: {', '.join(parts)}, in {len(sparse)} of {len(settings)} layers"
+
+
+def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:
+    """Train the source's model on the task with transformers' Trainer. Raises as `build` does."""
+    trainer, _ = build(source, encoded(source, task), arguments)
+    trainer.train()
+    return trainer
+
+
+def build(
+    source: Source,
+    task: Task,
+    arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[Trainer, StepTimes]:
+    """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
+
+    The disk stays as it was. Raises OptionError for what the arguments ask for and cannot be had, such as a package.
+    """
+    times = StepTimes()
+    validation = task.splits.get("validation")
+    # the Trainer repeats each loss as often as a batch may have examples, however few there are
+    arguments.per_device_eval_batch_size = min(
+        arguments.per_device_eval_batch_size, max(map(len, task.splits.values()))
+    )
+    try:
+        with _no_new_folders(Path(str(arguments.output_dir))):
+            trainer = RunTrainer(
+                model=source.model,
+                args=arguments,
+                train_dataset=task.splits["train"],
+                eval_dataset=longest_first(validation) if validation is not None else None,
+                data_collator=source.collate,
+                compute_metrics=accuracy_of,
+                preprocess_logits_for_metrics=lambda logits, labels: (
+                    logits[0] if isinstance(logits, tuple) else logits
+                ),
+                callbacks=[OwnPart(), times, *callbacks],
+            )
+            trainer.create_optimizer()
+            scratch = torch.optim.SGD([torch.zeros(1)], lr=arguments.learning_rate)
+            trainer.create_scheduler(num_training_steps=100, optimizer=scratch)  # training makes its own
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"the run cannot start: {first_line(error)}") from error
+    trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
+    return trainer, times
+
+
+@contextmanager
+def _no_new_folders(path: Path) -> Iterator[None]:
+    """Undo that the main process's Trainer makes its output folder, and those above it, when it is built."""
+    new = [folder for folder in (path, *path.parents) if is_main() and not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,157 @@
+"""What is to be predicted of every example: one of some classes, or a number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from crisp_attention.errors import OptionError
+from crisp_attention.runs.task.metrics import (
+    ACCURACY,
+    BINARY_F1,
+    MACRO_F1,
+    MCC,
+    NO_CLASS,
+    PEARSON,
+    RMSE,
+    SPEARMAN,
+    Metric,
+)
+
+
+class Target(ABC):
+    """What a data set asks of a model's head: its outputs, its loss, and by which metrics it is judged.
+
+    Attributes
+    ----------
+    kind
+        Its name in files.
+    label_names
+        The name of class i; none for numbers.
+    """
+
+    kind: ClassVar[str]
+    label_names: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics, the main one first."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many numbers the model gives for an example."""
+
+    @abstractmethod
+    def configuration(self) -> dict[str, Any]:
+        """Fields of the configuration of a model with a head for it; they choose the loss too."""
+
+    @abstractmethod
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        """One prediction for every row of a model's outputs."""
+
+    @abstractmethod
+    def columns(self, logits: np.ndarray) -> dict[str, Any]:
+        """What a table of predictions holds besides the labels."""
+
+    def metric(self, name: str | None, option: str = "metric") -> Metric:
+        """The metric of that name, the main one for None. Raises OptionError for a metric of another task."""
+        for each in self.metrics:
+            if name in (None, each.name):
+                return each
+        *others, last = (each.name for each in self.metrics)
+        raise OptionError(
+            f"{option} must be {', '.join(others)} or {last} for {self.kind}, which the labels ask for; got {name}",
+            option,
+        )
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Every metric of a model's outputs."""
+        predictions = self.predicted(logits)
+        return {each.name: each.score(predictions, labels) for each in self.metrics}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for config.json."""
+        return {"kind": self.kind, "label_names": list(self.label_names)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Target":
+        """The inverse of `to_dict`; files that name no kind are of classes."""
+        if data.get("kind") == Regression.kind:
+            return Regression()
+        return Classification(tuple(data["label_names"]))
+
+
+@dataclass(frozen=True)
+class Classification(Target):
+    """One of some classes. F1 is that of the second of two classes, and of more their unweighted mean.
+
+    Examples
+    --------
+    >>> [each.title for each in Classification(("no", "yes")).metrics]
+    ['accuracy', 'F1', 'MCC']
+    """
+
+    label_names: tuple[str, ...]
+    kind: ClassVar[str] = "classification"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return ACCURACY, BINARY_F1 if len(self.label_names) == 2 else MACRO_F1, MCC
+
+    @property
+    def outputs(self) -> int:
+        return len(self.label_names)
+
+    def configuration(self) -> dict[str, Any]:
+        return {
+            "num_labels": self.outputs,
+            "id2label": dict(enumerate(self.label_names)),
+            "label2id": {name: i for i, name in enumerate(self.label_names)},
+            "problem_type": "single_label_classification",
+        }
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        # argmax would call a row of NaN the first class
+        return np.where(np.isfinite(logits).all(axis=-1), np.argmax(logits, axis=-1), NO_CLASS)
+
+    def columns(self, logits: np.ndarray) -> dict[str, Any]:
+        return {"prediction": self.predicted(logits), "logits": list(logits)}
+
+
+@dataclass(frozen=True)
+class Regression(Target):
+    """A number, learned by its squared error.
+
+    Examples
+    --------
+    >>> Regression().metric(None).name
+    'pearson'
+    """
+
+    kind: ClassVar[str] = "regression"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return PEARSON, SPEARMAN, RMSE
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def configuration(self) -> dict[str, Any]:
+        return {
+            "num_labels": 1,
+            "id2label": {0: "LABEL_0"},
+            "label2id": {"LABEL_0": 0},
+            "problem_type": "regression",
+        }
+
+    def predicted(self, logits: np.ndarray) -> np.ndarray:
+        return logits[..., 0]
+
+    def columns(self, logits: np.ndarray) -> dict[str, Any]:
+        return {"prediction": self.predicted(logits)}
