@@ -266,7 +266,7 @@ def test_tensorboard_finds_the_run_in_its_folder(bert, reviews, tmp_path):
 
 def test_a_run_without_its_model(bert, reviews, tmp_path):
     run = small.tuned(small.options(bert, reviews, tmp_path / "run", epochs=1.0, discard_model=True))
-    assert not run.directory / "model".exists()
+    assert not (run.directory / "model").exists()
     assert Run.open(run.directory).metrics == run.metrics
     with pytest.raises(OptionError, match="kept no model; keep_model=True keeps it"):
         run.model()

@@ -178,7 +178,7 @@ def test_on_a_terminal_there_is_a_bar(bert, reviews, tmp_path):
         ({"examples": 0}, OptionError, "--examples must be a whole number of at least 1, got 0"),
         ({"batch_size": 0}, OptionError, "--batch-size must be a whole number of at least 1, got 0"),
         ({"block_size": -1}, OptionError, "--block-size must be a whole number of at least 1, got -1"),
-        ({"max_length": 1}, OptionError, "--max-length must be at least 3"),
+        ({"max_length": 1}, OptionError, "max_length must be at least 3"),
         ({"dataset": "{here}"}, DataError, "holds no data set"),
         ({"model": "{here}"}, CheckpointError, "is not a model"),
         ({"text_columns": ("words",)}, DataError, "there is no column words"),
