@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods import layouts, rules
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.options import from_dict, options_of
 from crisp_attention.methods.part import Part, registered
-from crisp_attention.methods.rules import Rule
 
 
 def parse(spec: str, **options: Any) -> Method:
@@ -20,7 +19,7 @@ def parse(spec: str, **options: Any) -> Method:
     for word in spec.split("+"):
         name, *settings = word.split(":")
         if name not in known:
-            names = [*registered(Rule), *registered(Layout)]
+            names = dict.fromkeys([*(each.name for each in (*rules.ALL, *layouts.ALL)), *known])
             raise ValueError(f"unknown method {name!r}; the methods are {', '.join(names)}")
         kind = known[name].kind
         if kind in own:
