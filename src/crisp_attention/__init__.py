@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
+    from crisp_attention.errors import CheckpointError as CheckpointError
     from crisp_attention.functional import attention as attention
-    from crisp_attention.insight.measure import Measurement as Measurement
+    from crisp_attention.insight.measuring import Measurement as Measurement
     from crisp_attention.insight.measuring import measuring as measuring
-    from crisp_attention.insight.profile.collect import profile as profile
+    from crisp_attention.insight.profile.dense_pass import profile as profile
     from crisp_attention.insight.profile.profile import Profile as Profile
     from crisp_attention.methods.budgets import Budgets as Budgets
     from crisp_attention.methods.budgets import budgets as budgets
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from crisp_attention.methods.rules import TopP as TopP
     from crisp_attention.methods.spec import parse as parse
     from crisp_attention.models.apply import densify as densify
-    from crisp_attention.models.apply import set_sparsity as set_sparsity
     from crisp_attention.models.apply import sparsify as sparsify
-    from crisp_attention.models.explaining import explain as explain
-    from crisp_attention.models.notice import DenseUntilRestored as DenseUntilRestored
-    from crisp_attention.models.persistence import CheckpointError as CheckpointError
+    from crisp_attention.models.explain import explain as explain
+    from crisp_attention.models.notice import SparseCheckpointLoadedDense as SparseCheckpointLoadedDense
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
+    from crisp_attention.models.sparse_model import is_sparse as is_sparse
+    from crisp_attention.models.sparse_model import set_sparsity as set_sparsity
     from crisp_attention.runs.callback import SparsityCallback as SparsityCallback
     from crisp_attention.runs.finetune import Run as Run
     from crisp_attention.runs.finetune import finetune as finetune
@@ -50,13 +51,12 @@ if TYPE_CHECKING:
 _HOME = {
     "BlockTopK": "methods.layouts",
     "Budgets": "methods.budgets",
-    "CheckpointError": "models.persistence",
+    "CheckpointError": "errors",
     "Data": "runs.spec",
     "Dense": "methods.rules",
-    "DenseUntilRestored": "models.notice",
     "Entmax": "methods.rules",
     "Full": "methods.layouts",
-    "Measurement": "insight.measure",
+    "Measurement": "insight.measuring",
     "Method": "methods.method",
     "NofM": "methods.rules",
     "PerHead": "methods.heads",
@@ -65,6 +65,7 @@ _HOME = {
     "Recipe": "runs.spec",
     "Run": "runs.finetune",
     "Schedule": "schedule",
+    "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
     "Threshold": "methods.rules",
     "TopK": "methods.rules",
@@ -73,21 +74,23 @@ _HOME = {
     "attention": "functional",
     "budgets": "methods.budgets",
     "densify": "models.apply",
-    "explain": "models.explaining",
+    "explain": "models.explain",
     "finetune": "runs.finetune",
+    "is_sparse": "models.sparse_model",
     "load": "models.persistence",
     "measuring": "insight.measuring",
     "parse": "methods.spec",
-    "profile": "insight.profile.collect",
+    "profile": "insight.profile.dense_pass",
     "restore": "models.persistence",
-    "set_sparsity": "models.apply",
+    "set_sparsity": "models.sparse_model",
     "sparsify": "models.apply",
 }
 __all__ = sorted(_HOME)
 
-register_post_import_hook("crisp_attention.models.notice:install", "transformers.configuration_utils")
-register_post_import_hook("crisp_attention.models.adapter_configs:install", "peft.config")
-register_post_import_hook("crisp_attention.models.adapter_configs:install_loading", "peft.peft_model")
+_HOST = "crisp_attention.models.transformers"
+register_post_import_hook(f"{_HOST}.config_notice:install", "transformers.configuration_utils")
+register_post_import_hook(f"{_HOST}.adapter_configs:install", "peft.config")
+register_post_import_hook(f"{_HOST}.adapter_configs:install_loading", "peft.peft_model")
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,10 @@ class DataError(CrispError):
     """The data set cannot be used; the message says what was expected and what was found."""
 
 
+class CheckpointError(CrispError):
+    """A folder or file that should hold a model cannot be read as one."""
+
+
 def listed(values: Iterable[object]) -> str:
     """The values separated by commas: the first 20 and how many more there are, "none" when empty."""
     texts = [str(value) for value in values]

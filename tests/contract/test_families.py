@@ -8,9 +8,9 @@ import transformers
 import crisp_attention as crisp
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.method import as_method
-from crisp_attention.models.settings import attention_layers
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
 from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, ROWS, every_pair
+from tests.models.tiny import layers_of
 
 families = pytest.mark.parametrize("family", available(), ids=lambda family: family.name)
 
@@ -22,7 +22,7 @@ def run(family, model, **how):
 
 
 def has_cross(model) -> bool:
-    return any(layer.cross for layer in attention_layers(model))
+    return any(layer.cross for layer in layers_of(model))
 
 
 def sides(family) -> list[str]:
@@ -166,12 +166,12 @@ def test_every_layer_is_measured_and_drops_what_was_asked(family, row):
     with crisp.measuring(model) as measured:
         run(family, model)
     table = measured.table()
-    assert set(table["layer"]) == {layer.index for layer in attention_layers(model)}
+    assert set(table["layer"]) == {layer.index for layer in layers_of(model)}
     sparse = table[table["method"] == as_method(row.method).name]
     if row.method == crisp.Dense():
         assert (sparse["sparsity"] == 0).all()
     else:
-        assert set(sparse["layer"]) == {layer.index for layer in attention_layers(model) if not layer.cross}
+        assert set(sparse["layer"]) == {layer.index for layer in layers_of(model) if not layer.cross}
         # how much entmax drops is up to the scores: in some layers next to nothing
         assert (sparse["sparsity"] > 0.1).mean() >= (0.25 if "entmax" in as_method(row.method).name else 1)
         assert np.average(sparse["sparsity"], weights=sparse["valid_pairs"]) > 0.1

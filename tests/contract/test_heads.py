@@ -3,7 +3,7 @@
 import pytest
 
 import crisp_attention as crisp
-from crisp_attention.models.settings import attention_layers, heads_of
+from crisp_attention.models.host import host_of
 from tests.contract.families import available
 from tests.contract.test_families import run
 
@@ -13,5 +13,6 @@ def test_heads_are_counted_as_the_forward_pass_has_them(family) -> None:
     model = family.build()
     with crisp.measuring(model) as measured:
         run(family, model)
+    host, root = host_of(model)
     seen = measured.table().groupby("name")["head"].count().to_dict()
-    assert seen == {layer.name: heads_of(layer.module) for layer in attention_layers(model)}
+    assert seen == {layer.name: host.shape(layer.module).heads for layer in host.layers(root)}

@@ -244,7 +244,7 @@ def test_a_trained_model_learns_another_story_and_remembers_it_after_loading(mod
     assert loss < before - 0.5
     model.save_pretrained(tmp_path)
     assert torch.equal(result(crisp.load(tmp_path))[1], logits)
-    with pytest.warns(crisp.DenseUntilRestored, match=r"topk:sparsity=0\.8 in 5 layers"):
+    with pytest.warns(crisp.SparseCheckpointLoadedDense, match=r"topk:sparsity=0\.8 in 5 layers"):
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path)
     assert (result(plain)[1] - logits).abs().max() > 1
     assert torch.equal(result(crisp.restore(plain))[1], logits)

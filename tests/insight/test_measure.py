@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crisp_attention import Measurement, Method, TopK
-from crisp_attention.insight.measure import LayerTotals
+from crisp_attention.insight.measuring import LayerTotals
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.pairs import valid_queries
 from tests.cases import attention, normal, self_attention

@@ -25,11 +25,11 @@ from transformers import (
 )
 
 import crisp_attention as crisp
-from crisp_attention import CheckpointError, DenseUntilRestored, RandomK, TopK, Window
+from crisp_attention import CheckpointError, RandomK, SparseCheckpointLoadedDense, TopK, Window
 from crisp_attention.cli import main as cli
-from crisp_attention.models.apply import get_sparsity, set_sparsity
+from crisp_attention.models.sparse_model import set_sparsity
 from tests.models.adapted import lora, quiet, recorded, trained
-from tests.models.tiny import BATCH, distilbert, logits, noisy
+from tests.models.tiny import BATCH, distilbert, logits, noisy, sparsity_of
 
 pytestmark = quiet
 NAMES = {0: "bad", 1: "good", 2: "undecided"}
@@ -71,7 +71,7 @@ def adapter(base, tmp_path):
 def silent(load):
     """The result of a call that gives no notice."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DenseUntilRestored)
+        warnings.simplefilter("error", SparseCheckpointLoadedDense)
         return load()
 
 
@@ -98,7 +98,7 @@ def test_load_brings_back_the_base_model_the_setting_and_the_adapter(adapter, ba
     loaded = silent(lambda: crisp.load(folder))
     assert type(loaded) is PeftModelForSequenceClassification
     assert type(loaded.get_base_model()) is DistilBertForSequenceClassification
-    assert get_sparsity(loaded) == get_sparsity(model)
+    assert sparsity_of(loaded) == sparsity_of(model)
     assert loaded.config.id2label == NAMES
     assert torch.equal(logits(loaded), logits(model))
     assert (logits(loaded) - logits(lora(base()))).abs().max() > 0.01
@@ -142,22 +142,24 @@ def with_adapter(model, folder, *name):
 @pytest.mark.parametrize("load", WAYS.values(), ids=WAYS.keys())
 def test_every_plain_way_of_loading_says_that_the_model_is_dense(adapter, base, load) -> None:
     model, folder = adapter
-    with pytest.warns(DenseUntilRestored, match=r"trained with sparse attention.*restore\(model\)") as seen:
+    with pytest.warns(
+        SparseCheckpointLoadedDense, match=r"trained with sparse attention.*restore\(model\)"
+    ) as seen:
         loaded = load(folder, base)
-    notices = [each for each in seen if each.category is DenseUntilRestored]
+    notices = [each for each in seen if each.category is SparseCheckpointLoadedDense]
     assert len(notices) == 1
     assert notices[0].filename == __file__
     assert not torch.allclose(logits(loaded), logits(model), atol=1e-3)
     expected = logits(crisp.sparsify(copy.deepcopy(loaded), SPARSE, layers=["1-3"]))
     crisp.restore(loaded)
-    assert get_sparsity(loaded) == get_sparsity(model)
+    assert sparsity_of(loaded) == sparsity_of(model)
     assert torch.equal(logits(loaded), expected)
 
 
 def test_a_pipeline_says_it_too(bert, tmp_path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(bert)
     lora(crisp.sparsify(model, SPARSE), target_modules=["query"]).save_pretrained(tmp_path)
-    with pytest.warns(DenseUntilRestored, match=r"topk:sparsity=0\.6.* is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=r"topk:sparsity=0\.6.* is dense"):
         pipeline("text-classification", model=str(tmp_path), tokenizer=bert)
 
 
@@ -179,7 +181,7 @@ def test_a_base_model_with_the_same_setting_needs_no_notice(adapter, base) -> No
 def test_another_setting_than_the_recorded_one_is_named_beside_it(adapter, base, change, now) -> None:
     model, folder = adapter
     trained_with = r"trained with sparse attention \(topk:sparsity=0\.6 in 3 layers: 1, 2, 3\)"
-    with pytest.warns(DenseUntilRestored, match=rf"{trained_with}, but .* has another \({now}"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=rf"{trained_with}, but .* has another \({now}"):
         loaded = PeftModel.from_pretrained(crisp.sparsify(base(), **change), folder)
     crisp.restore(loaded)
     assert torch.equal(logits(loaded), logits(model))
@@ -188,20 +190,20 @@ def test_another_setting_than_the_recorded_one_is_named_beside_it(adapter, base,
 def test_a_model_that_was_switched_away_from_its_setting_is_dense(adapter, base) -> None:
     switched = crisp.sparsify(base(), SPARSE, layers=["1-3"])
     switched.set_attn_implementation("sdpa")
-    with pytest.warns(DenseUntilRestored, match="is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="is dense"):
         PeftModel.from_pretrained(switched, adapter[1])
 
 
 def test_a_model_with_other_layers_is_told_which_it_lacks(adapter) -> None:
     with (
-        pytest.warns(DenseUntilRestored, match=r"model with other layers: .*layer\.2\.attention"),
+        pytest.warns(SparseCheckpointLoadedDense, match=r"model with other layers: .*layer\.2\.attention"),
         pytest.raises(RuntimeError, match="size mismatch"),
     ):
         PeftModel.from_pretrained(distilbert(layers=2), adapter[1])
 
 
 def test_looking_at_the_configuration_alone_says_it_as_well(adapter) -> None:
-    with pytest.warns(DenseUntilRestored, match="that it is loaded into is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="that it is loaded into is dense"):
         PeftConfig.from_pretrained(adapter[1])
 
 
@@ -213,7 +215,7 @@ def test_dense_models_and_their_adapters_are_as_without_crisp(base, tmp_path) ->
     assert recorded(tmp_path / "sparse") is not None
     assert recorded(tmp_path / "dense") is None
     silent(lambda: PeftModel.from_pretrained(base(), tmp_path / "dense"))
-    with pytest.warns(DenseUntilRestored, match="holds no Crisp settings: the model is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="holds no Crisp settings: the model is dense"):
         loaded = crisp.load(tmp_path / "dense", num_labels=3, ignore_mismatched_sizes=True)
     with pytest.raises(ValueError, match="no Crisp settings to restore"):
         crisp.restore(loaded)
@@ -223,7 +225,7 @@ def test_an_adapter_says_what_its_model_is_when_it_is_saved(adapter, tmp_path) -
     model, _ = adapter
     set_sparsity(model, 0.25)  # as a schedule does
     model.save_pretrained(tmp_path / "later")
-    assert set(get_sparsity(crisp.load(tmp_path / "later")).values()) == {0.25}
+    assert set(sparsity_of(crisp.load(tmp_path / "later")).values()) == {0.25}
     crisp.sparsify(model, RandomK(0.5), phase="train")
     model.save_pretrained(tmp_path / "again")
     assert recorded(tmp_path / "again")["phase"] == "train"
@@ -235,7 +237,7 @@ def test_an_adapter_says_what_its_model_is_when_it_is_saved(adapter, tmp_path) -
 def test_what_was_loaded_dense_keeps_its_record_until_it_is_made_dense_on_purpose(
     adapter, base, tmp_path
 ) -> None:
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         loaded = PeftModel.from_pretrained(base(), adapter[1])
     loaded.save_pretrained(tmp_path / "kept")
     assert recorded(tmp_path / "kept") == recorded(adapter[1])
@@ -252,7 +254,7 @@ def test_each_adapter_of_a_model_is_saved_with_the_setting(adapter, tmp_path) ->
     crisp.sparsify(model, Window(3))
     model.save_pretrained(tmp_path / "windows", selected_adapters=["other"])
     loaded = crisp.load(tmp_path / "both")
-    with pytest.warns(DenseUntilRestored, match="window:width=3"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="window:width=3"):
         loaded.load_adapter(tmp_path / "windows" / "other", "windows")
     loaded.set_adapter("windows")
     crisp.restore(loaded)  # as the adapter in use says
@@ -270,8 +272,8 @@ def test_the_models_own_adapters_carry_it_as_well(base, tmp_path) -> None:
     model.eval().save_pretrained(tmp_path)
     assert recorded(tmp_path)["layers"] == model.config.crisp_attention["layers"]
     loaded = crisp.load(tmp_path)
-    assert set(get_sparsity(loaded).values()) == {0.6}
-    with pytest.warns(DenseUntilRestored):
+    assert set(sparsity_of(loaded).values()) == {0.6}
+    with pytest.warns(SparseCheckpointLoadedDense):
         own = with_adapter(base(), str(tmp_path))
     assert torch.equal(logits(crisp.restore(own)), logits(model))
 
@@ -285,7 +287,7 @@ def test_a_model_that_left_its_adapters_keeps_the_setting(adapter, tmp_path, lea
     left = getattr(model, leave)()
     torch.testing.assert_close(logits(left), with_adapters if leave == "merge_and_unload" else logits(left))
     assert (with_adapters - without).abs().max() > 0.01
-    assert set(get_sparsity(left).values()) == {0.6}
+    assert set(sparsity_of(left).values()) == {0.6}
     left.save_pretrained(tmp_path / "left")
     loaded = crisp.load(tmp_path / "left")
     assert type(loaded) is DistilBertForSequenceClassification
@@ -299,14 +301,14 @@ def test_a_base_model_that_is_itself_a_sparse_checkpoint(base, tmp_path) -> None
     silent(lambda: model.save_pretrained(tmp_path / "adapter"))  # PEFT reads the base model's configuration
     assert torch.equal(logits(crisp.load(tmp_path / "adapter")), logits(model))
     crisp.sparsify(model, SPARSE).save_pretrained(tmp_path / "adapter")
-    assert set(get_sparsity(crisp.load(tmp_path / "adapter")).values()) == {0.6}
+    assert set(sparsity_of(crisp.load(tmp_path / "adapter")).values()) == {0.6}
 
 
 def test_an_adapter_without_settings_is_loaded_with_those_of_its_base_model(base, home, tmp_path) -> None:
     lora(base()).save_pretrained(tmp_path / "adapter")
     crisp.sparsify(base(), SPARSE).save_pretrained(tmp_path / "base")
     edit(tmp_path / "adapter", json.dumps(str(home)), json.dumps(str(tmp_path / "base")))
-    assert set(get_sparsity(crisp.load(tmp_path / "adapter")).values()) == {0.6}
+    assert set(sparsity_of(crisp.load(tmp_path / "adapter")).values()) == {0.6}
 
 
 def test_measuring_explaining_and_densifying_see_through_the_adapters(adapter, base) -> None:
@@ -341,7 +343,7 @@ def test_a_trainer_saves_resumes_and_picks_adapters_with_the_setting(base, tmp_p
     resumed = trainer(4)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     torch.testing.assert_close(logits(resumed.model.eval()), logits(first.model))
-    assert set(get_sparsity(resumed.model).values()) == {0.6}
+    assert set(sparsity_of(resumed.model).values()) == {0.6}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import crisp_attention as crisp
-from crisp_attention import DenseUntilRestored, TopK
-from crisp_attention.models.temporary import having
+from crisp_attention import SparseCheckpointLoadedDense, TopK
+from crisp_attention.models.borrowing import borrowed
 from tests.models.adapted import lora, quiet, recorded, trainable, trained
 from tests.models.test_learned import LEARNED, same, values
 from tests.models.tiny import BATCH, distilbert, llama, logits, noisy
@@ -94,7 +94,7 @@ PLAIN = {
 def test_a_plain_load_can_be_restored(base, load, tmp_path) -> None:
     model = trained(sparse_first(base))
     model.save_pretrained(tmp_path)
-    with pytest.warns(DenseUntilRestored, match="entmax:alpha=learned"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="entmax:alpha=learned"):
         loaded = load(tmp_path, base)
     found, expected = (own(values(each)) for each in (crisp.restore(loaded), model))
     assert len(found) == 4
@@ -129,9 +129,9 @@ def test_every_adapter_has_its_own_and_without_adapters_it_is_the_base_models(ba
         torch.testing.assert_close(logits(model), logits(crisp.sparsify(base(), LEARNED)))
     model.save_pretrained(tmp_path)
     assert recorded(tmp_path)["learned"] != recorded(tmp_path / "second")["learned"]
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         both = PeftModel.from_pretrained(base(), tmp_path)
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         both.load_adapter(tmp_path / "second", "second")
     crisp.restore(both)
     assert torch.equal(logits(both), first)
@@ -150,9 +150,9 @@ def test_it_is_merged_with_the_adapter(base, tmp_path) -> None:
 
 def test_another_method_takes_it_away_and_dense_leaves_nothing_behind(base, tmp_path) -> None:
     model = trained(sparse_first(base))
-    with having(model.get_base_model(), TopK(0.5)):
+    with borrowed(model.get_base_model(), method=TopK(0.5)):
         assert values(model) == {}
-    with having(model.get_base_model(), LEARNED):
+    with borrowed(model.get_base_model(), method=LEARNED):
         pass
     assert len(trainable(model, "crisp_learned")) == 4
     crisp.sparsify(model, TopK(0.5))

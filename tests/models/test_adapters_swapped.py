@@ -8,10 +8,9 @@ from peft import LoraConfig, get_peft_model
 from peft.utils.hotswap import hotswap_adapter
 
 import crisp_attention as crisp
-from crisp_attention import DenseUntilRestored, Entmax, TopK, Window
-from crisp_attention.models.apply import get_sparsity
+from crisp_attention import Entmax, SparseCheckpointLoadedDense, TopK, Window
 from tests.models.adapted import quiet, recorded
-from tests.models.tiny import llama, logits
+from tests.models.tiny import llama, logits, sparsity_of
 
 pytestmark = quiet
 SPARSE = TopK(0.8)
@@ -48,12 +47,14 @@ ways = pytest.mark.parametrize("swap", WAYS.values(), ids=WAYS.keys())
 def test_another_setting_is_named_and_restore_brings_the_adapters(saved, swap, method, said) -> None:
     expected, folder = saved
     model = adapted(2, method)
-    with pytest.warns(DenseUntilRestored, match=rf"trained with .*topk:sparsity=0\.8.* {said}") as seen:
+    with pytest.warns(
+        SparseCheckpointLoadedDense, match=rf"trained with .*topk:sparsity=0\.8.* {said}"
+    ) as seen:
         swap(model, folder)
-    assert [each.filename for each in seen if each.category is DenseUntilRestored] == [__file__]
+    assert [each.filename for each in seen if each.category is SparseCheckpointLoadedDense] == [__file__]
     assert not torch.allclose(logits(model), logits(expected), atol=1e-2)
     crisp.restore(model)
-    assert set(get_sparsity(model).values()) == {0.8}
+    assert set(sparsity_of(model).values()) == {0.8}
     assert torch.equal(logits(model), logits(expected))
 
 
@@ -62,7 +63,7 @@ def test_a_model_with_the_same_setting_needs_no_notice(saved, swap) -> None:
     expected, folder = saved
     model = adapted(2, SPARSE)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DenseUntilRestored)
+        warnings.simplefilter("error", SparseCheckpointLoadedDense)
         swap(model, folder)
     assert torch.equal(logits(model), logits(expected))
 
@@ -71,7 +72,7 @@ def test_a_model_with_the_same_setting_needs_no_notice(saved, swap) -> None:
 def test_weights_that_were_trained_dense_take_the_record_away(saved, swap, tmp_path) -> None:
     adapted(3).save_pretrained(tmp_path / "dense")
     model = adapted(2)
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         swap(model, saved[1])
     swap(model, tmp_path / "dense")
     with pytest.raises(ValueError, match="no Crisp settings to restore"):
@@ -90,7 +91,7 @@ def test_what_a_method_learned_comes_along(tmp_path) -> None:
     same = crisp.sparsify(adapted(2), Entmax("learned"), layers=["1"])
     same.load_adapter(tmp_path / "adapter", "default")
     other = adapted(2, Window(3))
-    with pytest.warns(DenseUntilRestored, match=r"another \(window:width=3"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=r"another \(window:width=3"):
         other.load_adapter(tmp_path / "adapter", "default")
     for model in (same, crisp.restore(other)):
         assert torch.equal(logits(model), logits(trained))
@@ -101,7 +102,7 @@ def test_weights_without_a_configuration_are_loaded_as_ever(saved) -> None:
     (folder / "adapter_config.json").unlink()
     model = adapted(2, SPARSE)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DenseUntilRestored)
+        warnings.simplefilter("error", SparseCheckpointLoadedDense)
         model.load_adapter(folder, "default")
     assert torch.equal(logits(model), logits(expected))
 
@@ -110,6 +111,6 @@ def test_the_way_of_transformers_without_a_wrapper(saved) -> None:
     expected, folder = saved
     model = llama()
     model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False), "mine")
-    with pytest.warns(DenseUntilRestored, match=r"topk:sparsity=0\.8 .* is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=r"topk:sparsity=0\.8 .* is dense"):
         model.load_adapter(str(folder), "mine", hotswap=True)
     assert torch.equal(logits(crisp.restore(model)), logits(expected))

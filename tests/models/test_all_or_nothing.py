@@ -12,10 +12,10 @@ from transformers import BertConfig, BertModel
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, TopK
-from crisp_attention.models.configs import config_of
+from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.settings import ATTRIBUTE
-from crisp_attention.models.temporary import having
+from crisp_attention.models.transformers.configs import config_of
 from tests.models.tiny import bart, distilbert, logits, noisy
 
 HOUSE = str(Path(crisp.__file__).parent / "models")
@@ -125,7 +125,7 @@ CHANGES = {
     "set_sparsity": (sparse_with_cache_hooks, lambda m: crisp.set_sparsity(m, 0.8)),
     "measuring": (one_layer, lambda m: entered(crisp.measuring(m))),
     "restore": (restorable, crisp.restore),
-    "having": (with_learned_alpha, lambda m: entered(having(m, TopK(0.5)))),
+    "having": (with_learned_alpha, lambda m: entered(borrowed(m, method=TopK(0.5)))),
 }
 
 
@@ -151,14 +151,14 @@ def test_another_method_for_a_while_leaves_no_trace():
     model = with_learned_alpha()
     before = state(model)
     for method in (TopK(0.5), Entmax("learned"), BlockTopK(0.5, block_size=2), Dense()):
-        with having(model, method):
+        with borrowed(model, method=method):
             assert state(model) != before
         assert state(model) == before
 
 
 def test_measuring_a_dense_model_leaves_no_trace_even_of_settings_that_its_checkpoint_holds(tmp_path):
     crisp.sparsify(one_layer(), TopK(0.5)).save_pretrained(tmp_path)
-    with pytest.warns(crisp.DenseUntilRestored):
+    with pytest.warns(crisp.SparseCheckpointLoadedDense):
         model = type(one_layer()).from_pretrained(tmp_path)
     before = state(model)
     with crisp.measuring(model):

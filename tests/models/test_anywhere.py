@@ -21,9 +21,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Entmax, TopK
 from crisp_attention.methods.method import as_method
-from crisp_attention.models.configs import ORIGINALS
-from crisp_attention.models.settings import settings_of
-from tests.models.tiny import BATCH, IDS, distilbert, llama, logits
+from crisp_attention.models.sparse_model import STATE
+from tests.models.tiny import BATCH, IDS, distilbert, llama, logits, settings_in
 
 
 def through_torch(model):
@@ -60,12 +59,12 @@ def test_a_copy_shares_nothing_with_its_model(copied, method):
         twin = copied(model)
         assert torch.equal(logits(twin), expected)
     assert not measured.totals
-    ours, theirs = settings_of(model), settings_of(twin)
+    ours, theirs = settings_in(model), settings_in(twin)
     assert [settings.method for _, settings in theirs] == [as_method(method)] * 2
     assert not {id(s) for _, s in ours} & {id(s) for _, s in theirs}
-    held = [{id(each) for pair in getattr(m, ORIGINALS) for each in pair} for m in (model, twin)]
+    held = [{id(each) for pair in getattr(m, STATE).taken for each in pair} for m in (model, twin)]
     assert not held[0] & held[1]
-    assert twin.config is getattr(twin, ORIGINALS)[0][0]
+    assert twin.config is getattr(twin, STATE).taken[0][0]
 
     crisp.densify(twin)
     assert torch.equal(logits(twin), dense)
@@ -210,8 +209,8 @@ def test_threads_run_sparse_and_dense_models_at_once_while_others_measure_them()
     with ThreadPoolExecutor(len(jobs)) as pool:
         for done in [pool.submit(work, *job) for job in jobs]:
             done.result()
-    assert not any(each.observers for _, each in (*settings_of(sparse), *settings_of(other)))
-    assert not settings_of(dense)
+    assert not any(each.observers for _, each in (*settings_in(sparse), *settings_in(other)))
+    assert not settings_in(dense)
     assert dense.config._attn_implementation == "sdpa"
 
 

@@ -6,11 +6,10 @@ from transformers import AttentionInterface
 
 import crisp_attention as crisp
 from crisp_attention import TopK
-from crisp_attention.models.settings import attention_layers
-from crisp_attention.models.transformers import crisp_attention
+from crisp_attention.models.transformers.attention import crisp_attention
 from tests.contract.families import available
 from tests.contract.test_families import run
-from tests.models.tiny import BATCH, distilbert, llama, logits
+from tests.models.tiny import BATCH, distilbert, layers_of, llama, logits
 
 # from tokenizers, collators, Trainers and users; no attention function has a name for any of them
 TRAVELLING = {
@@ -67,12 +66,12 @@ def test_what_a_module_or_its_eager_function_names_is_refused() -> None:
     def eager_attention_forward(module, query, key, value, attention_mask, temperature=1.0, **kwargs):
         return query.transpose(1, 2) * temperature * kwargs.get("strength", 1.0), None
 
-    layer = attention_layers(distilbert())[0].module
+    layer = layers_of(distilbert())[0].module
     own = type(
         "OwnAttention", (type(layer),), {"forward": _rebound(type(layer).forward, eager_attention_forward)}
     )
     model = distilbert()
-    for each in attention_layers(model):
+    for each in layers_of(model):
         each.module.__class__ = own
     crisp.sparsify(model, TopK(0.5))
     for name in ("temperature", "strength"):

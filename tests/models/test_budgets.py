@@ -4,9 +4,8 @@ import pytest
 from transformers import AutoModel
 
 import crisp_attention as crisp
-from crisp_attention import Budgets, DenseUntilRestored, Method, PerHead, TopK, Window
-from crisp_attention.models.settings import settings_of
-from tests.models.tiny import bart, distilbert, logits
+from crisp_attention import Budgets, Method, PerHead, SparseCheckpointLoadedDense, TopK, Window
+from tests.models.tiny import bart, distilbert, logits, settings_in
 
 HEADS = PerHead((Method(rule=TopK(0.7)), Method(Window(3))))
 METHODS = {"transformer.layer.0.attention": Method(rule=TopK(0.5)), "transformer.layer.3.attention": HEADS}
@@ -20,7 +19,7 @@ def file(tmp_path):
 
 
 def methods(model) -> list:
-    return [settings.method for _, settings in settings_of(model)]
+    return [settings.method for _, settings in settings_in(model)]
 
 
 def test_budgets_from_a_file_go_to_the_layers_they_name(file) -> None:
@@ -34,7 +33,7 @@ def test_a_head_of_the_model_more_or_less_does_not_matter(file, tmp_path) -> Non
     longer = Budgets({f"distilbert.{name}": method for name, method in METHODS.items()})
     assert methods(crisp.sparsify(distilbert().distilbert, longer)) == methods(whole)
     whole.save_pretrained(tmp_path / "model")
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         base = AutoModel.from_pretrained(tmp_path / "model")
     assert methods(crisp.restore(base)) == methods(whole)
 
@@ -68,12 +67,12 @@ def test_budgets_of_another_model_are_refused(budgets, more, error, message) -> 
     model = distilbert()
     with pytest.raises(error, match=message):
         crisp.sparsify(model, budgets, **more)
-    assert not settings_of(model)
+    assert not settings_in(model)
 
 
 def test_budgets_reach_cross_attention_by_name() -> None:
     name = "model.decoder.layers.0.encoder_attn"
     model = crisp.sparsify(bart(), Budgets({name: Method(rule=TopK(0.5))}))
-    assert [layer.name for layer, settings in settings_of(model) if settings.method] == [name]
+    assert [layer.name for layer, settings in settings_in(model) if settings.method] == [name]
     with pytest.raises(ValueError, match="cross-attention does not have"):
         crisp.sparsify(bart(), Budgets({name: Method(Window(3))}))

@@ -6,10 +6,9 @@ import torch
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Entmax, RandomK, TopK, Window
 from crisp_attention.kernels import dispatch, measured
-from crisp_attention.models.settings import attention_layers
 from tests.contract.families import available
 from tests.contract.test_families import run
-from tests.models.tiny import distilbert
+from tests.models.tiny import distilbert, layers_of
 
 
 @pytest.mark.parametrize("family", available(), ids=lambda family: family.name)
@@ -27,7 +26,7 @@ def test_it_says_which_kernel_the_forward_pass_takes(family, monkeypatch) -> Non
     rows = crisp.explain(model, length=9).rows
     said, planned = planned, []
     run(family, model, lengths=(9,))
-    assert [row.layer for row in rows] == [layer.index for layer in attention_layers(model)]
+    assert [row.layer for row in rows] == [layer.index for layer in layers_of(model)]
     assert [row.kernel for row in rows if row.kernel is not None] == [kernel for kernel, *_ in said]
     assert planned == said * (len(planned) // len(said))  # ALBERT calls its one module again and again
 
@@ -41,7 +40,7 @@ def test_it_reads_well() -> None:
         "  dense -> the model's own attention: it is dense; it runs sdpa",
         "layer 1 (distilbert.transformer.layer.1.attention)",
         "  topk:sparsity=0.5 -> kernel reference: backend='reference' was asked for",
-        "    not cpu: it could, but was not chosen",
+        "    not cpu: supported, but ranked lower",
     ]
 
 
@@ -67,9 +66,18 @@ def test_a_phase_and_learned_parameters_are_seen() -> None:
     assert None not in {row.kernel for row in crisp.explain(model, training=True).rows}
 
 
-def test_it_wants_a_sparse_model_and_whole_numbers() -> None:
-    with pytest.raises(ValueError, match="is not sparse"):
-        crisp.explain(distilbert())
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_of_a_dense_model_it_says_what_its_own_attention_runs(implementation) -> None:
+    model = distilbert()
+    model.set_attn_implementation(implementation)
+    assert str(crisp.explain(model)).splitlines()[1:] == [
+        "layers 0-3",
+        f"  dense -> the model's own attention: the model is dense; it runs {implementation}",
+    ]
+    assert not crisp.is_sparse(model)
+
+
+def test_it_wants_whole_numbers() -> None:
     with pytest.raises(ValueError, match="length must be a whole number of at least 1, got 0"):
         crisp.explain(crisp.sparsify(distilbert(), TopK(0.5)), length=0)
 
@@ -91,7 +99,7 @@ def test_training_wants_dropout_and_gradients() -> None:
     model = crisp.sparsify(distilbert(), BlockTopK(0.5, block_size=16), backend="flex")
     assert {row.why for row in crisp.explain(model).rows} == {"backend='flex' was asked for"}
     assert all("it lacks dropout" in row.why for row in crisp.explain(model, training=True).rows)
-    for layer in attention_layers(model):
+    for layer in layers_of(model):
         layer.module.dropout.p = 0.0
     assert all("it lacks gradients" in row.why for row in crisp.explain(model, training=True).rows)
 

@@ -9,11 +9,10 @@ from torch import Tensor
 
 import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, Method, PerHead, TopK
-from crisp_attention.models.learned import parameters_in
-from crisp_attention.models.settings import attention_layers, settings_of
-from crisp_attention.models.temporary import having
+from crisp_attention.models.borrowing import borrowed
+from crisp_attention.models.parameters import parameters_of
 from tests.contract.families import FAMILIES
-from tests.models.tiny import BATCH, bart, distilbert, logits, noisy
+from tests.models.tiny import BATCH, bart, distilbert, layers_of, logits, noisy, settings_in
 
 LEARNED = Entmax("learned")
 LABELS = torch.tensor([0, 1])
@@ -76,8 +75,8 @@ def test_at_the_rates_of_fine_tuning_a_few_steps_move_it_and_each_head_its_own_w
 def test_the_model_computes_with_the_values_of_each_layer_and_head() -> None:
     model = taught(crisp.sparsify(noisy(distilbert()), LEARNED))
     fixed = {}
-    for layer, _ in settings_of(model):
-        alphas = 1.01 + 0.98 * torch.sigmoid(100 * parameters_in(layer.module)["rule.alpha"].double())
+    for layer, _ in settings_in(model):
+        alphas = 1.01 + 0.98 * torch.sigmoid(100 * parameters_of(layer.module)["rule.alpha"].double())
         fixed[layer.index] = PerHead(tuple(Method(rule=Entmax(alpha)) for alpha in alphas.tolist()))
     other = crisp.sparsify(noisy(distilbert()), layers=fixed)
     torch.testing.assert_close(logits(model), logits(other), rtol=1e-4, atol=1e-5)
@@ -87,8 +86,8 @@ def test_the_model_computes_with_the_values_of_each_layer_and_head() -> None:
 def test_only_the_heads_that_use_theirs_learn() -> None:
     model = crisp.sparsify(distilbert(), heads={0: LEARNED, 1: TopK(0.5)})
     model(**BATCH, labels=LABELS).loss.backward()
-    for layer, _ in settings_of(model):
-        slope = parameters_in(layer.module)["rule.alpha"].grad
+    for layer, _ in settings_in(model):
+        slope = parameters_of(layer.module)["rule.alpha"].grad
         assert slope[0] != 0
         assert slope[1] == 0
 
@@ -135,7 +134,7 @@ def test_another_method_for_a_while_leaves_the_very_parameters(method) -> None:
     model = taught(crisp.sparsify(distilbert(), LEARNED, layers=[0, 2], phase="eval"))
     named = dict(model.named_parameters())
     before, said, config = values(model), logits(model), model.config.to_dict()
-    with having(model, method):
+    with borrowed(model, method=method):
         assert not logits(model).equal(said)
     assert same(values(model), before)
     assert all(parameter is named[name] for name, parameter in model.named_parameters())
@@ -145,19 +144,19 @@ def test_another_method_for_a_while_leaves_the_very_parameters(method) -> None:
 
 def test_after_another_method_for_a_while_a_dense_model_is_dense() -> None:
     model = distilbert()
-    with having(model, LEARNED):
+    with borrowed(model, method=LEARNED):
         assert len(values(model)) == 4
-    assert not settings_of(model)
-    with pytest.raises(KeyError), having(model, LEARNED):
+    assert not settings_in(model)
+    with pytest.raises(KeyError), borrowed(model, method=LEARNED):
         raise KeyError
-    assert not settings_of(model)
+    assert not settings_in(model)
     assert list(model.state_dict()) == list(distilbert().state_dict())
 
 
 def test_a_method_that_does_not_fit_for_a_while_leaves_the_model_as_it_was() -> None:
     model = taught(crisp.sparsify(bart(), LEARNED))
     before = values(model)
-    with pytest.raises(TypeError, match="method"), having(model, "topk"):
+    with pytest.raises(TypeError, match="method"), borrowed(model, method="topk"):
         pytest.fail("the block must not run")
     assert same(values(model), before)
 
@@ -176,7 +175,7 @@ def test_half_precision_trains_and_saves_it(dtype, tmp_path) -> None:
 
 def test_a_module_that_does_not_say_how_many_heads_it_has_cannot_learn_but_can_be_sparse(monkeypatch) -> None:
     model = distilbert()
-    for layer in attention_layers(model):
+    for layer in layers_of(model):
         monkeypatch.delattr(layer.module, "n_heads")
     monkeypatch.setattr(type(model.config), "attribute_map", {})
     crisp.sparsify(model, TopK(0.5))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import crisp_attention as crisp
-from crisp_attention import DenseUntilRestored, Entmax, TopK
+from crisp_attention import Entmax, SparseCheckpointLoadedDense, TopK
 from tests.contract.families import available
 from tests.contract.test_families import run
 from tests.models.test_learned import LEARNED, same, taught, values
@@ -42,7 +42,7 @@ def reports():
 
 def plain(folder, automatic=AutoModelForSequenceClassification):
     """The model as transformers alone loads it: dense."""
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         return automatic.from_pretrained(folder)
 
 

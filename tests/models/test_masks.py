@@ -5,7 +5,7 @@ import torch
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 import crisp_attention as crisp
-from crisp_attention.models.transformers import crisp_mask
+from crisp_attention.models.transformers.attention import crisp_mask
 from tests.models.tiny import distilbert
 
 MASK = torch.ones(2, 40, dtype=torch.bool)

@@ -8,9 +8,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, TopK
-from crisp_attention.models.apply import get_sparsity
-from crisp_attention.models.settings import settings_of
-from tests.models.tiny import BATCH, bart, distilbert, llama
+from tests.models.tiny import BATCH, bart, distilbert, llama, settings_in, sparsity_of
 
 
 def measure(model, **batch):
@@ -92,7 +90,7 @@ def test_measurements_nest_and_end_with_the_block():
     model(**BATCH)
     assert (outer.table()["rows"] == 26).all()
     assert (inner.table()["rows"] == 13).all()
-    assert not any(settings.observers for _, settings in settings_of(model))
+    assert not any(settings.observers for _, settings in settings_in(model))
 
 
 def test_a_copy_made_inside_the_block_is_not_measured():
@@ -108,7 +106,7 @@ def test_the_block_ends_also_by_an_error():
     model = crisp.sparsify(distilbert(), TopK(0.5))
     with pytest.raises(KeyError), crisp.measuring(model):
         raise KeyError
-    assert not any(settings.observers for _, settings in settings_of(model))
+    assert not any(settings.observers for _, settings in settings_in(model))
 
 
 def test_a_dense_model_is_measured_dense_and_left_as_it_was():
@@ -119,7 +117,7 @@ def test_a_dense_model_is_measured_dense_and_left_as_it_was():
     assert (table["sparsity"] == 0).all()
     assert table["kept_mass"].to_numpy() == pytest.approx(1)
     assert model.config._attn_implementation == "sdpa"
-    assert not settings_of(model)
+    assert not settings_in(model)
 
 
 def test_a_part_of_a_sparse_model_can_be_measured():
@@ -140,4 +138,4 @@ def test_a_model_made_sparse_inside_the_block_stays_sparse():
     model = distilbert()
     with crisp.measuring(model):
         crisp.sparsify(model, TopK(0.5))
-    assert set(get_sparsity(model).values()) == {0.5}
+    assert set(sparsity_of(model).values()) == {0.5}

@@ -8,16 +8,14 @@ import torch
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, PerHead, RandomK, TopK, Window
 from crisp_attention.methods.method import as_method
-from crisp_attention.models.apply import get_sparsity
-from crisp_attention.models.settings import settings_of
-from tests.models.tiny import bart, distilbert, llama, logits
+from tests.models.tiny import bart, distilbert, llama, logits, settings_in, sparsity_of
 
 HALF, MOST, WINDOW = Method(rule=TopK(0.5)), Method(rule=TopK(0.9)), Method(Window(3))
 IDS = torch.arange(5, 21)[None]
 
 
 def methods(model) -> list:
-    return [settings.method for _, settings in settings_of(model)]
+    return [settings.method for _, settings in settings_in(model)]
 
 
 def measured(model, **batch):
@@ -87,7 +85,7 @@ def test_one_sparsity_is_set_for_heads_that_share_one() -> None:
     model = crisp.sparsify(
         distilbert(), layers={"0": {"0": HALF, "1": RandomK(0.5)}, "1": {"0": Method(), "1": WINDOW}}
     )
-    assert get_sparsity(model) == {"distilbert.transformer.layer.0.attention": 0.5}
+    assert sparsity_of(model) == {"distilbert.transformer.layer.0.attention": 0.5}
     crisp.set_sparsity(model, 0.25)
     assert methods(model) == [
         PerHead((Method(rule=TopK(0.25)), Method(rule=RandomK(0.25)))),
@@ -141,6 +139,6 @@ def test_a_head_that_needs_positions_is_refused_in_cross_attention() -> None:
 
 def test_one_sparsity_for_all_is_not_set_past_heads_that_have_their_own() -> None:
     model = crisp.sparsify(distilbert(), layers={0: {0: HALF, "*": MOST}, 1: HALF})
-    for ask in (lambda: crisp.set_sparsity(model, 0.7), lambda: get_sparsity(model)):
+    for ask in (lambda: crisp.set_sparsity(model, 0.7), lambda: sparsity_of(model)):
         with pytest.raises(ValueError, match=r"the heads of .*layer\.0.* have sparsities of their own"):
             ask()

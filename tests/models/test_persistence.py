@@ -18,10 +18,9 @@ from transformers import (
 )
 
 import crisp_attention as crisp
-from crisp_attention import CheckpointError, DenseUntilRestored, TopK, Window
-from crisp_attention.models.apply import get_sparsity
+from crisp_attention import CheckpointError, SparseCheckpointLoadedDense, TopK, Window
 from crisp_attention.models.notice import restoring
-from tests.models.tiny import BATCH, bart, distilbert, logits
+from tests.models.tiny import BATCH, bart, distilbert, logits, sparsity_of
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_load_brings_back_the_class_the_layers_and_the_phase(saved):
     model, folder = saved
     loaded = crisp.load(folder)
     assert type(loaded) is type(model)
-    assert get_sparsity(loaded) == get_sparsity(model)
+    assert sparsity_of(loaded) == sparsity_of(model)
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.config.crisp_attention == model.config.crisp_attention
 
@@ -56,7 +55,7 @@ def test_load_brings_back_the_class_the_layers_and_the_phase(saved):
 def test_load_finds_a_model_in_a_subfolder_and_refuses_what_it_cannot_honour(saved, tmp_path_factory):
     outer = tmp_path_factory.mktemp("outer")
     saved[0].save_pretrained(outer / "inner")
-    assert get_sparsity(crisp.load(outer, subfolder="inner")) == get_sparsity(saved[0])
+    assert sparsity_of(crisp.load(outer, subfolder="inner")) == sparsity_of(saved[0])
     for refused in ("use_safetensors", "output_loading_info"):
         with pytest.raises(TypeError, match=refused):
             crisp.load(saved[1], **{refused: False})
@@ -64,7 +63,7 @@ def test_load_finds_a_model_in_a_subfolder_and_refuses_what_it_cannot_honour(sav
 
 def test_a_plain_load_is_dense_says_so_and_can_be_restored(saved):
     model, folder = saved
-    with pytest.warns(DenseUntilRestored, match=r"dense until crisp_attention\.restore"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=r"dense until crisp_attention\.restore"):
         plain = AutoModelForSequenceClassification.from_pretrained(folder)
     torch.testing.assert_close(logits(plain), logits(distilbert()))
     crisp.restore(plain)
@@ -73,7 +72,7 @@ def test_a_plain_load_is_dense_says_so_and_can_be_restored(saved):
 
 def test_the_base_model_of_a_classifier_can_be_restored_too(saved):
     model, folder = saved
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         base = AutoModel.from_pretrained(folder)
     crisp.restore(base)
     with torch.no_grad():
@@ -83,9 +82,9 @@ def test_the_base_model_of_a_classifier_can_be_restored_too(saved):
 
 def test_looking_for_a_tokenizer_is_no_plain_load(saved):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DenseUntilRestored)
+        warnings.simplefilter("error", SparseCheckpointLoadedDense)
         AutoTokenizer.from_pretrained(saved[1])
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         AutoConfig.from_pretrained(saved[1])
 
 
@@ -99,7 +98,7 @@ def test_importing_the_package_alone_is_enough_for_the_notice(saved):
         "print([w.category.__name__ for w in seen])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "DenseUntilRestored" in done.stdout
+    assert "SparseCheckpointLoadedDense" in done.stdout
 
 
 @pytest.mark.slow
@@ -107,9 +106,9 @@ def test_every_plain_load_says_it_and_names_the_callers_line(saved):
     load = f"AutoModel.from_pretrained({str(saved[1])!r})"
     code = f"import crisp_attention\nfrom transformers import AutoModel\n{load}\n{load}\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.count("DenseUntilRestored") == 2
-    assert "<string>:3: DenseUntilRestored" in done.stderr
-    assert "<string>:4: DenseUntilRestored" in done.stderr
+    assert done.stderr.count("SparseCheckpointLoadedDense") == 2
+    assert "<string>:3: SparseCheckpointLoadedDense" in done.stderr
+    assert "<string>:4: SparseCheckpointLoadedDense" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_every_plain_load_says_it_and_names_the_callers_line(saved):
 def test_the_line_named_is_that_of_the_user_and_not_of_another_library(saved, library):
     there = {"load": lambda: AutoModel.from_pretrained(saved[1])}
     exec(compile("def through():\n    return load()", library, "exec"), there)
-    with pytest.warns(DenseUntilRestored) as seen:
+    with pytest.warns(SparseCheckpointLoadedDense) as seen:
         there["through"]()
     assert [each.filename for each in seen] == [__file__]
 
@@ -134,7 +133,10 @@ def test_a_program_that_is_itself_installed_is_named_where_it_loads(saved):
         ),
         there,
     )
-    with pytest.warns(DenseUntilRestored) as seen, ThreadPoolExecutor(1) as pool:  # below are packages alone
+    with (
+        pytest.warns(SparseCheckpointLoadedDense) as seen,
+        ThreadPoolExecutor(1) as pool,
+    ):  # below are packages alone
         pool.submit(there["load"]).result()
     assert [(each.filename, each.lineno) for each in seen] == [(tool, 4)]
 
@@ -159,14 +161,14 @@ def test_a_trainer_checkpoint_is_sparse_and_gives_the_notice(tmp_path):
     )
     Trainer(model=model, args=arguments, train_dataset=examples).train()
     folder = tmp_path / "checkpoint-1"
-    with pytest.warns(DenseUntilRestored):
+    with pytest.warns(SparseCheckpointLoadedDense):
         AutoModelForSequenceClassification.from_pretrained(folder)
     assert torch.equal(logits(crisp.load(folder)), logits(model.eval()))
 
 
 def test_loading_a_model_that_was_never_sparse_says_that_it_is_dense(tmp_path):
     distilbert().save_pretrained(tmp_path)
-    with pytest.warns(DenseUntilRestored, match="holds no Crisp settings: the model is dense"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="holds no Crisp settings: the model is dense"):
         crisp.load(tmp_path)
     with pytest.raises(ValueError, match="no Crisp settings to restore"):
         crisp.restore(distilbert())

@@ -8,9 +8,8 @@ from transformers import BertConfig, BertModel
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, TopK
-from crisp_attention.models.settings import attention_layers, settings_of
 from tests.contract.families import UNSUPPORTED, available, inputs
-from tests.models.tiny import BATCH, bart, distilbert
+from tests.models.tiny import BATCH, bart, distilbert, layers_of, settings_in
 
 FAMILIES = {family.name: family for family in available()}
 # encoder, grouped heads, bias, softcap and sliding window, sinks, images, windows of images, cross-attention
@@ -39,7 +38,7 @@ def test_each_layer_keeps_what_the_method_keeps_in_that_layer_alone(name, method
     batch = inputs(FAMILIES[name], model, lengths=(9, 6), extra=0)
     found = crisp.profile(model, [batch], block_size=3).curves()
     found = found[(found["method"] == method.name) & (found["target"] == 0.6)].set_index("layer")
-    layers = [each.index for each in attention_layers(model) if method.name == "topk" or not each.cross]
+    layers = [each.index for each in layers_of(model) if method.name == "topk" or not each.cross]
     assert sorted(set(found.index)) == layers
     for layer in layers:  # the layers before it are dense, so it sees what the profile saw
         crisp.sparsify(model, method, layers=[layer], attention="all")
@@ -63,7 +62,7 @@ def test_entropy_is_that_of_measuring_and_only_cross_attention_has_no_distance(n
     for column in ("layer", "name", "head", "rows"):
         assert table[column].tolist() == seen[column].tolist()
     assert table["entropy"].tolist() == pytest.approx(seen["entropy"].tolist(), rel=1e-4)
-    cross = table["layer"].isin([each.index for each in attention_layers(model) if each.cross])
+    cross = table["layer"].isin([each.index for each in layers_of(model) if each.cross])
     assert (table["distance"].isna() == cross).all()
     assert (table["block_topk_mass_80"].isna() == cross).all()
     assert (table.loc[~cross, "distance"] >= 0).all()
@@ -91,7 +90,7 @@ def test_the_model_is_what_it_was():
     modes = [module.training for module in model.modules()]
     crisp.profile(model, [BATCH])
     assert [module.training for module in model.modules()] == modes
-    assert not settings_of(model)
+    assert not settings_in(model)
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -104,16 +103,16 @@ def test_dropout_is_off():
 @pytest.mark.parametrize("phase", ["always", "train"])
 def test_a_sparse_model_is_profiled_dense_and_stays_sparse(phase):
     model = crisp.sparsify(distilbert(), layers={"0-2": TopK(0.9), "3": crisp.Entmax("learned")}, phase=phase)
-    before = [(each.name, each.method, each.phase) for _, each in settings_of(model)]
+    before = [(each.name, each.method, each.phase) for _, each in settings_in(model)]
     record, names = (
         copy.deepcopy(model.config.crisp_attention),
         [name for name, _ in model.named_parameters()],
     )
     same(crisp.profile(model, [BATCH]), crisp.profile(distilbert(), [BATCH]), 1e-12)
-    assert [(each.name, each.method, each.phase) for _, each in settings_of(model)] == before
+    assert [(each.name, each.method, each.phase) for _, each in settings_in(model)] == before
     assert model.config.crisp_attention == record
     assert [name for name, _ in model.named_parameters()] == names
-    assert not any(each.observers for _, each in settings_of(model))
+    assert not any(each.observers for _, each in settings_in(model))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -128,8 +127,8 @@ def test_an_error_in_the_middle_leaves_the_model_as_it_was(sparse):
     with pytest.raises(KeyError):
         crisp.profile(model, broken())
     assert model.training
-    assert [each.method.sparsity for _, each in settings_of(model)] == ([0.5] * 4 if sparse else [])
-    assert not any(each.observers for _, each in settings_of(model))
+    assert [each.method.sparsity for _, each in settings_in(model)] == ([0.5] * 4 if sparse else [])
+    assert not any(each.observers for _, each in settings_in(model))
 
 
 def test_labels_are_harmless():
@@ -175,7 +174,7 @@ def test_what_it_cannot_use(batches, how, error, message):
     model = distilbert()
     with pytest.raises(error, match=message):
         crisp.profile(model, batches, **how)
-    assert not settings_of(model)
+    assert not settings_in(model)
 
 
 def test_a_model_outside_the_interface_is_refused_by_name():
@@ -215,7 +214,7 @@ def test_budgets_of_cross_attention_are_for_topk_only():
     model = bart()
     found = crisp.profile(model, [BATCH])
     crisp.sparsify(model, found.recommend(sparsity=0.5))
-    assert sum(each.method is not None for _, each in settings_of(model)) == 6
+    assert sum(each.method is not None for _, each in settings_in(model)) == 6
     blocks = found.recommend(sparsity=0.5, method="block_topk")
     assert not any("encoder_attn" in name for name in blocks.methods)
     with crisp.measuring(crisp.sparsify(model, blocks)) as measured, torch.no_grad():

@@ -1,7 +1,7 @@
 """A model and an adapter that version 0.1.0 saved, and the logits it computed: both are still what they were.
 
-The library wrote `tests/saved` at commit baed801: a BERT with entmax of a learned α in one layer and top-k in the other,
-and a LoRA adapter with another α and blocks.
+`tests/saved` was written at commit baed801: a BERT with entmax of a learned α in one layer and top-k in the
+other, and a LoRA adapter with another α and blocks.
 """
 
 import json
@@ -42,7 +42,7 @@ def test_an_adapter_is_loaded_with_its_model(tmp_path) -> None:
 @quiet
 def test_an_adapter_is_restored_on_a_dense_and_loaded_into_a_sparse_model() -> None:
     base = crisp.densify(crisp.load(SAVED / "bert"))
-    with pytest.warns(crisp.DenseUntilRestored):
+    with pytest.warns(crisp.SparseCheckpointLoadedDense):
         model = PeftModel.from_pretrained(base, SAVED / "adapter")
     check(crisp.restore(model), "adapter")
     base = crisp.load(SAVED / "bert")

@@ -15,8 +15,8 @@ from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 import crisp_attention as crisp
-from crisp_attention import DenseUntilRestored, Entmax, TopK
-from crisp_attention.models.apply import get_sparsity
+from crisp_attention import Entmax, SparseCheckpointLoadedDense, TopK
+from tests.models.tiny import sparsity_of
 
 TEXTS = ["the film is good", "a plot very dull and it was", "fine"]
 
@@ -44,7 +44,7 @@ def test_saved_and_loaded_it_says_that_it_is_dense_until_it_is_restored(embedder
     dense = embedder.encode(TEXTS)
     sparse = crisp.sparsify(embedder, TopK(0.6)).encode(TEXTS)
     embedder.save(str(tmp_path))
-    with pytest.warns(DenseUntilRestored, match=r"dense until crisp_attention\.restore"):
+    with pytest.warns(SparseCheckpointLoadedDense, match=r"dense until crisp_attention\.restore"):
         loaded = SentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_array_equal(loaded.encode(TEXTS), dense)
     np.testing.assert_array_equal(crisp.restore(loaded).encode(TEXTS), sparse)
@@ -71,7 +71,7 @@ def test_it_trains_with_what_its_attention_learns(embedder, tmp_path):
     expected = embedder.encode(TEXTS)
     embedder.save(str(tmp_path / "saved"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DenseUntilRestored)
+        warnings.simplefilter("ignore", SparseCheckpointLoadedDense)
         loaded = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     np.testing.assert_array_equal(crisp.restore(loaded).encode(TEXTS), expected)
 
@@ -85,4 +85,4 @@ def test_a_pool_of_processes_encodes_as_the_model_does(embedder):
     finally:
         embedder.stop_multi_process_pool(pool)
     np.testing.assert_allclose(found, np.tile(sparse, (4, 1)), rtol=1e-4, atol=1e-5)
-    assert set(get_sparsity(embedder).values()) == {0.6}
+    assert set(sparsity_of(embedder).values()) == {0.6}

@@ -10,14 +10,13 @@ from transformers import AttentionInterface
 
 import crisp_attention as crisp
 from crisp_attention import Dense, RandomK, TopK, Window
-from crisp_attention.models.apply import get_sparsity
-from crisp_attention.models.settings import attention_layers
-from tests.models.tiny import BATCH, bart, distilbert, logits
+from crisp_attention.models.sparse_model import SparseModel
+from tests.models.tiny import BATCH, bart, distilbert, layers_of, logits, sparsity_of
 
 
 def sparsities(model) -> list[float | None]:
-    by_name = get_sparsity(model)
-    return [by_name.get(layer.name) for layer in attention_layers(model)]
+    by_name = sparsity_of(model)
+    return [by_name.get(layer.name) for layer in layers_of(model)]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_phase_is_sparse_in_training_or_in_evaluation_only(phase, training):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    for layer in attention_layers(model):
+    for layer in layers_of(model):
         layer.module.dropout_p = 0.0
     dense = logits(model)
     crisp.sparsify(model, TopK(0.8), phase=phase)
@@ -79,7 +78,7 @@ def test_a_phase_is_sparse_in_training_or_in_evaluation_only(phase, training):
 )
 def test_attention_chooses_between_self_and_cross(attention, names):
     model = crisp.sparsify(bart(), TopK(0.5), attention=attention)
-    assert {name.split(".")[-1] for name in get_sparsity(model)} == names
+    assert {name.split(".")[-1] for name in sparsity_of(model)} == names
 
 
 def test_doing_it_again_replaces_what_was_set():
@@ -139,6 +138,51 @@ def test_set_sparsity_reaches_every_layer_that_has_one():
         model.config.crisp_attention["layers"]["distilbert.transformer.layer.3.attention"]["rule"]["sparsity"]
         == 0.25
     )
+
+
+def test_a_step_of_a_schedule_looks_at_the_sparse_layers_only(monkeypatch):
+    model = crisp.sparsify(distilbert(), layers={"1-3": TopK(0.8)})
+    walks: list[str] = []
+    for walk in ("named_modules", "named_children", "named_parameters"):  # the others are made of them
+        whole = getattr(nn.Module, walk)
+        monkeypatch.setattr(
+            nn.Module,
+            walk,
+            lambda self, *args, _whole=whole, **how: walks.append("") or _whole(self, *args, **how),
+        )
+    list(model.modules())
+    assert walks
+    walks.clear()
+    crisp.set_sparsity(model, 0.25)
+    assert sparsity_of(model) == dict.fromkeys(
+        [layer.name for layer in SparseModel.of(model).layers[1:]], 0.25
+    )
+    assert walks == []
+
+
+def test_layers_that_were_taken_out_or_renamed_are_not_recorded():
+    model = crisp.sparsify(distilbert(), TopK(0.8))
+    layers = model.distilbert.transformer.layer
+    model.distilbert.transformer.layer = nn.ModuleList([layers[0], layers[3]])
+    crisp.set_sparsity(model, 0.25)
+    names = [f"distilbert.transformer.layer.{i}.attention" for i in (0, 1)]
+    assert sparsity_of(model) == dict.fromkeys(names, 0.25)
+    assert list(model.config.crisp_attention["layers"]) == names
+    crisp.densify(model)
+    assert logits(model).isfinite().all()
+
+
+def test_is_sparse():
+    model = distilbert()
+    assert not crisp.is_sparse(model)
+    with crisp.measuring(model):
+        assert not crisp.is_sparse(model)
+    crisp.sparsify(model.distilbert, TopK(0.5))
+    assert crisp.is_sparse(model)
+    crisp.sparsify(model, TopK(0.5))
+    assert crisp.is_sparse(nn.Sequential(model))
+    assert crisp.is_sparse(model.distilbert)
+    assert not crisp.is_sparse(crisp.densify(model))
 
 
 def test_training_draws_random_keys_anew_and_evaluation_does_not():
@@ -201,7 +245,9 @@ def test_bad_arguments_are_refused_with_expected_and_actual():
     refuses(ValueError, "outside attention='self'", TopK(0.5), model=bart(), layers=["*encoder_attn"])
     refuses(ValueError, "cross-attention does not have", RandomK(0.5), model=bart(), attention="all")
     refuses(ValueError, "cross-attention does not have", Window(3), model=bart(), attention="cross")
-    refuses(TypeError, "Linear holds 0", TopK(0.5), model=nn.Linear(2, 2))
+    refuses(
+        TypeError, "expected a model of transformers.*Linear holds none", TopK(0.5), model=nn.Linear(2, 2)
+    )
     with pytest.raises(ValueError, match="not sparse"):
         crisp.densify(distilbert())
     with pytest.raises(ValueError, match="no layer has a method with a sparsity"):
@@ -249,7 +295,7 @@ def test_two_parts_of_one_model_are_sparse_and_dense_on_their_own():
     crisp.sparsify(encoder, TopK(0.5))
     crisp.sparsify(decoder, TopK(0.7))
     crisp.densify(encoder)
-    assert set(get_sparsity(decoder).values()) == {0.7}
+    assert set(sparsity_of(decoder).values()) == {0.7}
     crisp.densify(decoder)
     assert model.config._attn_implementation == encoder.config._attn_implementation == "sdpa"
 
@@ -264,7 +310,7 @@ def test_a_part_of_a_sparse_model_is_changed_through_the_model():
 def test_another_implementation_set_afterwards_is_noticed():
     model = crisp.sparsify(distilbert(), TopK(0.8))
     model.set_attn_implementation("sdpa")
-    for use in (crisp.densify, get_sparsity, lambda m: crisp.set_sparsity(m, 0.5)):
+    for use in (crisp.densify, sparsity_of, lambda m: crisp.set_sparsity(m, 0.5)):
         with pytest.raises(ValueError, match=r"was set to 'sdpa' after crisp\.sparsify"):
             use(model)
     crisp.sparsify(model, TopK(0.5))

@@ -17,6 +17,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from crisp_attention.models.host import AttentionLayer, host_of
+from crisp_attention.models.settings import Settings, settings_on
+from crisp_attention.models.sparse_model import SparseModel, carrying
+
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 1, 1, 1]])
 GROUPED = {
     "vocab_size": 64,
@@ -85,3 +89,18 @@ def noisy(model: PreTrainedModel) -> PreTrainedModel:
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model(**BATCH).logits
+
+
+def layers_of(model) -> list[AttentionLayer]:
+    """The attention modules of a model, sparse or not."""
+    host, root = host_of(model)
+    return host.layers(root)
+
+
+def settings_in(model) -> list[tuple[AttentionLayer, Settings]]:
+    """The layers of a model, or of a part of one, that carry settings, with these."""
+    return [(layer, settings_on(layer)) for layer in carrying(*host_of(model))]
+
+
+def sparsity_of(model) -> dict[str, float]:
+    return SparseModel.of(model).sparsity

@@ -22,8 +22,8 @@ from transformers import (
     XLNetConfig,
 )
 
+from crisp_attention import CheckpointError, load
 from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import CheckpointError, load
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
 from tests.runs import small

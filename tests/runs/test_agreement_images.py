@@ -6,8 +6,8 @@ from datasets import Dataset
 from PIL import Image
 from transformers import BertConfig, CLIPImageProcessor, ViTForImageClassification
 
+from crisp_attention import CheckpointError
 from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
 from tests.runs import small

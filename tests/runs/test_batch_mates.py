@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BartConfig, BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
 import crisp_attention as crisp
-from crisp_attention.models.persistence import read_model
+from crisp_attention.models.transformers.checkpoints import read_model
 from crisp_attention.runs.sources import load_source
 from tests.runs import small
 from tests.runs.small import BODY

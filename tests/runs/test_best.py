@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import AutoTokenizer, TrainerCallback
 
 import crisp_attention as crisp
-from crisp_attention.models.apply import get_sparsity
+from tests.models.tiny import sparsity_of
 from tests.runs import small
 from tests.runs.tables import task_of
 
@@ -73,7 +73,7 @@ def test_the_delivered_model_is_the_best_at_the_final_sparsity_and_the_one_measu
 
     best, delivered = crisp.load(tmp_path / "best"), crisp.load(done.directory / "model")
     for model in (best, delivered):
-        assert set(get_sparsity(model).values()) == {0.9}
+        assert set(sparsity_of(model).values()) == {0.9}
     logits = predicted(best, done, reviews)
     assert np.array_equal(predicted(delivered, done, reviews), logits)
     table = pd.read_parquet(done.directory / "predictions-validation.parquet")
@@ -93,7 +93,7 @@ def test_a_run_that_is_stopped_early_says_what_it_delivers(run, reviews, tmp_pat
     )
     assert not (tmp_path / "best").exists()
     delivered = crisp.load(done.directory / "model")
-    (sparsity,) = set(get_sparsity(delivered).values())
+    (sparsity,) = set(sparsity_of(delivered).values())
     assert sparsity == pytest.approx(0.9 * (14 / 36 - 0.2) / 0.5)
     table = pd.read_parquet(done.directory / "predictions-validation.parquet")
     np.testing.assert_allclose(np.stack(table["logits"]), predicted(delivered, done, reviews), atol=1e-6)

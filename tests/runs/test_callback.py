@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 import crisp_attention as crisp
 from crisp_attention import Schedule, SparsityCallback, TopK, Window
-from crisp_attention.models.apply import get_sparsity
+from crisp_attention.models.sparse_model import SparseModel
 from tests.models.adapted import quiet
 from tests.models.tiny import distilbert
 
@@ -28,7 +28,7 @@ def sparse():
 
 
 def sparsity_of(model):
-    (found,) = set(get_sparsity(model).values())
+    (found,) = set(SparseModel.of(model).sparsity.values())
     return found
 
 

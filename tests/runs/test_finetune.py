@@ -13,12 +13,12 @@ from rich.console import Console
 
 import crisp_attention as crisp
 from crisp_attention.errors import OptionError
-from crisp_attention.models.apply import get_sparsity
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.finetune import Run
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sources import MINILM, load_source
 from crisp_attention.runs.spec import Data
+from tests.models.tiny import sparsity_of
 from tests.runs import small
 from tests.runs.tables import task_of
 
@@ -148,7 +148,7 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     assert "{" not in said
 
     loaded = crisp.load(run.directory / "model")
-    assert set(get_sparsity(loaded).values()) == {0.8}
+    assert set(sparsity_of(loaded).values()) == {0.8}
     table = pd.read_parquet(run.directory / "predictions-validation.parquet")
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-4
 
@@ -180,11 +180,11 @@ def test_images(tmp_path, method):
     if method == "dense":
         assert (metrics["achieved_sparsity"], metrics["kept_mass"]) == (0, pytest.approx(1))
         assert "attention: dense, the model's own" in said
-        with pytest.warns(crisp.DenseUntilRestored):
+        with pytest.warns(crisp.SparseCheckpointLoadedDense):
             crisp.load(run.directory / "model")
     else:
         assert metrics["achieved_sparsity"] == pytest.approx(1 - 13 / 65)
-        assert set(get_sparsity(crisp.load(run.directory / "model")).values()) == {0.8}
+        assert set(sparsity_of(crisp.load(run.directory / "model")).values()) == {0.8}
 
 
 def test_two_text_columns(data_folder, bert, tmp_path):

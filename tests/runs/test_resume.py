@@ -12,15 +12,14 @@ import transformers
 from packaging.version import Version
 from rich.console import Console
 
-from crisp_attention.errors import OptionError
+from crisp_attention.errors import CheckpointError, OptionError
 from crisp_attention.files import write_json
-from crisp_attention.models.apply import get_sparsity
-from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs import costs
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.trainer import RunTrainer
 from crisp_attention.schedule import Schedule
+from tests.models.tiny import sparsity_of
 from tests.runs import small
 
 STEPS = 18
@@ -38,7 +37,7 @@ class Watch:
         patch.setattr(RunProgress, "on_step_end", self.on_step_end)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.seen.append((state.global_step, *set(get_sparsity(model).values())))
+        self.seen.append((state.global_step, *set(sparsity_of(model).values())))
         if state.global_step == self.stop:
             self.stop = None
             raise KeyboardInterrupt

@@ -12,9 +12,9 @@ import torch
 import crisp_attention as crisp
 from crisp_attention import CheckpointError
 from crisp_attention.cli import main as cli
-from crisp_attention.models.apply import get_sparsity
-from crisp_attention.models.notice import DenseUntilRestored
+from crisp_attention.models.notice import SparseCheckpointLoadedDense
 from crisp_attention.runs.sources import load_source
+from tests.models.tiny import sparsity_of
 from tests.runs import small
 from tests.runs.tables import task_of
 
@@ -39,9 +39,9 @@ def test_the_run_of_a_model_that_returns_attention_weights_leaves_one_that_does_
 def test_load_finds_the_model_in_the_runs_folder(run):
     ids = torch.tensor([[2, 6, 7, 8, 3]])
     found, expected = crisp.load(run.path), crisp.load(str(run.model))
-    assert get_sparsity(found) == get_sparsity(expected)
+    assert sparsity_of(found) == sparsity_of(expected)
     assert torch.equal(found(ids).logits, expected(ids).logits)
-    assert get_sparsity(crisp.load(run.path, subfolder="model")) == get_sparsity(expected)
+    assert sparsity_of(crisp.load(run.path, subfolder="model")) == sparsity_of(expected)
 
 
 def test_training_starts_from_the_weights_of_a_run(run, reviews, tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_training_starts_from_the_weights_of_a_run(run, reviews, tmp_path, monke
     words += ["--epochs", 1, "--method", "dense", "--learning-rate", 1e-12, "--training", "use_cpu=true"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     cli.main()
-    with pytest.warns(DenseUntilRestored, match="holds no Crisp settings"):
+    with pytest.warns(SparseCheckpointLoadedDense, match="holds no Crisp settings"):
         after = crisp.load(tmp_path / "second")
     for name, weight in crisp.load(run.path).named_parameters():
         torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-9)
@@ -73,7 +73,7 @@ def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_wit
 
 def test_what_profile_and_sweep_load_is_the_runs_model_made_dense(run, reviews):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DenseUntilRestored)
+        warnings.simplefilter("error", SparseCheckpointLoadedDense)
         source = load_source(str(run.path), task_of(reviews), None)
     assert source.drawn == ()
     assert source.processor.vocab_size == len(small.WORDS)
@@ -91,4 +91,4 @@ def test_a_model_folder_that_has_a_folder_of_that_name_is_itself_the_model(run):
     model = crisp.load(run.path)
     model.save_pretrained(run.path.parent / "both")
     crisp.sparsify(crisp.densify(model), crisp.TopK(0.9)).save_pretrained(run.path.parent / "both" / "model")
-    assert set(get_sparsity(crisp.load(run.path.parent / "both")).values()) == {0.5}
+    assert set(sparsity_of(crisp.load(run.path.parent / "both")).values()) == {0.5}

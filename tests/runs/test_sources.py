@@ -9,8 +9,8 @@ import transformers
 from datasets import Dataset
 from PIL import Image
 
+from crisp_attention import CheckpointError
 from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs import sources
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source

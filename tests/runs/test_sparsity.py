@@ -8,9 +8,9 @@ from transformers import AutoModelForSequenceClassification
 import crisp_attention as crisp
 from crisp_attention import Budgets, Dense, Method, PerHead, TopK, Window
 from crisp_attention.errors import OptionError
-from crisp_attention.models.settings import settings_of
 from crisp_attention.runs.prepare import described, make_sparse
 from crisp_attention.runs.spec import Data, RunSpec
+from tests.models.tiny import settings_in
 from tests.runs import small
 
 NAME = "bert.encoder.layer.{}.attention.self"
@@ -31,7 +31,7 @@ def test_budgets_are_applied_and_described(model):
     given = spec(method=BUDGETS, phase="train")
     assert described(model, given) == "attention: dense, the model's own"
     make_sparse(model, given)
-    assert [settings.method for _, settings in settings_of(model)] == [Method(rule=TopK(0.5)), None, HEADS]
+    assert [settings.method for _, settings in settings_in(model)] == [Method(rule=TopK(0.5)), None, HEADS]
     assert described(model, given) == (
         "attention: budgets by layer and head, in training only, in 2 of 3 layers"
     )
@@ -39,7 +39,7 @@ def test_budgets_are_applied_and_described(model):
 
 def test_a_dense_run_keeps_the_models_own_attention(model):
     make_sparse(model, spec(method=Dense()))
-    assert not settings_of(model)
+    assert not settings_in(model)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_a_run_with_budgets_learns_and_is_saved_with_them(bert, reviews, tmp_pat
     assert RunSpec.from_dict(config["options"]).method == BUDGETS
     assert run.metrics["achieved_sparsity"] > 0.2
     loaded = crisp.load(run.directory)
-    assert [settings.method for _, settings in settings_of(loaded)] == [Method(rule=TopK(0.5)), None, HEADS]
+    assert [settings.method for _, settings in settings_in(loaded)] == [Method(rule=TopK(0.5)), None, HEADS]

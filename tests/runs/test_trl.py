@@ -9,8 +9,8 @@ from trl import SFTConfig, SFTTrainer
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, TopK
-from crisp_attention.models.settings import settings_of
 from tests.models.adapted import quiet, recorded
+from tests.models.tiny import settings_in
 
 # TRL sets the name that transformers gives up
 pytestmark = [pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning"), quiet]
@@ -86,7 +86,7 @@ def test_adapters_train_packed_as_padded_and_carry_the_setting(train, tmp_path, 
     assert found[0] == pytest.approx(losses, rel=1e-4)
     assert found[1] == pytest.approx(norms, rel=1e-3)
     settings = recorded(tmp_path)
-    assert len(settings["layers"]) == len(settings_of(crisp.load(tmp_path))) == 5
+    assert len(settings["layers"]) == len(settings_in(crisp.load(tmp_path))) == 5
     alphas = [
         alpha for layer in settings["learned"].values() for values in layer.values() for alpha in values
     ]

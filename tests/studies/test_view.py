@@ -11,11 +11,11 @@ from transformers import AlbertConfig, AlbertModel, AutoModel, AutoTokenizer
 import crisp_attention as crisp
 from crisp_attention import Method, RandomK, TopK, Window
 from crisp_attention.methods.method import as_method
-from crisp_attention.models.settings import settings_of
 from crisp_attention.view import command
 from crisp_attention.view import methods as view_methods
 from crisp_attention.view.capture import Layer, capture, layers_of
 from crisp_attention.view.page import page_bytes
+from tests.models.tiny import settings_in
 from tests.studies.viewing import HOSTILE, TEXT, WORDS
 
 # which kind of mark the picture has in each cell of a panel, by query and key
@@ -299,11 +299,11 @@ def test_looking_leaves_the_model_as_it_was(bert, own):
     model = AutoModel.from_pretrained(bert)
     if own:
         crisp.sparsify(model, layers=own, phase="eval")
-    before = [settings for _, settings in settings_of(model)], model.config.to_dict()
+    before = [settings for _, settings in settings_in(model)], model.config.to_dict()
     inputs = dict(batch(bert))
     layers = layers_of(model, inputs)
     capture(model, inputs, Method(layout=Window(3), rule=TopK(0.5)), layers, layers)
-    assert ([settings for _, settings in settings_of(model)], model.config.to_dict()) == before
+    assert ([settings for _, settings in settings_in(model)], model.config.to_dict()) == before
 
 
 def _cut(word):

@@ -11,9 +11,9 @@ from crisp_attention.bench.ours import CRISP, DENSE
 from crisp_attention.bench.results import Step
 from crisp_attention.bench.rounds import Effort, clock_of, interleaved, warm_up
 from crisp_attention.bench.spread import compared
+from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.method import Method
 from crisp_attention.models.apply import sparsify
-from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs.sources import minilm_folder
 
 MODEL = "builtin:minilm"

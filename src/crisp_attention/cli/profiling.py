@@ -12,7 +12,7 @@ from crisp_attention.cli.profile_options import ProfileOptions
 from crisp_attention.cli.profile_report import report
 from crisp_attention.errors import OptionError, listed
 from crisp_attention.files import check_folder, plain
-from crisp_attention.insight.profile.collect import profile
+from crisp_attention.insight.profile.dense_pass import profile
 from crisp_attention.insight.profile.profile import Profile
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number, check_whole

@@ -1,7 +1,4 @@
-"""A sparse checkpoint that is loaded the plain way says that it came back dense.
-
-Imports nothing heavy: the package's `__init__` installs it as soon as transformers is imported.
-"""
+"""A sparse checkpoint that is loaded without Crisp says that it came back dense. Imports nothing heavy."""
 
 import re
 import sys
@@ -11,21 +8,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from sysconfig import get_path
-from types import FrameType, ModuleType
-from typing import Any
+from types import FrameType
 
-CONFIG_KEY = "crisp_attention"
-# what reads a model's configuration without loading a model: preprocessing, and PEFT for the size of a vocabulary
-ONLY_LOOKS = re.compile(
-    r"transformers.models.auto.(tokenization|feature_extraction|\w*processing)_auto|peft.utils.save_and_load"
-)
 LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub|peft|wrapt)[/\\]")
 INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
-class DenseUntilRestored(UserWarning):
-    """A checkpoint holds Crisp settings that are not active."""
+class SparseCheckpointLoadedDense(UserWarning):
+    """A checkpoint holds Crisp settings that are not active, or `crisp.load` found none."""
 
 
 @contextmanager
@@ -46,40 +37,7 @@ def is_restoring() -> bool:
 def notify(message: str) -> None:
     """Warn at the line that called a library, every time and not only the first."""
     file, line = _caller()
-    warnings.warn_explicit(message, DenseUntilRestored, file, line, registry={})
-
-
-class SettingsAttribute:
-    """`config.crisp_attention`: an ordinary attribute that warns when it is filled from a file."""
-
-    def __get__(self, config: Any, owner: type | None = None) -> Any:
-        if config is None:
-            return self
-        try:
-            return config.__dict__[CONFIG_KEY]
-        except KeyError:
-            raise AttributeError(CONFIG_KEY) from None
-
-    def __set__(self, config: Any, settings: Any) -> None:
-        config.__dict__[CONFIG_KEY] = settings
-        if settings is not None and not is_restoring() and not _no_model_is_loaded(config):
-            notify(
-                "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
-                "crisp_attention.restore(model) is called. crisp_attention.load(path) does both."
-            )
-
-    def __delete__(self, config: Any) -> None:
-        del config.__dict__[CONFIG_KEY]
-
-
-def _no_model_is_loaded(config: Any) -> bool:
-    """Whether the config is only looked at: by a resuming Trainer (no model type), for a tokenizer, by PEFT."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if ONLY_LOOKS.search(frame.f_code.co_filename):
-            return True
-    return not type(config).model_type
+    warnings.warn_explicit(message, SparseCheckpointLoadedDense, file, line, registry={})
 
 
 def _caller() -> tuple[str, int]:
@@ -97,8 +55,3 @@ def _is_installed(file: str) -> bool:
     # scripts of the environment only start a program
     folders = (get_path("stdlib"), get_path("scripts"))
     return bool(INSTALLED.search(file)) or any(Path(file).is_relative_to(each) for each in folders)
-
-
-def install(configuration_utils: ModuleType) -> None:
-    """Give transformers' configurations the attribute. No other attribute or behaviour changes."""
-    setattr(configuration_utils.PreTrainedConfig, CONFIG_KEY, SettingsAttribute())

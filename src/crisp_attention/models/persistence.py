@@ -1,72 +1,22 @@
 """A model saved sparse comes back sparse."""
 
-import json
 import warnings
-from inspect import signature
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import (
-    ADAPTER_CONFIG_NAME,
-    ADAPTER_SAFE_WEIGHTS_NAME,
-    CONFIG_NAME,
-    cached_file,
-    find_adapter_config_file,
-    is_peft_available,
-)
 
-from crisp_attention.errors import CrispError
+from crisp_attention.errors import CheckpointError
 from crisp_attention.kernels.dispatch import AUTO, check_backend
-from crisp_attention.models import record
-from crisp_attention.models.adapters import adapters_on, task_of
-from crisp_attention.models.apply import activate, outermost
-from crisp_attention.models.configs import check_savable
-from crisp_attention.models.learned import (
-    MODULE,
-    missing_parameters,
-    own_parameters,
-    read_parameters,
-)
-from crisp_attention.models.notice import DenseUntilRestored, restoring
-from crisp_attention.models.rollback import all_or_nothing
+from crisp_attention.models.apply import activate
+from crisp_attention.models.host import host_of, hosts
+from crisp_attention.models.notice import SparseCheckpointLoadedDense, restoring
+from crisp_attention.models.parameters import missing_parameters
+from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.selection import by_name, fitting
-from crisp_attention.models.settings import attention_layers
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-# the class of the base model of an adapter that only names its task, as one without settings may
-TASKS = {
-    "CAUSAL_LM": "AutoModelForCausalLM",
-    "FEATURE_EXTRACTION": "AutoModel",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoModelForSequenceClassification",
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-}
-# what says where a file of the hub lies, for the configuration as for the weights
-HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
-# what configurations, models and processors raise where a file gives them a value that they cannot use
-UNUSABLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 Model = TypeVar("Model", bound=nn.Module)
-
-
-class CheckpointError(CrispError):
-    """A folder or file that should hold a model cannot be read as one."""
 
 
 def restore(model: Model, *, backend: str = AUTO) -> Model:
@@ -77,210 +27,70 @@ def restore(model: Model, *, backend: str = AUTO) -> Model:
     Raises ValueError if there are no settings, they are damaged or do not fit the model's layers, or what was
     learned is not found.
     """
-    return _restore(model, outermost(model).name_or_path or "", backend)
+    return _restore(model, backend, {})
 
 
-def _restore(model: Model, path: str | Path, backend: str, **hub: Any) -> Model:
-    check_backend(backend)
-    root = outermost(model)
-    adapters = adapters_on(model, root)
-    recorded = adapters.recorded or record.read(root.config)
-    if recorded is None:
-        raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
-    methods, phase = recorded
-    found = attention_layers(root)
-    named = [(by_name(found, name), method) for name, method in methods.items()]
-    chosen = [(layer, fitting(method, layer)) for layer, method in named]
-    missing = missing_parameters(chosen)
-    beside_adapters = list(adapters.learned(missing, found))
-    in_checkpoint = [] if adapters.recorded else read_parameters(missing, path, **hub)
-    check_savable(root)
-    with all_or_nothing(root):
-        activate(root, {layer.index: method for layer, method in chosen}, phase, backend)
-        for layer, values in in_checkpoint:
-            own_parameters(layer.module).fill(values)
-        adapters.train([layer for layer, _ in missing], listed=True)
-        for layer, adapter, values in beside_adapters:
-            own_parameters(layer.module, adapter).fill(values)
-        record.write(root)
-    return model
-
-
-def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> "PreTrainedModel | PeftModel":
+def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
     """Load a model, sparse if it was saved sparse, as the class it was saved from.
 
-    `path` is a folder, a run's folder or a hub id, `backend` as in `sparsify`, `kwargs` go to `from_pretrained`. Of
-    a PEFT adapter, its base model is loaded and the PeftModel returned, for inference unless `is_trainable=True`.
     Only safetensors are read, nothing is unpickled. Warns if the checkpoint holds no settings, so that the
-    model is dense. Raises CheckpointError if the folder is not a model or a file in it is damaged, and
-    TypeError for `use_safetensors` and `output_loading_info`.
+    model is dense.
+
+    Parameters
+    ----------
+    path
+        A folder, a run's folder or a hub id. Of a PEFT adapter, its base model is loaded and the PeftModel
+        returned, for inference unless `is_trainable=True`.
+    backend
+        As in `sparsify`.
+    kwargs
+        What `from_pretrained` takes.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder is not a model or a file in it is damaged.
+    TypeError
+        For `use_safetensors` and `output_loading_info`.
     """
     for refused in ("use_safetensors", "output_loading_info"):
         if refused in kwargs:
             raise TypeError(f"crisp.load does not take {refused}: it reads safetensors and returns the model")
-    path = path if "subfolder" in kwargs else model_folder(path)
-    hub = {name: kwargs[name] for name in HUB & set(kwargs)}
-    read = _read_adapter if _holds_only_adapter(path, hub) else _read_whole
     with restoring():
-        model, place = read(path, hub, **kwargs)
-    root = outermost(model)
+        model, place = _read(path, kwargs)
+    host, root = host_of(model)
     try:
-        recorded = adapters_on(model, root).recorded or record.read(root.config)
+        recorded = host.read(model, root)
     except ValueError as error:
         raise CheckpointError(f"cannot make the model in {path} sparse again: {error}") from error
     if recorded is not None:
-        return _restore(model, backend=backend, **place)
-    warnings.warn(f"{path} holds no Crisp settings: the model is dense", DenseUntilRestored, stacklevel=2)
+        return _restore(model, backend, place)
+    message = f"{path} holds no Crisp settings: the model is dense"
+    warnings.warn(message, SparseCheckpointLoadedDense, stacklevel=2)
     return model
 
 
-def model_folder(path: str | Path) -> str | Path:
-    """Where the model is: in `path` itself, or, where that is the folder of a run of `crisp finetune`, in it."""
-    inside = Path(path) / "model"
-    has_weights = any(Path(path).glob("*.safetensors*"))
-    return inside if (inside / "config.json").is_file() and not has_weights else path
+def _read(path: str | Path, given: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    for host in hosts():
+        if (found := host.load(path, given)) is not None:
+            return found
+    raise CheckpointError(f"{path} holds no model of {' or '.join(host.name for host in hosts())}")
 
 
-def _holds_only_adapter(path: str | Path, hub: dict[str, Any]) -> bool:
-    folder = Path(path) / hub.get("subfolder", "")
-    if folder.exists() or folder.is_absolute() or str(path).startswith("."):
-        return (folder / ADAPTER_CONFIG_NAME).is_file() and not (folder / CONFIG_NAME).is_file()
-    try:
-        if find_adapter_config_file(str(path), **hub) is None:
-            return False
-        return cached_file(path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub) is None
-    except (OSError, ValueError):
-        return False  # reading it as a whole model says what is wrong
-
-
-def _read_whole(
-    path: str | Path, hub: dict[str, Any], **kwargs: Any
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    cls = model_class(read_config(path, **hub), path)
-    model = _read_as(cls, path, **kwargs)
-    return model, {"path": path, "variant": kwargs.get("variant"), **hub}
-
-
-def _read_adapter(path: str | Path, hub: dict[str, Any], **kwargs: Any) -> tuple["PeftModel", dict[str, Any]]:
-    if not is_peft_available():
-        raise CheckpointError(f"{path} is a PEFT adapter: pip install peft to load it")
-    from peft import PeftConfig, PeftModel
-
-    try:
-        config = PeftConfig.from_pretrained(str(path), **hub)
-        cached_file(path, ADAPTER_SAFE_WEIGHTS_NAME, **hub)  # there, so that nothing is unpickled
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot load an adapter from {path}: {_first_line(error)}") from error
-    if not (base := config.base_model_name_or_path):
-        raise CheckpointError(
-            f"{path} does not say which model its adapter belongs to: load that model, then "
-            f"PeftModel.from_pretrained(model, {str(path)!r}) and crisp.restore on the result"
-        )
-    taken = set(signature(PeftModel.from_pretrained).parameters)
-    for_base = {
-        name: value for name, value in kwargs.items() if name not in taken | {"revision", "subfolder"}
-    }
-    for_base = {"revision": config.revision, **task_of(config), **for_base}
-    model = _read_as(_base_class(config, path), base, **for_base)
-    try:
-        adapted = PeftModel.from_pretrained(
-            model, path, **{name: value for name, value in kwargs.items() if name in taken | set(hub)}
-        )
-    except SafetensorError as error:
-        raise CheckpointError(f"the weights in {path} are damaged or cut short: {error}") from error
-    return adapted, {"path": base, "revision": config.revision}
-
-
-def _base_class(config: Any, path: str | Path) -> Any:
-    name = (config.auto_mapping or {}).get("base_model_class") or TASKS.get(config.task_type)
-    if name is None or not hasattr(transformers, name):
-        raise CheckpointError(
-            f"{path} names {name} as the class of its base model, which is none of transformers: load that model, "
-            f"then PeftModel.from_pretrained(model, {str(path)!r}) and crisp.restore on the result"
-        )
-    return getattr(transformers, name)
-
-
-def _read_as(cls: Any, path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    if not issubclass(cls, PreTrainedModel):
-        return read_model(cls, path, use_safetensors=True, **kwargs)
-    model = read_model(_expecting_learned(cls), path, use_safetensors=True, **kwargs)
-    model.__class__ = cls
+def _restore(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
+    check_backend(backend)
+    host, root = host_of(model)
+    if (recorded := host.read(model, root)) is None:
+        raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
+    methods, phase = recorded
+    found = host.layers(root)
+    named = [(by_name(found, name), method) for name, method in methods.items()]
+    chosen = [(layer, fitting(host, method, layer)) for layer, method in named]
+    fill = host.saved(model, root, missing_parameters(host, chosen), place)
+    host.check_savable(root)
+    with all_or_nothing(everything(host, root)):
+        sparse = activate(host, root, {layer.index: method for layer, method in chosen}, phase, backend)
+        fill()
+        host.erase(root)
+        sparse.write()
     return model
-
-
-def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfig:
-    """The configuration at `path`; CheckpointError says what is wrong with a folder that has none."""
-    folder = Path(path) / kwargs.get("subfolder", "")
-    if (folder / ADAPTER_CONFIG_NAME).is_file() and not (folder / CONFIG_NAME).is_file():
-        raise CheckpointError(
-            f"{path} is a PEFT adapter, expected a whole model: "
-            f"crisp_attention.load({str(path)!r}).merge_and_unload().save_pretrained(...) writes one"
-        )
-    if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
-        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        raise CheckpointError(
-            f"{path} is not a model: expected config.json and model.safetensors, found {inside}"
-        )
-    if folder.is_file():
-        raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")
-    if not folder.exists() and (folder.is_absolute() or str(path).startswith(".")):
-        raise CheckpointError(f"no such folder: {path}")
-    if (folder / "config.json").is_file() and _of_a_run(folder / "config.json"):
-        raise CheckpointError(
-            f"{path} is the folder of a run that holds no model: the run has not finished, or it kept none "
-            f"(crisp finetune with --discard-model, crisp sweep without --keep-models)"
-        )
-    try:
-        return AutoConfig.from_pretrained(path, **kwargs)
-    except (OSError, *UNUSABLE) as error:
-        raise CheckpointError(
-            f"cannot read a model configuration from {path}: {_first_line(error)}"
-        ) from error
-
-
-def read_model(cls: Any, path: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """`cls.from_pretrained(path)`; a damaged file or an unusable value is a CheckpointError that names the folder."""
-    try:
-        return cls.from_pretrained(path, **kwargs)
-    except SafetensorError as error:
-        raise CheckpointError(f"the weights in {path} are damaged or cut short: {error}") from error
-    except (OSError, *UNUSABLE) as error:
-        raise CheckpointError(f"cannot load a model from {path}: {_first_line(error)}") from error
-
-
-def model_class(config: transformers.PreTrainedConfig, path: str | Path) -> type[PreTrainedModel]:
-    """The class a checkpoint was saved from. Raises CheckpointError if transformers has no such class."""
-    names = config.architectures or []
-    if len(names) != 1 or not hasattr(transformers, names[0]):
-        raise CheckpointError(
-            f"{path} names the architectures {names}; expected exactly one class of transformers. Load it with its "
-            f"own class and call crisp.restore(model)"
-        )
-    return getattr(transformers, names[0])
-
-
-def _of_a_run(file: Path) -> bool:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return isinstance(found, dict) and {"options", "versions"} <= set(found) and "model_type" not in found
-
-
-def _expecting_learned(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    # a dense model has no place for what attention learned, and would report it as unexpected
-    ignored = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"\.{MODULE}\."]
-    body = {"__module__": cls.__module__, "_keys_to_ignore_on_load_unexpected": ignored}
-    return type(cls.__name__, (cls,), body)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(
-        error, StrictDataclassError
-    ):  # its first line names the field, the second one says what is wrong
-        return " ".join(str(error).split())
-    lines = str(error).strip().splitlines()
-    if not lines or isinstance(error, (AssertionError, LookupError)):
-        return ": ".join([type(error).__name__, *lines[:1]])
-    return lines[0]

@@ -1,19 +1,16 @@
-"""The settings as a plain, versioned dictionary in the model's config, which travels with every save."""
+"""The settings of a sparse model as a plain, versioned dictionary, which is saved with the model."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
-
 from crisp_attention.methods.heads import LayerMethod, layer_method
-from crisp_attention.models.configs import config_of
-from crisp_attention.models.notice import CONFIG_KEY, restoring
-from crisp_attention.models.settings import PHASES, settings_of
+from crisp_attention.models.settings import PHASES
 
 VERSION = 1
 
 
 class Unsavable(dict[str, Any]):
-    """Settings that cannot be saved, in a config: writing it raises ValueError with the reason."""
+    """A record that cannot be saved: writing it as JSON raises ValueError with the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(version=VERSION)
@@ -30,49 +27,14 @@ class Unsavable(dict[str, Any]):
         return Unsavable, (self.reason,)
 
 
-def write(model: PreTrainedModel) -> None:
-    """Put the settings of a sparse model into its config, and into that of no part of it.
-
-    Those of a class without a name can be used, but not saved.
-    """
-    for module in model.modules():
-        if (config := config_of(module)) is not None:
-            erase(config)
-    try:
-        settings = settings_as_dict(model)
-    except ValueError as error:
-        settings = Unsavable(str(error))
-    with restoring():
-        setattr(model.config, CONFIG_KEY, settings)
-
-
-def settings_as_dict(model: PreTrainedModel) -> dict[str, Any]:
-    """The settings of a sparse model, its layers by the names that they have now; `parse` reads them."""
-    sparse = [(layer.name, each) for layer, each in settings_of(model) if each.method is not None]
-    return {
-        "version": VERSION,
-        "phase": sparse[0][1].phase,
-        "layers": {name: each.method.to_dict() for name, each in sparse if each.method},
-    }
-
-
-def erase(config: PreTrainedConfig) -> None:
-    """Remove the settings from a config, if it has any."""
-    if hasattr(config, CONFIG_KEY):
-        delattr(config, CONFIG_KEY)
-
-
-def read(config: PreTrainedConfig) -> tuple[dict[str, LayerMethod], str] | None:
-    """Methods by layer name, and the phase; None if the config holds no settings.
-
-    Raises ValueError if they are of another version or damaged.
-    """
-    data: Any = getattr(config, CONFIG_KEY, None)
-    return None if data is None else parse(data, f"config.{CONFIG_KEY}")
+def record(methods: Mapping[str, LayerMethod], phase: str) -> dict[str, Any]:
+    """Methods by layer name, and the phase, as `parse` reads them."""
+    layers = {name: method.to_dict() for name, method in methods.items()}
+    return {"version": VERSION, "phase": phase, "layers": layers}
 
 
 def parse(data: Any, place: str) -> tuple[dict[str, LayerMethod], str]:
-    """Methods by layer name, and the phase, from what `write` wrote; `place` is where it was found.
+    """Methods by layer name, and the phase, from what `record` made; `place` is where it was found.
 
     Raises ValueError if it is of another version or damaged.
     """

@@ -1,23 +1,23 @@
 """A change of a model happens as a whole or not at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-from crisp_attention.models.configs import config_of
-from crisp_attention.models.settings import ATTRIBUTE
+from crisp_attention.models.host import Host
+from crisp_attention.models.settings import settings_of
 
 Attributes = dict[str, Any]
 
 
-def remember(root: nn.Module) -> Callable[[], None]:
-    """What puts the modules of `root`, their configurations and settings back as they are now.
+def remember(things: Iterable[object]) -> Callable[[], None]:
+    """What puts back the attributes that the things have now.
 
     That covers which objects they hold (submodules, parameters, hooks, attributes), not the values of tensors.
     """
-    before = [pair for each in _everything(root) for pair in _held(vars(each))]
+    before = [pair for each in things for pair in _held(vars(each))]
 
     def put_back() -> None:
         for attributes, contents in before:
@@ -28,9 +28,9 @@ def remember(root: nn.Module) -> Callable[[], None]:
 
 
 @contextmanager
-def all_or_nothing(root: nn.Module) -> Iterator[None]:
-    """If the block raises, `root` is what it was before, as `remember` understands it."""
-    put_back = remember(root)
+def all_or_nothing(things: Iterable[object]) -> Iterator[None]:
+    """If the block raises, the things are what they were before, as `remember` understands it."""
+    put_back = remember(things)
     try:
         yield
     except BaseException:
@@ -38,15 +38,15 @@ def all_or_nothing(root: nn.Module) -> Iterator[None]:
         raise
 
 
-def _everything(root: nn.Module) -> Iterator[Any]:
-    configs: dict[int, Any] = {}
+def everything(host: Host, root: nn.Module) -> Iterator[object]:
+    """All that making a model sparse may change: its modules, their settings, and what the host changes of them."""
+    held: dict[int, object] = {}
     for module in root.modules():
         yield module
-        if settings := getattr(module, ATTRIBUTE, None):
+        if (settings := settings_of(module)) is not None:
             yield settings
-        if (config := config_of(module)) is not None:
-            configs[id(config)] = config
-    yield from configs.values()
+        held |= {id(each): each for each in host.held(module)}
+    yield from held.values()
 
 
 def _held(attributes: Attributes) -> list[tuple[Attributes, Attributes]]:

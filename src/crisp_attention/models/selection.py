@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import LayerMethod, PerHead, per_head
 from crisp_attention.methods.method import AnyMethod, Method, as_method
-from crisp_attention.models.learned import wanted_by
-from crisp_attention.models.settings import AttentionLayer, heads_of
+from crisp_attention.models.host import AttentionLayer, Host
+from crisp_attention.models.parameters import wanted_by
 
 Which = Literal["self", "cross", "all"]
 Heads = Mapping[int | str, AnyMethod]
@@ -19,7 +19,11 @@ RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def select(
-    found: Sequence[AttentionLayer], method: ForLayer | Budgets | None, layers: Choice | None, attention: str
+    host: Host,
+    found: Sequence[AttentionLayer],
+    method: ForLayer | Budgets | None,
+    layers: Choice | None,
+    attention: str,
 ) -> dict[int, LayerMethod]:
     """The method of every chosen layer, by layer index.
 
@@ -35,7 +39,7 @@ def select(
         if layers is not None or attention != "self":
             raise TypeError("budgets say which layers they are for; give no layers or attention with them")
         named = {by_name(found, name): each for name, each in method.methods.items()}
-        return {layer.index: fitting(each, layer) for layer, each in named.items()}
+        return {layer.index: fitting(host, each, layer) for layer, each in named.items()}
     eligible = [layer for layer in found if attention == "all" or layer.cross == (attention == "cross")]
     if not eligible:
         raise ValueError(f"no layer matched: the model has no {attention}-attention; {_listing(found)}")
@@ -49,7 +53,7 @@ def select(
                 reason = f" (it matches layers outside attention={attention!r})"
             raise ValueError(f"no layer matched {key!r}{reason}; {_listing(eligible)}")
         for layer in matched:
-            chosen[layer.index] = fitting(wanted[key], layer)
+            chosen[layer.index] = fitting(host, wanted[key], layer)
     return chosen
 
 
@@ -87,20 +91,18 @@ def _wanted(method: ForLayer | None, layers: Choice | None) -> dict[int | str, F
     return wanted
 
 
-def fitting(wanted: ForLayer, layer: AttentionLayer) -> LayerMethod:
+def fitting(host: Host, wanted: ForLayer, layer: AttentionLayer) -> LayerMethod:
     """The method of a layer. Raises TypeError or ValueError if it does not fit it, as with other heads than it has."""
     place = f"layer {layer.index} ({layer.name})"
     if isinstance(wanted, PerHead):
-        if len(wanted.methods) != heads_of(layer.module):
-            raise ValueError(
-                f"{place} has {heads_of(layer.module)} heads, the method is for {len(wanted.methods)}"
-            )
+        if len(wanted.methods) != (heads := host.shape(layer.module).heads):
+            raise ValueError(f"{place} has {heads} heads, the method is for {len(wanted.methods)}")
         method: LayerMethod = wanted
     elif isinstance(wanted, Mapping):
-        method = _by_head(wanted, heads_of(layer.module), place)
+        method = _by_head(wanted, host.shape(layer.module).heads, place)
     else:
         method = as_method(wanted)
-    wanted_by(layer.module, method)
+    wanted_by(host, layer.module, method)
     if layer.cross and method.uses_positions:
         raise ValueError(
             f"method {method.name!r} places queries among the keys, which cross-attention does not have: {place}"

@@ -1,123 +1,133 @@
-"""What Crisp keeps on the attention modules of a model, and finding those modules."""
+"""What Crisp keeps on an attention module, and computing the attention of that module with it."""
 
-import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-from torch import nn
-from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+import torch
+from torch import Tensor, nn
 
-from crisp_attention.kernels.dispatch import AUTO
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.part import Shape
-from crisp_attention.models.calling import dispatching
-from crisp_attention.models.configs import IMPLEMENTATION, config_of
-from crisp_attention.models.decoding import Decoding
+from crisp_attention.methods.method import Method
+from crisp_attention.models.host import AttentionLayer, Host
+from crisp_attention.models.parameters import parameters_of
 
 ATTRIBUTE = "_crisp"
 Phase = Literal["always", "train", "eval"]
 PHASES: tuple[str, ...] = get_args(Phase)
-WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
-CROSS = re.compile(r"cross|encoder_?attn|enc_?dec_?att", re.IGNORECASE)
+Observer = Callable[["Settings", LayerMethod, Observation], None]
 
 
 @dataclass
 class Settings:
     """Settings of one attention module; `method` None leaves the module as the model had it.
 
-    `only_observed`: the model is not sparse, and loses its settings when nothing observes it any more.
+    `original` names the attention that it had. `only_observed`: the model is not sparse, and loses its
+    settings when nothing observes it any more.
     """
 
     index: int
     name: str
     cross: bool
     original: str
+    host: Host
     method: LayerMethod | None = None
     phase: str = "always"
-    backend: str = AUTO
-    observers: list[Callable[["Settings", LayerMethod, Observation], None]] = field(default_factory=list)
-    decoding: Decoding = field(default_factory=Decoding)
-    hook: RemovableHandle | None = None
+    backend: str = dispatch.AUTO
+    observers: list[Observer] = field(default_factory=list)
     only_observed: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observers": []}  # a copy of the model is not being measured
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        from crisp_attention.models.transformers import register
-
-        register()  # the process that reads a sparse model may never have made one
-        self.__dict__.update(state)
-
     def active_method(self, training: bool) -> LayerMethod | None:
         """The method to use now, None when the module is dense in this phase."""
         return self.method if self.phase in ("always", "train" if training else "eval") else None
 
+    def why_dense(self, training: bool, keys: int | None) -> str | None:
+        """Why a call with so many keys is left to the attention that the model had; None if it is not.
 
-@dataclass(frozen=True)
-class AttentionLayer:
-    """One attention module of a model that dispatches through transformers' attention interface."""
-
-    index: int
-    name: str
-    module: nn.Module
-    cross: bool
-
-
-def attention_layers(model: nn.Module) -> list[AttentionLayer]:
-    """The attention modules of `model` in order, cross-attention included, counted from 0."""
-    found = [(name, module) for name, module in model.named_modules() if _dispatches(module)]
-    return [
-        AttentionLayer(i, name, module, _is_cross(name, module)) for i, (name, module) in enumerate(found)
-    ]
+        `keys` None stands for any number of them.
+        """
+        if self.method is None:
+            return "it is dense"
+        method = self.active_method(training)
+        if method is None:
+            return f"its method is for phase {self.phase!r} only"
+        # a kernel that was asked for by name gets what it was asked for
+        if self.backend == dispatch.AUTO and method.drops_nothing(keys):
+            return "it drops nothing" if method.drops_nothing() else f"it drops nothing of {keys} keys"
+        return None
 
 
-def settings_of(model: nn.Module) -> list[tuple[AttentionLayer, Settings]]:
-    """The layers that carry settings, that is: all layers of a sparse model, none of another."""
-    return [
-        (layer, getattr(layer.module, ATTRIBUTE))
-        for layer in attention_layers(model)
-        if hasattr(layer.module, ATTRIBUTE)
-    ]
+def settings_of(module: nn.Module) -> Settings | None:
+    """The settings of an attention module, None if it has none."""
+    return getattr(module, ATTRIBUTE, None)
 
 
-def check_dense(module: nn.Module) -> None:
-    """Raise ValueError if a module without settings is configured to run Crisp's attention."""
-    config = config_of(module)
-    if config is None or config._attn_implementation == IMPLEMENTATION:
-        raise ValueError(
-            f"{type(module).__name__} has attn_implementation={IMPLEMENTATION!r} but no Crisp settings: the name alone "
-            f"selects no method. Call crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if "
-            f"the model was saved sparse (crisp_attention.load(path) loads and restores it)"
-        )
+def settings_on(layer: AttentionLayer) -> Settings:
+    """The settings of a layer of a sparse model."""
+    return getattr(layer.module, ATTRIBUTE)
 
 
-def heads_of(module: nn.Module) -> int:
-    """The number of query heads of an attention module. Raises ValueError if it does not say."""
-    for holder, names in ((module, HEAD_COUNTS), (config_of(module), HEAD_COUNTS[:1])):
-        for name in names:
-            if isinstance(heads := getattr(holder, name, None), int):
-                return heads
-    raise ValueError(f"{type(module).__name__} does not say how many heads it has")
-
-
-def shape_of(module: nn.Module) -> Shape:
-    """The heads of an attention module and their width. Raises ValueError if it does not say how many heads it has."""
-    heads = heads_of(module)
-    width = next((size for name in WIDTHS if isinstance(size := getattr(module, name, None), int)), None)
-    width = width or getattr(config_of(module), "hidden_size", 64 * heads) // heads
-    return Shape(heads, heads // getattr(module, "num_key_value_groups", 1), width)
-
-
-def _dispatches(module: nn.Module) -> bool:
-    return not isinstance(module, PreTrainedModel) and bool(dispatching(cast(Hashable, type(module))))
-
-
-def _is_cross(name: str, module: nn.Module) -> bool:
-    if getattr(module, "is_cross_attention", False):
+def left_alone(module: nn.Module, keys: int) -> bool:
+    """Whether the attention that the model had computes a call of this module: it drops nothing and is not watched."""
+    settings = settings_of(module)
+    if settings is None:
         return True
-    return bool(CROSS.search(type(module).__name__) or CROSS.search(".".join(name.split(".")[-2:])))
+    # under a compiler lengths may be symbols
+    symbolic = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return (
+        not settings.observers and settings.why_dense(module.training, None if symbolic else keys) is not None
+    )
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    sequences: Tensor | None = None,
+    weights: bool = False,
+    **given: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Output (B, H, L, Dv) of an attention module by its settings and, if asked for, weights (B, H, L, S).
+
+    `given` are further fields of the `Call`: `valid`, `causal`, `bias`, `scale` … `sequences` (B or 1, L) are
+    the numbers of the packed sequences that the queries belong to.
+    """
+    settings = settings_of(module)
+    method = (settings and settings.active_method(module.training)) or Method()
+    call = Call(
+        query,
+        key,
+        value,
+        method,
+        seed=_seed(module, settings, query, sequences) if method.uses_seed else None,
+        parameters=parameters_of(module),
+        **{"scale": query.shape[-1] ** -0.5, **given},
+    )
+    if settings is None:
+        return dispatch.attention(call, weights=weights)
+
+    def observe(seen: Observation) -> None:
+        if torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
+            for observer in tuple(settings.observers):  # another thread may begin or end its watching
+                observer(settings, method, seen)
+
+    return dispatch.attention(
+        call, settings.backend, observe=observe if settings.observers else None, weights=weights
+    )
+
+
+def _seed(module: nn.Module, settings: Settings | None, query: Tensor, sequences: Tensor | None) -> Tensor:
+    # Training draws for every example. Evaluation draws once for all, from the layer's number:
+    # evaluating twice, in other batches, or with a key/value cache gives the same result.
+    if not module.training:
+        return torch.tensor(settings.index if settings else 0, device=query.device)
+    drawn = torch.randint(2**31, (query.shape[0], 1, 1, 1), device=query.device)
+    return drawn if sequences is None else drawn + sequences[:, None, :, None]

@@ -8,15 +8,12 @@ from typing import Any
 
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from transformers import PreTrainedConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import CONFIG_NAME
 
-from crisp_attention.models import record
-from crisp_attention.models.adapters import recorded_at
-from crisp_attention.models.apply import get_sparsity, set_sparsity
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.sparse_model import SparseModel, set_sparsity
+from crisp_attention.models.transformers.adapters import recorded_at
 from crisp_attention.schedule import Schedule
 
 SAME = 1e-9  # sparsities that differ by less keep the same keys
@@ -52,7 +49,7 @@ class SparsityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model = kwargs["model"]
-        found = sorted(set(get_sparsity(model).values()))
+        found = sorted(set(SparseModel.of(model).sparsity.values()))
         if len(found) != 1:
             raise ValueError(f"a schedule sets one sparsity for all layers; this model has {found or 'none'}")
         planned = self._planned(state)
@@ -128,17 +125,14 @@ class SparsityCallback(TrainerCallback):
 
 def _in_force(model: nn.Module) -> float | None:
     """The one sparsity of a model's layers now; None if it is dense or has none, or several."""
-    methods = [settings.method for _, settings in settings_of(model) if settings.method is not None]
-    found = {method.sparsity for method in methods} - {None}
+    sparse = SparseModel.find(model)
+    found = {method.sparsity for method in sparse.methods.values()} - {None} if sparse else set()
     return found.pop() if len(found) == 1 else None
 
 
 def _recorded(checkpoint: Path) -> float | None:
     """The one sparsity with which a checkpoint was saved; None if it says none."""
-    file = checkpoint / CONFIG_NAME  # adapters are saved without it
-    settings = (
-        record.read(PreTrainedConfig.from_json_file(file)) if file.is_file() else recorded_at(checkpoint)
-    )
+    settings = recorded_at(checkpoint)
     found = {method.sparsity for method in settings[0].values()} - {None} if settings else set()
     return found.pop() if len(found) == 1 else None
 

@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
-from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.errors import CheckpointError, OptionError
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 STATE = "trainer_state.json"

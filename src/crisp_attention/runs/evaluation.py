@@ -10,8 +10,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import EvalPrediction, Trainer
 
-from crisp_attention.insight.measure import Measurement
-from crisp_attention.insight.measuring import measuring
+from crisp_attention.insight.measuring import Measurement, measuring
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.figures import draw_heads, draw_learning

@@ -21,9 +21,9 @@ from crisp_attention.files import finite, write_json
 from crisp_attention.kernels.recording import recording
 from crisp_attention.methods.method import AnyMethod
 from crisp_attention.methods.rules.topk import TopK
-from crisp_attention.models.notice import DenseUntilRestored
+from crisp_attention.models.notice import SparseCheckpointLoadedDense
 from crisp_attention.models.persistence import load
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
@@ -113,7 +113,7 @@ class Run:
         if not folder.is_dir():
             raise OptionError(f"the run in {self.directory} kept no model; keep_model=True keeps it")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DenseUntilRestored)  # a dense run is meant to be dense
+            warnings.simplefilter("ignore", SparseCheckpointLoadedDense)  # a dense run is meant to be dense
             return load(folder)
 
     def __repr__(self) -> str:
@@ -286,7 +286,7 @@ def carry_out(
         "peak_memory_of": "training" if memory.of_training else "process",
         "device": str(arguments.device),
         "kernels": sorted(kernels.used)
-        if settings_of(source.model)
+        if is_sparse(source.model)
         else [source.model.config._attn_implementation],
     }
     metrics = finite(gather_object([metrics])[0])  # the main process's times

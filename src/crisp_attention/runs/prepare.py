@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.models.apply import sparsify
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.runs.costs import StepTimes
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.evaluation import accuracy_of
@@ -43,10 +43,8 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> None:
 
 def described(model: PreTrainedModel, spec: RunSpec) -> str:
     """One sentence for the user: which attention the model has now."""
-    settings = [each for _, each in settings_of(model)]
-    if not settings:
+    if (sparse := SparseModel.find(model)) is None:
         return "attention: dense, the model's own"
-    sparse = [each for each in settings if each.method is not None]
     parts = ["budgets by layer and head" if isinstance(spec.method, Budgets) else spec.method.spec]
     if (schedule := spec.schedule) is not None:
         parts.append(
@@ -55,7 +53,7 @@ def described(model: PreTrainedModel, spec: RunSpec) -> str:
         )
     if spec.phase != "always":
         parts.append({"train": "in training only", "eval": "in evaluation only"}[spec.phase])
-    return f"attention: {', '.join(parts)}, in {len(sparse)} of {len(settings)} layers"
+    return f"attention: {', '.join(parts)}, in {len(sparse.methods)} of {len(sparse.layers)} layers"
 
 
 def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:

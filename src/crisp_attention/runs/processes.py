@@ -8,8 +8,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from crisp_attention.errors import DataError, OptionError, first_line
-from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.errors import CheckpointError, DataError, OptionError, first_line
 
 
 @contextmanager

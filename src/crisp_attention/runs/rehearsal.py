@@ -1,22 +1,19 @@
 """A rehearsal: what a run would do, with a few examples and before any training."""
 
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.insight.measuring import measuring
-from crisp_attention.insight.profile.collect import evaluating
-from crisp_attention.models.persistence import UNUSABLE
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.borrowing import borrowed
+from crisp_attention.models.sparse_model import is_sparse
+from crisp_attention.models.transformers.checkpoints import UNUSABLE
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import Source
 from crisp_attention.runs.trainer import longest_first
@@ -38,7 +35,7 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
     ordered = {name: longest_first(split) for name, split in splits.items()}
     longest = {name: _batch(trainer, rows, range(min(FEW, len(rows)))) for name, rows in ordered.items()}
     shortest = {name: _batch(trainer, rows, [len(rows) - 1]) for name, rows in ordered.items()}
-    with _untouched(source.model):
+    with borrowed(source.model, untouched=True):
         with _doing(trainer, "be trained"):
             _train(trainer, longest["train"])
         batch_size = trainer.args.train_batch_size
@@ -55,7 +52,7 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
             with _doing(trainer, "be measured"), measuring(source.model):
                 _evaluate(trainer, longest["validation"], len(task.label_names))
         except OptionError as error:
-            if settings_of(source.model):
+            if is_sparse(source.model):
                 raise
             return str(error)
     return None
@@ -87,31 +84,7 @@ def _train(trainer: Trainer, batch: dict[str, Any]) -> None:
 
 def _evaluate(trainer: Trainer, batch: dict[str, Any], classes: int) -> None:
     model: Any = trainer.model
-    with evaluating(model), torch.no_grad(), trainer.accelerator.autocast():
+    with borrowed(model, evaluate=True), trainer.accelerator.autocast():
         logits = model(**batch).logits
     if (found := tuple(logits.shape)) != (expected := (len(batch["labels"]), classes)):
         raise ValueError(f"its logits have the shape {found}; expected {expected}, examples and classes")
-
-
-@contextmanager
-def _untouched(model: PreTrainedModel) -> Iterator[None]:
-    """Undo what passes change: generators, gradients, buffers such as running means, modes of modules."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    python, numpy = random.getstate(), np.random.get_state()
-    device = model.device
-    forked = {} if device.type == "cpu" else {"device_type": device.type}
-    try:
-        with torch.random.fork_rng(devices=[device] if forked else [], **forked):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for module, training in modes:
-            module.training = training

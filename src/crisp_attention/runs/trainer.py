@@ -1,19 +1,19 @@
 """transformers' Trainer with batches by length that keep their order: when resumed, and in evaluation."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import find_batch_size, recursively_apply, slice_tensors
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.borrowing import borrowed
 
 SHARE = "share_of_loss"  # beside the inputs of a batch
 
@@ -72,7 +72,7 @@ class RunTrainer(Trainer):
             return super().prediction_step(model, inputs, *given, **named)
         own, size = uneven[0], find_batch_size(inputs)
         inputs = slice_tensors(inputs, slice(0, max(own, 1)))
-        with nullcontext() if own else _unobserved(model):
+        with nullcontext() if own else borrowed(model, unobserved=True):
             loss, *rows = super().prediction_step(model, inputs, *given, **named)
 
         def whole(part: Tensor) -> Tensor:
@@ -111,19 +111,6 @@ class RunTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return SequentialSampler(eval_dataset)  # predictions must come in the order of the examples
-
-
-@contextmanager
-def _unobserved(model: nn.Module) -> Iterator[None]:
-    settings = [each for _, each in settings_of(model)]
-    observers = [each.observers[:] for each in settings]
-    for each in settings:
-        each.observers.clear()
-    try:
-        yield
-    finally:
-        for each, kept in zip(settings, observers, strict=True):
-            each.observers.extend(kept)
 
 
 def longest_first(split: Dataset) -> Dataset:

@@ -1,7 +1,5 @@
 """What a model really does with a text: for each method one forward pass, seen layer by layer."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +8,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError
-from crisp_attention.insight.measure import Measurement
+from crisp_attention.insight.measuring import Measurement
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
-from crisp_attention.models.settings import Settings, settings_of
-from crisp_attention.models.temporary import having
+from crisp_attention.models.borrowing import borrowed
+from crisp_attention.models.settings import Observer, Settings
 
 Batch = dict[str, Tensor]
-Observer = Callable[[Settings, LayerMethod, Observation], None]
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ def layers_of(model: PreTrainedModel, batch: Batch) -> list[Layer]:
         seen.append(Layer(settings.index, settings.name, heads))
 
     try:
-        with nullcontext() if settings_of(model) else having(model, Method()):
-            _forward(model, batch, observe)
+        _forward(model, batch, observe)
     except OptionError:
         raise
     except Exception as error:  # a model that wants more than a text may fail in any way
@@ -87,8 +83,7 @@ def capture(
             found.append((active, _pairs(seen)))
             measured.observe(layer.number, layer.name, active.name, seen)
 
-    with nullcontext() if method is None else having(model, method):
-        _forward(model, batch, observe)
+    _forward(model, batch, observe, method)
     numbers = measured.table().groupby("layer")
     return [
         Seen(
@@ -110,14 +105,6 @@ def _pairs(seen: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return weights.numpy(), kept.numpy(), valid.numpy()
 
 
-def _forward(model: PreTrainedModel, batch: Batch, observe: Observer) -> None:
-    settings = [each for _, each in settings_of(model)]
-    for each in settings:
-        each.observers.append(observe)
-    model.eval()
-    try:
-        with torch.no_grad():
-            model.base_model(**batch)  # without the head, which may want more than a text
-    finally:
-        for each in settings:
-            each.observers.remove(observe)
+def _forward(model: PreTrainedModel, batch: Batch, observe: Observer, method: Method | None = None) -> None:
+    with borrowed(model, method=method, observe=observe, evaluate=True):
+        model.base_model(**batch)  # without the head, which may want more than a text

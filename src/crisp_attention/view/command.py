@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from crisp_attention.errors import OptionError
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.sparse_model import SparseModel, is_sparse
 from crisp_attention.studies.options import ViewOptions
 from crisp_attention.view.capture import Layer, capture, layers_of
 from crisp_attention.view.methods import chosen
@@ -67,7 +67,7 @@ def _data(
     name: str, reading: Reading, methods: list[Method], layers: list[Layer], opened: Layer
 ) -> dict[str, Any]:
     asked: list[tuple[str, Method | None]] = [(method.spec, method) for method in methods]
-    if settings_of(reading.model):
+    if is_sparse(reading.model):
         own = _own(reading.model)
         asked = [("this model’s own", None), *(pair for pair in asked if pair[1] != own)]
     notes, held = list(reading.notes), layers
@@ -104,5 +104,5 @@ def _data(
 
 def _own(model: PreTrainedModel) -> LayerMethod | None:
     """The one method of all layers of a sparse model, active in evaluation; None if they differ."""
-    active = {settings.active_method(training=False) for _, settings in settings_of(model)}
+    active = {settings.active_method(training=False) for settings in SparseModel.of(model).settings}
     return active.pop() if len(active) == 1 else None

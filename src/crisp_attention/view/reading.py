@@ -8,10 +8,11 @@ import transformers
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from crisp_attention.errors import OptionError, first_line, listed
-from crisp_attention.models import record
+from crisp_attention.errors import CheckpointError, OptionError, first_line, listed
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.persistence import CheckpointError, model_folder, read_config, read_model, restore
+from crisp_attention.models.persistence import restore
+from crisp_attention.models.transformers.checkpoints import model_folder, read_config, read_model
+from crisp_attention.models.transformers.configs import recorded
 from crisp_attention.runs.sources import agree, minilm_folder, read_tokenizer
 from crisp_attention.studies.options import ViewOptions
 
@@ -67,7 +68,7 @@ def _load(path: str | Path, config: Any) -> tuple[PreTrainedModel, tuple[str, ..
         with restoring():
             loaded: Any = read_model(_class(config), path, use_safetensors=True, output_loading_info=True)
         model, info = loaded
-        if record.read(model.config) is not None:
+        if recorded(model.config) is not None:
             restore(model)
     except (ImportError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):

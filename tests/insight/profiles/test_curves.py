@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Method, TopK
-from crisp_attention.insight.measure import LayerTotals
+from crisp_attention.insight.measuring import LayerTotals
 from crisp_attention.insight.profile.curves import LayerSums
 from crisp_attention.insight.profile.targets import Targets
 from crisp_attention.kernels.reference import Observation

@@ -1,7 +1,7 @@
 """The model a run starts from, and what turns examples into its inputs."""
 
 from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import model_folder
+from crisp_attention.models.transformers.checkpoints import model_folder
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources.agreement import agree
 from crisp_attention.runs.sources.builtin import MINILM, minilm_folder, small_vit

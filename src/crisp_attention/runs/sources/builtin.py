@@ -9,8 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForImageClassification, ViTConfig
 
-from crisp_attention.errors import OptionError
-from crisp_attention.models.persistence import CheckpointError
+from crisp_attention.errors import CheckpointError, OptionError
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.images import survey
 from crisp_attention.runs.sources.pretrained import labels_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError, first_line
-from crisp_attention.models.persistence import UNUSABLE
+from crisp_attention.models.transformers.checkpoints import UNUSABLE
 from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.images import as_rgb, survey
 from crisp_attention.runs.sources.pretrained import read_classifier, read_processor

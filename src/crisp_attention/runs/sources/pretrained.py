@@ -19,10 +19,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from crisp_attention.errors import first_line, listed
-from crisp_attention.models import record
+from crisp_attention.errors import CheckpointError, first_line, listed
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.persistence import UNUSABLE, CheckpointError, read_config, read_model
+from crisp_attention.models.transformers.checkpoints import UNUSABLE, read_config, read_model
+from crisp_attention.models.transformers.config_notice import CONFIG_KEY
+from crisp_attention.models.transformers.configs import recorded
 from crisp_attention.runs.data import Task
 
 AUTO: dict[str, Any] = {"text": AutoModelForSequenceClassification, "images": AutoModelForImageClassification}
@@ -125,13 +126,13 @@ def _settle(config: PreTrainedConfig) -> list[str]:
 def _settle_sparsity(config: PreTrainedConfig, path: str | Path) -> list[str]:
     """A run's own options say how sparse it is, whatever the checkpoint was."""
     try:
-        recorded = record.read(config)
+        found = recorded(config)
     except ValueError as error:
         raise CheckpointError(f"cannot read a model configuration from {path}: {error}") from error
-    record.erase(config)
-    if recorded is None:
+    if found is None:
         return []
-    specs = dict.fromkeys(method.spec for method in recorded[0].values())
+    delattr(config, CONFIG_KEY)
+    specs = dict.fromkeys(method.spec for method in found[0].values())
     return [
         f"attention: the checkpoint was saved with {', '.join(specs)}; this run's own options are used instead"
     ]

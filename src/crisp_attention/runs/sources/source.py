@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError, first_line, listed
-from crisp_attention.insight.profile.collect import evaluating
-from crisp_attention.models.persistence import UNUSABLE
+from crisp_attention.models.borrowing import borrowed
+from crisp_attention.models.transformers.checkpoints import UNUSABLE
 
 Batch = dict[str, Tensor]
 
@@ -44,7 +43,7 @@ def tried(model: PreTrainedModel, what: str) -> Iterator[None]:
     do not fit it.
     """
     try:
-        with torch.random.fork_rng(devices=[]), evaluating(model), torch.no_grad():
+        with borrowed(model, evaluate=True, untouched=True):
             yield
     except UNUSABLE as error:
         raise OptionError(f"{type(model).__name__} cannot read {what}: {first_line(error)}") from error

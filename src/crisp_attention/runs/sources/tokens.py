@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError, first_line, listed
-from crisp_attention.models.persistence import UNUSABLE
+from crisp_attention.models.transformers.checkpoints import UNUSABLE
 from crisp_attention.runs.sources.agreement import check_known, words_of
 from crisp_attention.runs.sources.source import tried
 

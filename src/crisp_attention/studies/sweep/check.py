@@ -9,7 +9,7 @@ from transformers import set_seed
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_ours, plain
 from crisp_attention.models.apply import densify
-from crisp_attention.models.settings import settings_of
+from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.prepare import build, make_sparse
@@ -62,8 +62,8 @@ def check(options: SweepOptions, configurations: Sequence[Configuration], consol
     for each in runs:
         make_sparse(source.model, each)
         rehearse(trainer, source, task)
-        layers = max(layers, len(settings_of(source.model)))
-        if settings_of(source.model):
+        if (sparse := SparseModel.find(source.model)) is not None:
+            layers = max(layers, len(sparse.layers))
             densify(source.model)
     few = f"with {options.seeds} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
     for note in (*source.notes, *task.notes, *([few] if options.seeds < SEEDS_NEEDED else [])):

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock
 
-from crisp_attention.errors import OptionError, Shortage, first_line, shortage
+from crisp_attention.errors import CheckpointError, OptionError, Shortage, first_line, shortage
 from crisp_attention.files import plain
-from crisp_attention.models.persistence import CheckpointError
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.finetune import carry_out
 from crisp_attention.runs.options import FinetuneOptions, words

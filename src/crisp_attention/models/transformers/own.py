@@ -10,7 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 
 from crisp_attention.kernels.recording import note
 from crisp_attention.methods.pairs import causal_mask
-from crisp_attention.models.calling import INTERFACE, calling
+from crisp_attention.models.transformers.calling import INTERFACE, calling
 
 EAGER, SDPA = "eager", "sdpa"
 ONLY_EAGER = ("softcap", "s_aux")  # arguments that torch's SDPA has nothing for

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import ADAPTER_CONFIG_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models import record
-from crisp_attention.models.learned import MODULE, Missing, Values, current
-from crisp_attention.models.notice import CONFIG_KEY
+from crisp_attention.methods.part import Parameter
+from crisp_attention.models.host import AttentionLayer, Missing
+from crisp_attention.models.parameters import MODULE, Parameters, Values, current
+from crisp_attention.models.record import parse
 from crisp_attention.models.selection import by_name
-from crisp_attention.models.settings import AttentionLayer
+from crisp_attention.models.transformers.config_notice import CONFIG_KEY
 
 
 @dataclass(frozen=True)
@@ -73,22 +74,22 @@ class Adapters:
                 by_name(found, each).name: values for each, values in settings.get("learned", {}).items()
             }
             for layer, wanted in missing:
-                saved_here = saved.get(layer.name, {}).items()
-                values = {
-                    current(f"{MODULE}.{n}").removeprefix(f"{MODULE}."): torch.tensor(v)
-                    for n, v in saved_here
-                }
-                shapes = {n: v.shape for n, v in values.items()}
-                if all(
-                    shapes.get(n, None if p.trained else p.value.shape) == p.value.shape
-                    for n, p in wanted.items()
-                ):
+                values = {_now(n): torch.tensor(value) for n, value in saved.get(layer.name, {}).items()}
+                if all(_fits(values.get(n), each) for n, each in wanted.items()):
                     yield layer, name, values
                 elif name == self.active:
                     raise ValueError(
                         f"the configuration of adapter {name!r} does not hold what {layer.name} learned: expected "
                         f"{', '.join(wanted)} in auto_mapping.{CONFIG_KEY}.learned, found {sorted(saved)}"
                     )
+
+
+def _now(name: str) -> str:
+    return current(f"{MODULE}.{name}").removeprefix(f"{MODULE}.")
+
+
+def _fits(value: torch.Tensor | None, wanted: Parameter) -> bool:
+    return value.shape == wanted.value.shape if value is not None else not wanted.trained
 
 
 def adapters_on(model: nn.Module, root: nn.Module) -> Adapters:
@@ -116,20 +117,32 @@ def recorded_in(config: Any) -> tuple[dict[str, LayerMethod], str] | None:
     Raises ValueError if they are of another version or damaged.
     """
     settings = settings_in(config)
-    return None if settings is None else record.parse(settings, f"the adapter's auto_mapping.{CONFIG_KEY}")
+    return None if settings is None else parse(settings, f"the adapter's auto_mapping.{CONFIG_KEY}")
 
 
 def recorded_at(folder: Path) -> tuple[dict[str, LayerMethod], str] | None:
-    """Methods by layer name, and the phase, with which the adapters in a folder were saved together, if any were.
+    """Methods by layer name, and the phase, of a checkpoint's model or of the adapters in it, which are saved together.
 
-    Raises ValueError if the settings are of another version or damaged.
+    None if it was saved dense. Raises ValueError if the settings are of another version or damaged.
     """
     named = sorted(folder.glob(f"*/{ADAPTER_CONFIG_NAME}"))  # all adapters but "default" have subfolders
-    for file in (folder / ADAPTER_CONFIG_NAME, *named):
+    for file in (folder / CONFIG_NAME, folder / ADAPTER_CONFIG_NAME, *named):
         saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if (settings := (saved.get("auto_mapping") or {}).get(CONFIG_KEY)) is not None:
-            return record.parse(settings, f"auto_mapping.{CONFIG_KEY} in {file}")
+        holder = saved if file.name == CONFIG_NAME else saved.get("auto_mapping") or {}
+        if (settings := holder.get(CONFIG_KEY)) is not None:
+            return parse(settings, f"{CONFIG_KEY} in {file}")
     return None
+
+
+def own_parameters(module: nn.Module, adapter: str | None = None) -> Parameters:
+    """The parameters of an attention module that one adapter uses: its own, or those of the base model."""
+    parameters = getattr(module, MODULE)
+    by_adapter = getattr(parameters, "modules_to_save", None)  # PEFT's wrapper holds a copy for each adapter
+    if by_adapter is None:
+        return parameters
+    return (
+        by_adapter[adapter] if adapter is not None and adapter in by_adapter else parameters.original_module
+    )
 
 
 def task_of(config: Any) -> dict[str, Any]:

@@ -12,17 +12,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from transformers.utils.output_capturing import _active_collector
 
-from crisp_attention.kernels import dispatch
-from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.reference import Observation
-from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import split_mask
-from crisp_attention.models import own, packing
-from crisp_attention.models.calling import calling
-from crisp_attention.models.configs import IMPLEMENTATION
-from crisp_attention.models.learned import parameters_in
-from crisp_attention.models.settings import ATTRIBUTE, Settings, check_dense
+from crisp_attention.models.host import CRISP
+from crisp_attention.models.settings import attend, left_alone, settings_of
+from crisp_attention.models.transformers import own, packing
+from crisp_attention.models.transformers.calling import calling
+from crisp_attention.models.transformers.configs import config_of
 
 # What modules and attention functions have names for, and what becomes of it here.
 HANDLED = frozenset(
@@ -60,9 +55,9 @@ def crisp_attention(
     NotImplementedError for an argument that could change the mathematics and is not handled, and ValueError
     if the module has no settings and its configuration names Crisp's attention.
     """
-    settings: Settings | None = getattr(module, ATTRIBUTE, None)
+    settings = settings_of(module)
     if settings is None:
-        check_dense(module)
+        _check_dense(module)
     given = {name for name, each in kwargs.items() if each is not None and each is not False}
     wanted = "output_attentions" in given or _records_attentions()
     causal = query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
@@ -74,14 +69,12 @@ def crisp_attention(
     if sequences is not None:
         attention_mask = sequences.restrict(attention_mask)
 
-    method = settings.active_method(module.training) if settings else None
-    if not (settings and settings.observers) and _is_dense(method, settings, key):
+    if left_alone(module, key.shape[2]):
         original = settings.original if settings else own.SDPA
         states = (query, key, value)
         found = own.compute(module, states, attention_mask, causal, original, kwargs, wanted)
         if found is not None:
             return found
-    method = method or Method()
 
     # what has a name somewhere could change the mathematics; the rest travelled along and is read nowhere
     if unknown := given & calling(type(module)).named - UNDERSTOOD:
@@ -92,57 +85,34 @@ def crisp_attention(
     valid, bias = split_mask(attention_mask)
     if (position_bias := kwargs.get("position_bias")) is not None:
         bias = position_bias if bias is None else bias + position_bias
-
-    block_means = None
-    if settings and method.block_size and query.shape[2] == 1 and not torch.compiler.is_compiling():
-        row = valid
-        if row is None:
-            row = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
-        block_means = settings.decoding.block_means(key, row, method.block_size)
-
-    def observe(seen: Observation) -> None:
-        if settings and torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
-            for observer in tuple(settings.observers):  # another thread may begin or end its watching
-                observer(settings, method, seen)
-
     scaling = kwargs.get("scaling")
-    call = Call(
+    output, weights = attend(
+        module,
         query,
         key,
         value,
-        method,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sequences=None if sequences is None else sequences.queries,
+        weights=wanted,
         valid=valid,
         causal=causal,
         bias=bias,
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
         dropout=kwargs.get("dropout", 0.0),
-        seed=_seed(module, settings, query, sequences) if method.uses_seed else None,
-        parameters=parameters_in(module),
-        block_means=block_means,
-    )
-    output, weights = dispatch.attention(
-        call,
-        settings.backend if settings else dispatch.AUTO,
-        observe=observe if settings and settings.observers else None,
-        weights=wanted,
+        **({} if scaling is None else {"scale": scaling}),
     )
     return output.transpose(1, 2).contiguous(), weights
 
 
-def note_cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook: which layer of which cache an attention module is about to add to."""
-    settings: Settings | None = getattr(module, ATTRIBUTE, None)
-    if settings is None or torch.compiler.is_compiling():
-        return
-    cache = kwargs.get("past_key_values")
-    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
-    index = getattr(module, "layer_idx", None)
-    if layers is None or not isinstance(index, int) or index >= len(layers):
-        settings.decoding.before(None)
-    else:
-        settings.decoding.before(layers[index])
+def _check_dense(module: nn.Module) -> None:
+    """Raise ValueError if a module without settings is configured to run Crisp's attention."""
+    config = config_of(module)
+    if config is None or config._attn_implementation == CRISP:
+        raise ValueError(
+            f"{type(module).__name__} has attn_implementation={CRISP!r} but no Crisp settings: the name alone "
+            f"selects no method. Call crisp_attention.sparsify(model, method), or crisp_attention.restore(model) if "
+            f"the model was saved sparse (crisp_attention.load(path) loads and restores it)"
+        )
 
 
 def _is_causal(module: nn.Module, given: bool | None) -> bool:
@@ -156,29 +126,7 @@ def _records_attentions() -> bool:
     return any("attentions" in name for name in recorded or ())
 
 
-def _is_dense(method: LayerMethod | None, settings: Settings | None, key: Tensor) -> bool:
-    # A kernel that was asked for by name gets what it was asked for. Under a compiler lengths may be symbols.
-    if method is None or settings is None:
-        return True
-    symbolic = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return settings.backend == dispatch.AUTO and method.drops_nothing(None if symbolic else key.shape[2])
-
-
-def _seed(
-    module: nn.Module, settings: Settings | None, query: Tensor, sequences: packing.Sequences | None
-) -> Tensor:
-    # Training draws for every example. Evaluation draws once for all, from the layer's number:
-    # evaluating twice, in other batches, or with a key/value cache gives the same result.
-    if not module.training:
-        return torch.tensor(settings.index if settings else 0, device=query.device)
-    drawn = torch.randint(2**31, (query.shape[0], 1, 1, 1), device=query.device)
-    return drawn if sequences is None else drawn + sequences.queries[:, None, :, None]
-
-
 def register() -> None:
     """Make the implementation known to transformers. Calling it again changes nothing."""
-    AttentionInterface.register(IMPLEMENTATION, crisp_attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, crisp_mask)
-
-
-register()
+    AttentionInterface.register(CRISP, crisp_attention)
+    AttentionMaskInterface.register(CRISP, crisp_mask)

@@ -17,14 +17,19 @@ from transformers import PreTrainedModel
 from wrapt import wrap_function_wrapper
 
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models import record
-from crisp_attention.models.adapters import adapters_on, recorded_in, saved_modules
-from crisp_attention.models.apply import outermost, sparse_root
-from crisp_attention.models.configs import ORIGINALS
-from crisp_attention.models.learned import MODULE, learning_layers, own_parameters
-from crisp_attention.models.notice import CONFIG_KEY, LIBRARY, is_restoring, notify, restoring
+from crisp_attention.models.host import host_of
+from crisp_attention.models.notice import LIBRARY, is_restoring, notify, restoring
+from crisp_attention.models.parameters import MODULE, holding
 from crisp_attention.models.selection import by_name
-from crisp_attention.models.settings import attention_layers, settings_of
+from crisp_attention.models.sparse_model import SparseModel
+from crisp_attention.models.transformers.adapters import (
+    adapters_on,
+    own_parameters,
+    recorded_in,
+    saved_modules,
+)
+from crisp_attention.models.transformers.config_notice import CONFIG_KEY
+from crisp_attention.models.transformers.host import attention_layers
 
 # what is set on a base model for a task, and cannot be known from the checkpoint that it came from
 TASK = ("id2label", "label2id", "problem_type", "pad_token_id")
@@ -45,15 +50,16 @@ def install_loading(peft_model: ModuleType) -> None:
 def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     owner = next((each for each in _models(_callers(), ("self",)) if hasattr(each, "peft_config")), None)
     root = None if owner is None else _transformers_model(owner)
-    if owner is None or root is None or not (hasattr(root, ORIGINALS) and hasattr(root.config, CONFIG_KEY)):
+    sparse = None if root is None else SparseModel.find(root)
+    if owner is None or root is None or sparse is None or not hasattr(root.config, CONFIG_KEY):
         return wrapped(*args, **kwargs)
     name = next((name for name, each in adapters_on(owner, root).configs.items() if each is config), None)
-    parameters = {layer.name: own_parameters(layer.module, name) for layer in learning_layers(root)}
+    parameters = {layer.name: own_parameters(layer.module, name) for layer in holding(sparse.layers)}
     if any(each is not own_parameters(root.get_submodule(layer)) for layer, each in parameters.items()):
         config.modules_to_save = list(dict.fromkeys([*saved_modules(config), MODULE]))
     different = root.config.to_diff_dict()
     settings = {
-        **record.settings_as_dict(root),
+        **sparse.record(),
         "learned": {
             layer: {each: value.tolist() for each, value in values().items()}
             for layer, values in parameters.items()
@@ -140,11 +146,13 @@ def _notice(methods: Mapping[str, LayerMethod], phase: str, root: PreTrainedMode
 
 def _active(root: PreTrainedModel) -> tuple[Methods, str]:
     try:
-        sparse_root(root)
+        sparse = SparseModel.of(root)
     except ValueError:
         return {}, ""
-    sparse = [each for _, each in settings_of(root) if each.method is not None]
-    return {each.index: each.method for each in sparse if each.method is not None}, sparse[0].phase
+    methods = sparse.methods
+    return {
+        layer.index: methods[layer.name] for layer in sparse.layers if layer.name in methods
+    }, sparse.phase
 
 
 def _in_words(methods: Methods, phase: str) -> str:
@@ -172,6 +180,7 @@ def _models(frames: Iterable[FrameType], names: tuple[str, ...]) -> Iterator[nn.
 
 def _transformers_model(model: nn.Module) -> PreTrainedModel | None:
     try:
-        return outermost(model)
+        _, root = host_of(model)
     except TypeError:
         return None
+    return root if isinstance(root, PreTrainedModel) else None

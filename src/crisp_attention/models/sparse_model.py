@@ -1,0 +1,189 @@
+"""A sparse model: its attention layers, found once, and what can be asked and set of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from crisp_attention.methods.heads import LayerMethod, PerHead
+from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of
+from crisp_attention.models.record import Unsavable, record
+from crisp_attention.models.rollback import all_or_nothing
+from crisp_attention.models.settings import Settings, settings_of, settings_on
+
+# On the outermost model: the objects themselves, so that a deep copy or a pickle of the model keeps them together.
+STATE = "_crisp_model"
+
+
+@dataclass(frozen=True)
+class State:
+    """What lies on the root of a sparse model: its layers, and what the host needs to give the model back."""
+
+    layers: tuple[AttentionLayer, ...]
+    taken: Any
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """A model that `crisp.sparsify` made sparse: its host, and its root, which is no wrapper.
+
+    It holds nothing but these two, and can be made again whenever it is needed, without a walk over the modules.
+
+    >>> SparseModel.of(model).sparsity  # doctest: +SKIP
+    {'encoder.layer.0.attention.self': 0.8}
+    """
+
+    host: Host
+    root: nn.Module
+
+    @staticmethod
+    def find(model: nn.Module) -> "SparseModel | None":
+        """The sparse model in `model`, which may be a wrapper; None if it is dense or part of a larger sparse model.
+
+        Raises TypeError if there is no model that Crisp knows, or several.
+        """
+        host, root = host_of(model)
+        return SparseModel(host, root) if hasattr(root, STATE) else None
+
+    @staticmethod
+    def of(model: nn.Module) -> "SparseModel":
+        """The sparse model in `model`.
+
+        Raises ValueError if it is not sparse, or another attention implementation was chosen since.
+        """
+        if (found := SparseModel.find(model)) is None:
+            raise ValueError(
+                f"this {type(host_of(model)[1]).__name__} is not sparse, or only as part of a larger sparse model: "
+                f"call crisp.sparsify on it first"
+            )
+        found.check_active()
+        return found
+
+    @property
+    def layers(self) -> tuple[AttentionLayer, ...]:
+        """All attention layers in order, whether or not they have a method."""
+        state: State = getattr(self.root, STATE)
+        if all(_is_there(self.root, layer) for layer in state.layers):
+            return state.layers
+        found = tuple(carrying(self.host, self.root))  # layers were removed, replaced or renamed
+        setattr(self.root, STATE, replace(state, layers=found))
+        return found
+
+    @property
+    def settings(self) -> list[Settings]:
+        """The settings of all layers."""
+        return [settings_on(layer) for layer in self.layers]
+
+    @property
+    def methods(self) -> dict[str, LayerMethod]:
+        """The methods by layer name, of the layers that have one."""
+        found = {layer.name: settings_on(layer).method for layer in self.layers}
+        return {name: method for name, method in found.items() if method is not None}
+
+    @property
+    def phase(self) -> str:
+        """When the methods are active."""
+        return self.settings[0].phase
+
+    @property
+    def sparsity(self) -> dict[str, float]:
+        """The target sparsity by layer name, of the layers whose method has one.
+
+        Raises ValueError if the heads of a layer have sparsities of their own.
+        """
+        return {
+            n: method.sparsity for n, method in self._having_sparsity().items() if method.sparsity is not None
+        }
+
+    def set_sparsity(self, sparsity: float) -> None:
+        """Set the target sparsity of every layer whose method has one; nothing else of the model is looked at.
+
+        Raises ValueError or TypeError, as `crisp.set_sparsity` does.
+        """
+        having = self._having_sparsity()
+        if not having:
+            raise ValueError("no layer has a method with a sparsity to set")
+        changed = {name: method.with_sparsity(sparsity) for name, method in having.items()}
+        layers = [layer for layer in self.layers if layer.name in changed]
+        with all_or_nothing([*map(settings_on, layers), *self.host.held(self.root)]):
+            for layer in layers:
+                settings_on(layer).method = changed[layer.name]
+            self.write()
+
+    def record(self) -> dict[str, Any]:
+        """The settings as plain values, which `crisp.restore` reads."""
+        return record(self.methods, self.phase)
+
+    def write(self) -> None:
+        """Keep the record where it is saved with the model; that of a class without a name cannot be saved."""
+        try:
+            settings = self.record()
+        except ValueError as error:
+            settings = Unsavable(str(error))
+        self.host.write(self.root, settings)
+
+    def check_active(self) -> None:
+        """Raise ValueError if another attention implementation was chosen since the model became sparse."""
+        check_active(self.host, self.layers)
+
+    def _having_sparsity(self) -> Mapping[str, LayerMethod]:
+        methods = self.methods
+        for name, method in methods.items():
+            if (
+                isinstance(method, PerHead)
+                and method.sparsity is None
+                and any(each.sparsity for each in method.methods)
+            ):
+                raise ValueError(f"the heads of {name} have sparsities of their own, not one to set")
+        return {name: method for name, method in methods.items() if method.sparsity is not None}
+
+
+def is_sparse(model: nn.Module) -> bool:
+    """Whether a model, or a part of it, was made sparse and is not dense again.
+
+    True also of a part of a sparse model. Raises TypeError for what holds no model that Crisp knows.
+    """
+    return any(not settings_on(layer).only_observed for layer in carrying(*host_of(model)))
+
+
+def set_sparsity(model: nn.Module, sparsity: float) -> None:
+    """Set the target sparsity of every layer whose method has one.
+
+    Parameters
+    ----------
+    model
+        A model that `crisp.sparsify` made sparse.
+    sparsity
+        The share of keys, or of blocks of keys, that is dropped, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        If no layer has a sparsity, the heads of a layer have sparsities of their own, or for a number outside [0, 1).
+    TypeError
+        For what is no number.
+    """
+    SparseModel.of(model).set_sparsity(sparsity)
+
+
+def carrying(host: Host, root: nn.Module) -> list[AttentionLayer]:
+    """The layers that carry settings: all layers of a sparse model, some of one with a sparse part."""
+    return [layer for layer in host.layers(root) if settings_of(layer.module) is not None]
+
+
+def check_active(host: Host, layers: tuple[AttentionLayer, ...] | list[AttentionLayer]) -> None:
+    """Raise ValueError if another attention implementation was chosen for one of these layers of a sparse model."""
+    for layer in layers:
+        if (found := host.running(layer.module)) != CRISP:
+            raise ValueError(
+                f"the attention implementation of {layer.name} was set to {found!r} after crisp.sparsify, "
+                f"so the model is dense; call crisp.sparsify again"
+            )
+
+
+def _is_there(root: nn.Module, layer: AttentionLayer) -> bool:
+    try:
+        return root.get_submodule(layer.name) is layer.module
+    except AttributeError:
+        return False
