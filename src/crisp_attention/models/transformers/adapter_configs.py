@@ -19,7 +19,7 @@ from wrapt import wrap_function_wrapper
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.host import host_of
 from crisp_attention.models.notice import LIBRARY, is_restoring, notify, restoring
-from crisp_attention.models.parameters import MODULE, holding
+from crisp_attention.models.parameters import MODULE, current, holding
 from crisp_attention.models.selection import by_name
 from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.models.transformers.adapters import (
@@ -45,6 +45,7 @@ def install(peft_config: ModuleType) -> None:
 def install_loading(peft_model: ModuleType) -> None:
     """The same where only an adapter's weights are loaded; called with the module `peft.peft_model`."""
     wrap_function_wrapper(peft_model, "PeftModel.load_adapter", _load_weights)
+    wrap_function_wrapper(peft_model, "load_peft_weights", _rename)
 
 
 def _save(wrapped: Callable[..., None], config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -122,6 +123,12 @@ def _load_weights(
     if recorded is not None and not is_restoring() and (message := _notice(*recorded, root)) is not None:
         notify(message)
     return result
+
+
+def _rename(wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Weights as they are read, what attention learned under the names that it has now."""
+    found = wrapped(*args, **kwargs)
+    return {current(key) if f".{MODULE}." in key else key: value for key, value in found.items()}
 
 
 def _notice(methods: Mapping[str, LayerMethod], phase: str, root: PreTrainedModel | None) -> str | None:
