@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from crisp_attention.cli import main as cli
+from crisp_attention.drawing.svg import standalone
 from crisp_attention.errors import DataError, OptionError
 from crisp_attention.studies.report import folder as report_folder
 from crisp_attention.studies.report import write_report, writing
 from crisp_attention.studies.report.examples import read_examples
 from crisp_attention.studies.report.figures import main_pictures
-from crisp_attention.studies.report.figures.svg import standalone
 from crisp_attention.studies.study import Study
 from tests.runs.tables import task_of
 from tests.studies.reports import ACCURACIES, HOSTILE, NAMES, change, exact

@@ -13,7 +13,7 @@ from crisp_attention.bench.flex import FLEX
 from crisp_attention.bench.ours import CRISP, DENSE, REFERENCE
 from crisp_attention.bench.peers import EAGER, ENTMAX, X_TRANSFORMERS
 from crisp_attention.bench.results import Attention, Results
-from crisp_attention.studies.report.figures.palette import (
+from crisp_attention.drawing.palette import (
     BLUE,
     GREEN,
     INK,
@@ -23,8 +23,8 @@ from crisp_attention.studies.report.figures.palette import (
     SKY,
     VERMILLION,
 )
-from crisp_attention.studies.report.figures.style import finish, legend, new_figure
-from crisp_attention.studies.report.figures.svg import drawn, standalone
+from crisp_attention.drawing.style import finish, legend, new_figure
+from crisp_attention.drawing.svg import drawn, standalone
 
 COLOURS = dict(
     zip(

@@ -1,24 +1,21 @@
-"""The picture of a profile. Colours are those of Okabe and Ito, which colour-blind readers can tell apart."""
+"""The picture of a profile."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 
+from crisp_attention.drawing.maps import AMOUNT, draw_map, draw_scale, frame
+from crisp_attention.drawing.palette import BLUE, QUIET, VERMILLION
+from crisp_attention.drawing.style import DPI, finish
 from crisp_attention.insight.profile.profile import Profile
 from crisp_attention.insight.profile.targets import METHODS
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import PerHead
-
-HEAD, UNIFORM, BUDGETS = "#ABABAB", "#0072B2", "#D55E00"
-MISSING, QUIET = "#EBEBEB", "#555555"
-MASS, SHARE, AMOUNT = "viridis", "cividis", "magma"
 
 
 def draw_profile(profile: Profile, budgets: Budgets, path: Path) -> None:
@@ -33,75 +30,56 @@ def draw_profile(profile: Profile, budgets: Budgets, path: Path) -> None:
     above, below = figure.subfigures(2, 1, height_ratios=[2, 1.1])  # type: ignore[misc]
     panels = above.subplot_mosaic("abc;def")
     kept = 100 * table[["topk_mass_80", "block_topk_mass_80"]]
-    scale = {"vmin": np.nanmin(kept), "vmax": 100}
+    scale = {"low": np.nanmin(kept), "high": 100}
     # rows keep whole keys or blocks: what a target of 80 % achieves is not always 80 %
     topk, blocks = (100 * profile.kept(profile.targets.method(method, 0.8))[0] for method in METHODS)
-    for panel, values, title, unit, colours in (
-        ("a", kept["topk_mass_80"], f"Mass kept by top-k at {topk:.0f} % sparsity", "% of dense mass", MASS),
-        (
-            "b",
-            kept["block_topk_mass_80"],
-            f"Mass kept by blocks at {blocks:.0f} % sparsity",
-            "% of dense mass",
-            MASS,
-        ),
-        ("c", 100 * table["topk_sparsity_95"], "Top-k sparsity that keeps 95 % of mass", "% of pairs", SHARE),
-        ("d", table["entropy"], "Entropy of dense attention", "nats", AMOUNT),
-        ("e", table["distance"], "Mean distance attended", "tokens", AMOUNT),
-        ("f", 100 * _targets(table, budgets), f"Recommended {_word(budgets)} sparsity", "% of keys", SHARE),
-    ):
-        _map(
-            panels[panel], table.assign(value=values), title, unit, colours, scale if colours == MASS else {}
-        )
+    mass, share = "% of dense mass", "% of pairs"
+
+    def draw(panel: str, values: Any, title: str, unit: str, **scale: Any) -> None:
+        _map(panels[panel], table.assign(value=values), title, unit, scale)
+
+    draw("a", kept["topk_mass_80"], f"Mass kept by top-k at {topk:.0f} % sparsity", mass, **scale)
+    draw("b", kept["block_topk_mass_80"], f"Mass kept by blocks at {blocks:.0f} % sparsity", mass, **scale)
+    draw("c", 100 * table["topk_sparsity_95"], "Top-k sparsity that keeps 95 % of mass", share)
+    draw("d", table["entropy"], "Entropy of dense attention", "nats", colours=AMOUNT)
+    draw("e", table["distance"], "Mean distance attended", "tokens", colours=AMOUNT)
+    draw("f", 100 * _targets(table, budgets), f"Recommended {_word(budgets)} sparsity", "% of keys")
     for axes, method in zip(below.subplots(1, 2), METHODS, strict=True):
         _curves(axes, profile, curves[curves["method"] == method], method, budgets)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=DPI)
 
 
-def _map(axes: Axes, table: pd.DataFrame, title: str, unit: str, colours: str, scale: dict[str, Any]) -> None:
+def _map(axes: Axes, table: pd.DataFrame, title: str, unit: str, scale: dict[str, Any]) -> None:
     layers, heads = range(table["layer"].max() + 1), range(table["head"].max() + 1)
     grid = table.pivot(index="layer", columns="head", values="value").reindex(index=layers, columns=heads)
-    axes.set_title(title, fontsize=11)
-    axes.set(xlabel="head", ylabel="layer", facecolor=MISSING)
-    axes.set_xticks(*_ticks(len(heads)))
-    axes.set_yticks(*_ticks(len(layers)))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     if grid.isna().all(axis=None):
+        frame(axes, grid, title)
         _only_self(axes)
-        return
-    image = axes.pcolormesh(
-        np.ma.masked_invalid(grid), cmap=colormaps[colours], edgecolors="white", linewidth=0.8, **scale
-    )
-    axes.invert_yaxis()
-    bar = axes.figure.colorbar(image, ax=axes, label=unit, pad=0.02, aspect=18)
-    bar.outline.set_visible(False)
-    bar.locator = MaxNLocator(5)
+    else:
+        draw_scale(axes, draw_map(axes, grid, title, **scale), unit)
 
 
 def _curves(axes: Axes, profile: Profile, curves: pd.DataFrame, method: str, budgets: Budgets) -> None:
-    axes.set_title(f"Mass against sparsity, {METHODS[method]}", fontsize=11)
+    axes.set_title(f"Mass against sparsity, {METHODS[method]}", fontsize="medium")
     axes.set(xlabel="achieved sparsity (% of valid pairs not attended)", ylabel="kept mass (% of dense mass)")
     axes.set(xlim=(0, 100), ylim=(0, 102))
-    axes.grid(color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, "both")
     if curves.empty:
         _only_self(axes)
         return
     for _, one in curves.groupby(["layer", "head"]):
-        (line,) = axes.plot(100 * one["sparsity"], 100 * one["mass"], color=HEAD, linewidth=0.6, alpha=0.6)
+        (line,) = axes.plot(100 * one["sparsity"], 100 * one["mass"], color=QUIET, linewidth=0.6, alpha=0.35)
     line.set_label("each head")
     best = [
         profile.recommend(sparsity=each, method=method).expected for each in profile.targets.sparsities[::2]
     ]
     for colour, points, word in (
-        (UNIFORM, [each["uniform"] for each in best], "one sparsity for all heads"),
-        (BUDGETS, best, "a sparsity for each head, as many pairs"),
+        (BLUE, [each["uniform"] for each in best], "one sparsity for all heads"),
+        (VERMILLION, best, "a sparsity for each head, as many pairs"),
     ):
         axes.plot(*_percent(points), color=colour, linewidth=2.2, label=word)
     if method == budgets.expected["method"]:
-        for colour, point in ((UNIFORM, budgets.expected["uniform"]), (BUDGETS, budgets.expected)):
+        for colour, point in ((BLUE, budgets.expected["uniform"]), (VERMILLION, budgets.expected)):
             share, mass = _percent([point])
             word = f"{mass[0]:.1f} % of mass at {share[0]:.1f} % sparsity"
             axes.plot(share, mass, "o", color=colour, markersize=8, markeredgecolor="white", label=word)
@@ -127,8 +105,3 @@ def _targets(table: pd.DataFrame, budgets: Budgets) -> np.ndarray:
         own = method.methods[head] if isinstance(method, PerHead) else method
         found.append(np.nan if own is None else own.sparsity)
     return np.array(found)
-
-
-def _ticks(count: int) -> tuple[list[float], list[str]]:
-    every = 1 + (count - 1) // 12
-    return [i + 0.5 for i in range(0, count, every)], [str(i) for i in range(0, count, every)]

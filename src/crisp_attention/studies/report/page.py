@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from crisp_attention.drawing.svg import inline
 from crisp_attention.errors import DataError
 from crisp_attention.studies.analysis import Analysis, Line
 from crisp_attention.studies.report.examples import Example, read_examples
 from crisp_attention.studies.report.figures import Picture
-from crisp_attention.studies.report.figures.svg import inline
 from crisp_attention.studies.report.tables import MEANS, mean_of
 from crisp_attention.studies.report.templates import render
 from crisp_attention.studies.report.verdicts import answer, sentences

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from crisp_attention.drawing.palette import DARK, LIGHT
+from crisp_attention.drawing.style import parts
 from crisp_attention.studies.report import numbers
-from crisp_attention.studies.report.figures.palette import DARK, LIGHT
-from crisp_attention.studies.report.figures.style import parts
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
 

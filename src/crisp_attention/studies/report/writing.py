@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from crisp_attention.drawing.svg import standalone
 from crisp_attention.studies.analysis import Analysis, analyse
 from crisp_attention.studies.report import tables
 from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
-from crisp_attention.studies.report.figures.svg import standalone
 from crisp_attention.studies.report.folder import check, replacing
 from crisp_attention.studies.report.page import facts, page
 from crisp_attention.studies.report.templates import render

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
+from crisp_attention.drawing.svg import drawn
 from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report.figures.curves import ACCURACIES, LOSSES, draw_curves
 from crisp_attention.studies.report.figures.heads import draw_heads
 from crisp_attention.studies.report.figures.rows import draw_differences, draw_gaps
 from crisp_attention.studies.report.figures.sparsity import draw_sparsity
-from crisp_attention.studies.report.figures.svg import drawn
 
 
 class Picture(NamedTuple):
@@ -68,5 +68,9 @@ def head_pictures(analysis: Analysis) -> list[Picture]:
         if not each.is_dense and (runs := analysis.study.finished(each)):
             name, seeds = f"heads-{each.id}", "seed" if len(runs) == 1 else "seeds"
             caption = f"Mean over {len(runs)} {seeds}, measured in evaluation."
-            pictures.append(Picture(name, each.label, caption, drawn(draw_heads(runs), name)))
+            pictures.append(
+                Picture(
+                    name, each.label, caption, drawn(draw_heads([run.measurements() for run in runs]), name)
+                )
+            )
     return pictures

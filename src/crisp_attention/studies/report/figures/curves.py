@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from crisp_attention.drawing.palette import BLUE, INK, QUIET, VERMILLION
+from crisp_attention.drawing.style import finish, legend, new_figure, wrapped
 from crisp_attention.studies.analysis import Analysis
-from crisp_attention.studies.report.figures.palette import BLUE, INK, QUIET, VERMILLION
-from crisp_attention.studies.report.figures.style import finish, legend, new_figure, wrapped
 
 COLUMNS = 4
 

@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from crisp_attention.drawing.palette import INK, QUIET
+from crisp_attention.drawing.style import Look, finish, legend, looks, new_figure, wrapped
 from crisp_attention.studies.analysis import Analysis, Comparison, Line
-from crisp_attention.studies.report.figures.palette import INK, QUIET
-from crisp_attention.studies.report.figures.style import Look, finish, legend, looks, new_figure, wrapped
 from crisp_attention.studies.statistics import Interval, seeds_interval
 
 
@@ -40,6 +40,13 @@ def draw_gaps(analysis: Analysis) -> Figure:
     return figure
 
 
+def looks_of(analysis: Analysis) -> dict[str, Look]:
+    """The look of every method by its name, the same in every figure of a report."""
+    lines = [line.configuration for line in analysis.lines]
+    controls = {each.name for each in lines if each.is_random}
+    return looks([each.name for each in lines], analysis.study.dense.name, controls)
+
+
 def _paired(runs: pd.DataFrame, dense: pd.DataFrame, found: Comparison) -> pd.Series:
     both = [frame.set_index("seed")["accuracy"].loc[list(found.seeds)] for frame in (runs, dense)]
     return both[0] - both[1]
@@ -51,7 +58,7 @@ def _start(analysis: Analysis, lines: list[Line]) -> tuple[Figure, Axes, dict[st
     axes.set_yticks(range(len(lines)), [wrapped(line.configuration.label, 26) for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     finish(axes, "x")
-    return figure, axes, looks(line.configuration for line in analysis.lines)
+    return figure, axes, looks_of(analysis)
 
 
 def _row(axes: Axes, row: int, values: pd.Series, mean: Interval | None, look: Look) -> None:

@@ -3,9 +3,10 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from crisp_attention.drawing.palette import QUIET
+from crisp_attention.drawing.style import Look, finish, legend, new_figure
 from crisp_attention.studies.analysis import Analysis, Line
-from crisp_attention.studies.report.figures.palette import QUIET
-from crisp_attention.studies.report.figures.style import Look, finish, legend, looks, new_figure
+from crisp_attention.studies.report.figures.rows import looks_of
 
 NEAR, APART = 1.5, 1.1  # in percent of sparsity: what would lie on each other, and how far it is moved apart
 
@@ -15,7 +16,7 @@ def draw_sparsity(analysis: Analysis) -> Figure:
     figure = new_figure(12, 4.8)
     axes = figure.subplots()
     found = [line for line in analysis.lines if len(line.runs)]
-    look = looks(line.configuration for line in found)
+    look = looks_of(analysis)
     places = _places(found)
     for name, shown in look.items():
         series = sorted(
@@ -26,6 +27,8 @@ def draw_sparsity(analysis: Analysis) -> Figure:
         for place, line in zip(at, series, strict=True):
             dots = [place - 0.4] * len(line.runs), 100 * line.runs["accuracy"]
             axes.plot(*dots, "o", color=shown.colour, alpha=0.4, markersize=4, markeredgewidth=0)
+        if not series:
+            continue
         if series[0].configuration.is_dense:
             _band(axes, series[0])
         else:

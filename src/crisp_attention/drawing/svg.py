@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from crisp_attention.studies.report.figures.palette import PANEL, VARIABLES
+from crisp_attention.drawing.palette import PANEL, VARIABLES
 
 SVG = "http://www.w3.org/2000/svg"
 HREF = "{http://www.w3.org/1999/xlink}href"

@@ -1,4 +1,4 @@
-"""How all figures look: ink and grid, and a colour and a marker for each method."""
+"""How all figures look: ink and grid, and a colour and a marker for each series."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crisp_attention.studies.report.figures.palette import (
+from crisp_attention.drawing.palette import (
     BLUE,
     GREEN,
     INK,
@@ -20,31 +20,30 @@ from crisp_attention.studies.report.figures.palette import (
     SKY,
     VERMILLION,
 )
-from crisp_attention.studies.study import Configuration
 
+DPI = 150  # of pictures in pixels
 BREAKS = re.compile(r"(?<=[:+])")
 
 
 class Look(NamedTuple):
-    """The colour and the marker of a method, the same in every figure."""
+    """The colour and the marker of a series."""
 
     colour: str
     marker: str
 
 
-DENSE = Look(QUIET, "o")
-RANDOM = Look(PURPLE, "X")
-# more methods than colours: the colours come again with other markers
+BASELINE = Look(QUIET, "o")
+CONTROL = Look(PURPLE, "X")
+# more series than colours: the colours come again with other markers
 OTHERS = list(zip((BLUE, VERMILLION, GREEN, ORANGE, SKY, INK) * 2, "osD^vPphd*<>", strict=True))
 
 
-def looks(configurations: Iterable[Configuration]) -> dict[str, Look]:
-    """The look of every method, by its name."""
+def looks(names: Iterable[str], baseline: str = "", controls: Iterable[str] = ()) -> dict[str, Look]:
+    """The look of every series by its name: the baseline is grey, controls are purple, the others have colours."""
     free, found = cycle(OTHERS), {}
-    for each in configurations:
-        if each.name not in found:
-            given = DENSE if each.is_dense else RANDOM if each.is_random else Look(*next(free))
-            found[each.name] = given
+    for name in dict.fromkeys(names):
+        given = BASELINE if name == baseline else CONTROL if name in controls else Look(*next(free))
+        found[name] = given
     return found
 
 
@@ -54,12 +53,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def finish(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
-    """Quiet axes, and a grid along `grid` (x, y or both)."""
+    """Quiet axes, and a grid along `grid`."""
     axes.grid(axis=grid, color=LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(colors=QUIET, labelcolor=INK, length=3)
+    ink(axes)
+
+
+def ink(axes: Axes) -> None:
+    """The title and the labels of the axes in the colour of text."""
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
         text.set_color(INK)
 
