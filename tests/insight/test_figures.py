@@ -50,7 +50,9 @@ def drawing(monkeypatch, tmp_path):
     return draw
 
 
-@pytest.mark.parametrize("shape", [(6, 12), (24, 16), (2, 4), (1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(6, 12), pytest.param((24, 16), marks=pytest.mark.slow), (2, 4), (1, 2)], ids=str
+)
 def test_every_panel_has_its_words_and_none_overlap(drawing, shape):
     found = made_up(*shape)
     at_80 = found.curves().query("target == 0.8").groupby("method")["sparsity"].mean()
