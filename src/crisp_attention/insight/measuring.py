@@ -4,16 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from html import escape
 from threading import Lock
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from crisp_attention.extras import needs
+from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _adding = Lock()  # of the module, because what holds a lock cannot be sent to another process
 
@@ -59,9 +65,21 @@ class LayerTotals:
         self.rows += other.rows
 
 
-@dataclass
+@dataclass(repr=False)
 class Measurement:
-    """Totals per layer, filled while `crisp.measuring(model)` is active."""
+    """What attention did, per layer and head, as `crisp.measuring(model)` found it. Prints as a short table.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> import torch
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).eval()
+    >>> with crisp.measuring(crisp.sparsify(model, crisp.TopK(sparsity=0.75))) as measured:
+    ...     _ = model(torch.arange(16)[None])
+    >>> measured.summary()["sparsity"]
+    0.75
+    """
 
     names: dict[int, tuple[str, str | list[str]]] = field(default_factory=dict)
     totals: dict[int, LayerTotals] = field(default_factory=dict)
@@ -84,15 +102,23 @@ class Measurement:
         else:
             self.totals[layer] = now
 
-    def table(self) -> pd.DataFrame:
-        """One row per layer and head.
+    def __repr__(self) -> str:
+        return as_text(*self._shown()) if self.totals else "Measurement: nothing was measured yet"
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._shown()) if self.totals else escape(repr(self))
+
+    def table(self) -> "pd.DataFrame":
+        """One row per layer and head, as a DataFrame of pandas.
 
         `sparsity` is the achieved one: the share of valid pairs not attended; `kept_mass` the share
         of the dense softmax weight on kept pairs, mean over rows; `entropy` that of the softmax over
         kept pairs, in nats, mean over rows (0: one key has all the weight). Attention sinks are not
-        part of either. Raises ValueError when no call was observed.
+        part of either. Raises ValueError when no call was observed, and ModuleNotFoundError where pandas is
+        not installed.
         """
         self._check()
+        pd = needs("pandas", extra="runs")
         frames = []
         for layer, total in sorted(self.totals.items()):
             name, method = self.names[layer]
@@ -130,6 +156,20 @@ class Measurement:
             "entropy": _share(total("entropy"), rows),
         }
 
+    def _shown(self) -> tuple[str, list[str], list[list[str]]]:
+        whole, rows = self.summary(), []
+        for layer, total in sorted(self.totals.items()):
+            name, method = self.names[layer]
+            words = method if isinstance(method, str) else " | ".join(dict.fromkeys(method))
+            one = Measurement({layer: self.names[layer]}, {layer: total}).summary()
+            rows.append([str(layer), words, *_words(one), name])
+        sparsity, mass, entropy = _words(whole)
+        caption = (
+            f"Measurement of {len(rows)} attention layers, means over heads: "
+            f"sparsity {sparsity}, kept mass {mass}, entropy {entropy} nats"
+        )
+        return caption, ["layer", "method", "sparsity", "kept mass", "entropy (nats)", "name"], rows
+
     def _check(self) -> None:
         if not self.totals:
             raise ValueError(
@@ -141,10 +181,22 @@ class Measurement:
 def measuring(model: nn.Module) -> Iterator[Measurement]:
     """Measure every attention call of a model inside the block, per layer and head.
 
-    Yields a `Measurement`; its `table()` works during and after the block. Layers that are dense,
-    or not in their phase, appear as `dense`; a model that is not sparse is measured dense. Calls from other
-    threads count too; a model that is not sparse should run in none while its block begins or ends. Costs
-    nothing when not active. Raises ValueError for a model that Crisp cannot look into.
+    Costs nothing when not active.
+
+    Parameters
+    ----------
+    model
+        A model, sparse or not: one that is not sparse is measured dense, and should run in no other thread while
+        its block begins or ends. Layers that are dense, or not in their phase, appear as `dense`.
+
+    Yields
+    ------
+    A `Measurement`, which can be read during and after the block. Calls from other threads count too.
+
+    Raises
+    ------
+    ValueError
+        For a model that Crisp cannot look into.
     """
     measurement = Measurement()
 
@@ -154,6 +206,10 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
 
     with borrowed(model, observe=observe):
         yield measurement
+
+
+def _words(summary: dict[str, float]) -> list[str]:
+    return [f"{summary['sparsity']:.1%}", f"{summary['kept_mass']:.1%}", f"{summary['entropy']:.2f}"]
 
 
 def _share(part: float, whole: float) -> float:

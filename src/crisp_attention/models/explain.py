@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -58,6 +59,9 @@ class Explanation:
         return "\n".join([self.question, *self._lines()])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def _lines(self) -> Iterator[str]:
         layers = [(at, list(rows)) for at, rows in groupby(self.rows, key=lambda row: row.layer)]

@@ -2,29 +2,38 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
+from crisp_attention.extras import needs
 from crisp_attention.insight.profile.allocation import allocate, sparsest
 from crisp_attention.insight.profile.curves import LayerSums
 from crisp_attention.insight.profile.targets import METHODS, Targets
+from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.heads import LayerMethod, PerHead, per_head
 from crisp_attention.methods.method import AnyMethod, Method, as_method
 
-SPARSITIES, MASSES = (0.5, 0.8, 0.9), (0.99, 0.95, 0.9)  # what the table shows
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPARSITIES, MASSES = (0.5, 0.8, 0.9), (0.99, 0.95, 0.9)  # what the table has
+SHOWN = 0.8  # the sparsity of what is printed
 _adding = Lock()  # of the module, because what holds a lock cannot be sent to another process
 
 
-@dataclass
+@dataclass(repr=False)
 class Profile:
-    """Kept dense mass against sparsity for every layer and head, as `crisp.profile` found it."""
+    """Kept dense mass against sparsity for every layer and head, as `crisp.profile` found it.
+
+    Prints as a short table.
+    """
 
     targets: Targets
     names: dict[int, str] = field(default_factory=dict)
@@ -40,12 +49,19 @@ class Profile:
             else:
                 self.sums[layer] = now
 
-    def curves(self) -> pd.DataFrame:
+    def __repr__(self) -> str:
+        return as_text(*self._shown()) if self.sums else "Profile: nothing was profiled yet"
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._shown()) if self.sums else escape(repr(self))
+
+    def curves(self) -> "pd.DataFrame":
         """One row per layer, head, method and target sparsity: achieved `sparsity` and kept `mass`.
 
         Achieved is the share of valid pairs not kept, a little below the target, as rows keep whole
         keys; mass the share of the dense softmax weight on kept pairs.
         """
+        pd = needs("pandas", extra="runs")
         frames = [
             pd.DataFrame(
                 {
@@ -64,14 +80,15 @@ class Profile:
         ]
         return pd.concat(frames, ignore_index=True)
 
-    def table(self) -> pd.DataFrame:
-        """One row per layer and head.
+    def table(self) -> "pd.DataFrame":
+        """One row per layer and head, as a DataFrame of pandas.
 
         `entropy` (nats) of the dense softmax and `distance` attended (tokens) are means over `rows`;
         `topk_mass_80` is the mass that top-k keeps at a target sparsity of 80 %, `topk_sparsity_95`
         the highest achieved sparsity that keeps 95 % of the mass; and so on, also for `block_topk`.
         In cross-attention there are neither distances nor blocks: NaN.
         """
+        pd = needs("pandas", extra="runs")
         frames = []
         for layer, total in sorted(self.sums.items()):
             columns: dict[str, Any] = {
@@ -158,6 +175,24 @@ class Profile:
         from crisp_attention.insight.profile.figures import draw_profile  # matplotlib only for those who draw
 
         draw_profile(self, budgets or self.recommend(sparsity=0.8), Path(path))
+
+    def _shown(self) -> tuple[str, list[str], list[list[str]]]:
+        at, rows = self.targets.index(SHOWN), []
+        for layer, total in sorted(self.sums.items()):
+            kept = [
+                total.curves[method].share[:, at].mean() if method in total.curves else None
+                for method in METHODS
+            ]
+            cells = [
+                f"{(total.entropy / total.rows).mean():.2f}",
+                *("" if k is None else f"{k:.1%}" for k in kept),
+            ]
+            rows.append([str(layer), *cells, self.names[layer]])
+        masses = [f"mass kept by {word}" for word in METHODS.values()]
+        caption = (
+            f"Profile of {len(rows)} attention layers, means over heads, at a target sparsity of {SHOWN:.0%}"
+        )
+        return caption, ["layer", "entropy (nats)", *masses, "name"], rows
 
     def _kept(self, methods: Mapping[str, LayerMethod]) -> tuple[float, float]:
         if unknown := sorted(set(methods) - set(self.names.values())):
