@@ -54,7 +54,7 @@ def validation_accuracy(configuration: Configuration, seed: int) -> float:
         spec = RunSpec.from_dict(plain(options))
         make_sparse(source.model, spec)
         trainer = train(source, task, training_arguments(spec, Path(scratch)))
-        return evaluate(trainer, source.encode(images.select(held_out)))["accuracy"]
+        return evaluate(trainer, task.target, source.encode(images.select(held_out)))["accuracy"]
 
 
 def start_worker() -> None:

@@ -20,29 +20,13 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def crisp(monkeypatch, capsys):
-    """Runs the command in this process: exit status, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["crisp", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def tuned(crisp, bert, reviews, tmp_path):
+def tuned(crisp_command, bert, reviews, tmp_path):
     """`crisp finetune` on tiny things, with some flags added or replaced."""
 
     def run(*flags, **changes):
         given = {"model": bert, "dataset": reviews, "output": tmp_path / "run", "epochs": 1} | changes
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
-        return crisp("finetune", *words, "--training", "use_cpu=true", *flags)
+        return crisp_command("finetune", *words, "--training", "use_cpu=true", *flags)
 
     return run
 
@@ -67,8 +51,8 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     "command", ["finetune", "sweep", "reproduce", "report", "profile", "view", "demo", "bench"]
 )
-def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp, command):
-    status, out, _ = crisp(command, "--help")
+def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp_command, command):
+    status, out, _ = crisp_command(command, "--help")
     assert status == 0
     assert any(
         line.strip().removeprefix("For example: ").startswith(f"crisp {command} --")
@@ -137,6 +121,16 @@ def test_the_example_in_the_help_can_be_parsed():
             {"model": "builtin:vit", "dataset": "builtin:digits"},
             "--max-length has no meaning for images (image)",
         ),
+        (
+            ["--metric", "mc"],
+            {},
+            "--metric must be one of accuracy, f1, mcc, pearson, spearman, rmse; got 'mc'",
+        ),
+        (
+            ["--metric", "rmse"],
+            {},
+            "--metric must be accuracy, f1 or mcc for classification, which the labels",
+        ),
         (["--batch-size", "0"], {}, "--batch-size must be at least 1, got 0"),
         (["--train-examples", "1000"], {}, "expected at most 48 training examples"),
         (
@@ -182,7 +176,6 @@ def test_a_mistake_is_one_line_and_exit_status_2(tuned, tmp_path, flags, changes
     [
         ([("fine", 1), ("bad", 1)], "expected at least two classes in train; all 2 rows have the label 1"),
         ([("fine", 1), (" ", 0)], "the train split's column text has no text in 1 of 2 rows"),
-        ([("fine", 0.5), ("bad", 0.1)], "regression is not supported"),
     ],
 )
 def test_data_that_cannot_be_used(tuned, tmp_path, rows, message):
@@ -254,10 +247,10 @@ def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypat
     assert "achieved sparsity" in out
 
 
-def test_only_finetune_is_started_by_torchrun(crisp, monkeypatch, tmp_path):
+def test_only_finetune_is_started_by_torchrun(crisp_command, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    status, _, error = crisp("demo", "--output", str(tmp_path / "demo"))
+    status, _, error = crisp_command("demo", "--output", str(tmp_path / "demo"))
     assert status == 2
     assert "only crisp finetune runs in several processes" in error
     assert not (tmp_path / "demo").exists()

@@ -59,15 +59,18 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question for the end of a message, such as "; did you mean topk?"; empty if no known word is close.
+    """A question for the end of a message; empty if no known word is close.
 
     Examples
     --------
-    >>> did_you_mean("topq", ["topk", "window"])
-    '; did you mean topk?'
+    >>> did_you_mean("topq", ["topk", "topp", "window"])
+    '; did you mean topk or topp?'
+    >>> did_you_mean("x", ["topk", "window"])
+    ''
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    names = list(known)
+    close = sorted(difflib.get_close_matches(word, names, n=2), key=names.index)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 class Shortage(Enum):

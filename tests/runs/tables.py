@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, Features
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import Task, load_task
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.spec import Data
+from crisp_attention.runs.task import Task
 
 PAIR = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
 ROWS = PAIR * 10

@@ -24,8 +24,8 @@ from transformers import (
 
 from crisp_attention import CheckpointError, load
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.task import Classification, Task
 from tests.runs import small
 from tests.runs.small import BODY, WORDS
 
@@ -52,7 +52,7 @@ def texts(*rows, columns=("text",), names=("bad", "good")) -> Task:
     made = {name: [row if isinstance(row, str) else row[i] for row in rows] for i, name in enumerate(columns)}
     labels = [row % len(names) for row in range(len(rows))]
     split = Dataset.from_dict({**made, "labels": labels, "index": range(len(rows))})
-    return Task({"train": split}, columns, None, names, ())
+    return Task({"train": split}, columns, None, Classification(names), ())
 
 
 SOME = texts("the film is good", "bad")

@@ -8,8 +8,8 @@ from transformers import BertConfig, CLIPImageProcessor, ViTForImageClassificati
 
 from crisp_attention import CheckpointError
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
+from crisp_attention.runs.task import Classification, Task
 from tests.runs import small
 from tests.runs.small import BODY
 
@@ -17,7 +17,7 @@ from tests.runs.small import BODY
 def pictures(*sizes, mode="RGB") -> Task:
     made = [Image.new(mode, size, 10 * (i + 1)) for i, size in enumerate(sizes)]
     rows = {"image": made, "labels": [i % 2 for i in range(len(made))], "index": range(len(made))}
-    return Task({"train": Dataset.from_dict(rows)}, (), "image", ("a", "b"), ())
+    return Task({"train": Dataset.from_dict(rows)}, (), "image", Classification(("a", "b")), ())
 
 
 def batch_of(source, task):

@@ -77,7 +77,10 @@ def test_any_other_field_by_its_own_type(tmp_path, pair, value):
             "train_sampling_strategy=batch_rebalance",
             "batch_rebalance takes the same order of examples with every",
         ),
-        ("metric_for_best_model=f1", "training metric_for_best_model must be loss or accuracy, got f1"),
+        (
+            "metric_for_best_model=bleu",
+            "metric_for_best_model must be loss, accuracy, f1, mcc, pearson, spearman, rmse; got bleu",
+        ),
         ("dataloader_persistent_workers=true", "dataloader_persistent_workers needs dataloader_num_workers"),
         ("accelerator_config=/none.json", "training: FileNotFoundError: "),
     ],
@@ -119,3 +122,20 @@ def test_memory_is_pinned_for_cuda_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(arguments_module.TrainingArguments, "device", cuda)
     assert made(tmp_path).dataloader_pin_memory
     assert not made(tmp_path, "dataloader_pin_memory=false").dataloader_pin_memory
+
+
+@pytest.mark.parametrize(
+    ("metric", "training", "best", "greater"),
+    [
+        (None, (), None, None),
+        (None, ("load_best_model_at_end=true",), "loss", False),
+        ("accuracy", (), "accuracy", True),
+        ("rmse", ("load_best_model_at_end=true",), "rmse", False),
+        ("rmse", ("metric_for_best_model=eval_spearman",), "eval_spearman", True),
+        ("mcc", ("metric_for_best_model=loss",), "loss", False),
+        ("mcc", ("greater_is_better=false",), "mcc", False),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_metric(tmp_path, metric, training, best, greater):
+    found = made(tmp_path, "use_cpu=true", *training, metric=metric)
+    assert (found.metric_for_best_model, found.greater_is_better) == (best, greater)

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.sources.encoding import WHOLE, check_tokens, count_cut, encoded, tokenized
+from crisp_attention.runs.task import Classification, Task
 from tests.runs import small
 from tests.runs.tables import task_of, write
 
@@ -179,4 +179,6 @@ def test_the_test_split_is_looked_through_as_well(vit):
         {"image": [{"path": None, "bytes": b"x"}], "labels": [0], "index": [5]}, features=rows.features
     )
     with pytest.raises(DataError, match=r"of the test split: row 5 \(no image\)"):
-        load_source(vit, Task({"train": rows, "test": bad}, (), "image", ("a", "b"), ()), None)
+        load_source(
+            vit, Task({"train": rows, "test": bad}, (), "image", Classification(("a", "b")), ()), None
+        )

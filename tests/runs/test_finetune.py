@@ -23,6 +23,7 @@ from tests.runs import small
 from tests.runs.tables import task_of
 
 METRICS = {
+    "metric",
     "validation",
     "test",
     "train",
@@ -60,7 +61,7 @@ def check_run(run, splits=("validation", "test")):
     assert set(metrics) == METRICS - {"validation", "test"} | set(splits)
     options = config["options"]
     task = load_task(Data.from_dict(options["data"]))
-    words = ("device", "kernels", "peak_memory_of")
+    words = ("device", "kernels", "peak_memory_of", "metric")
     numbers = {name: value for name, value in metrics.items() if name not in (*splits, "train", *words)}
     assert all(type(value) in (int, float) and value >= 0 for value in numbers.values()), numbers
     for split in splits:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.task.metrics import ACCURACY
 
 
 def follow(console, fail=False, best=None):
@@ -14,7 +15,7 @@ def follow(console, fail=False, best=None):
         num_train_epochs=2, load_best_model_at_end=best is not None, metric_for_best_model="loss"
     )
     state = SimpleNamespace(global_step=0, max_steps=4, epoch=0.0, best_model_checkpoint=best)
-    with RunProgress(console) as progress:
+    with RunProgress(console, ACCURACY) as progress:
         progress.on_train_begin(args, state, None)
         for step in (1, 2):
             state.global_step, state.epoch = step, step / 2

@@ -4,18 +4,23 @@ import os
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers
+import yaml
 from datasets import Dataset, load_dataset
 from packaging.version import Version
 
 import crisp_attention as crisp
 from crisp_attention.errors import OptionError
+from crisp_attention.runs.card import write_card
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.run_directory import RunDirectory
+from crisp_attention.runs.spec import Data, RunSpec
+from crisp_attention.runs.task import Classification
 from crisp_attention.schedule import Schedule
 
 SAVED = Path(__file__).parents[1] / "saved" / "runs"
@@ -33,11 +38,12 @@ def held(reviews):
 
 
 def test_a_run_holds_its_metrics_predictions_and_model(bert, held, tmp_path, capsys):
+    bars = datasets.are_progress_bars_disabled()
     run = crisp.finetune(
         bert, held, method=crisp.TopK(0.5), output=tmp_path / "run", recipe=RECIPE, verbose=False
     )
     assert capsys.readouterr().err == ""
-    assert transformers.utils.logging.is_progress_bar_enabled()
+    assert datasets.are_progress_bars_disabled() == bars
     table = run.predictions()
     assert len(table) == len(held["validation"]) == run.metrics["validation"]["examples"]
     assert run.metrics["validation"]["accuracy"] == pytest.approx(
@@ -130,3 +136,54 @@ def test_a_run_of_before_is_resumed_and_ends_as_it_would_have(before):
         found, wanted = run.predictions(split), expected.predictions(split)
         np.testing.assert_allclose(np.stack(found["logits"]), np.stack(wanted["logits"]), atol=1e-4)
     assert run.metrics["achieved_sparsity"] == pytest.approx(expected.metrics["achieved_sparsity"], abs=1e-6)
+
+
+# --- the card
+
+
+def test_a_saved_model_has_a_card_with_the_numbers_of_its_run(bert, held, tmp_path):
+    run = crisp.finetune(
+        bert,
+        held,
+        method=crisp.TopK(0.5),
+        schedule=Schedule(0.5, shape="linear"),
+        output=tmp_path / "run",
+        recipe=RECIPE,
+        verbose=False,
+    )
+    card = (run.directory / "model" / "README.md").read_text()
+    seen = run.metrics["validation"]
+    row = f"| validation | 16 | {seen['accuracy']:.1%} | {seen['f1']:.3f} | {seen['mcc']:.3f} | {seen['loss']:.4f} |"
+    assert row in card
+    assert "Method: `topk:sparsity=0.5`." in card
+    assert "The sparsity rose from 0 to 0.5 (linear) between 0% and 50% of training." in card
+    assert f"Achieved sparsity {run.metrics['achieved_sparsity']:.1%}" in card
+    assert "crisp.load(" in card
+    assert "```sh" not in card
+    assert transformers.__version__ in card
+
+    again = crisp.finetune(
+        bert, held, method=crisp.Dense(), output=tmp_path / "dense", recipe=RECIPE, verbose=False
+    )
+    assert "Dense: the model's own attention." in (again.directory / "model" / "README.md").read_text()
+
+
+def test_a_card_names_the_hub_and_the_command_and_replaces_none(tmp_path):
+    spec = RunSpec(
+        model="google/bert", data=Data(source="nyu-mll/glue:cola"), method=crisp.TopK(0.8), metric="mcc"
+    )
+    scores = {"accuracy": 0.5, "f1": 0.25, "mcc": 0.125, "loss": None, "examples": 1000}
+    metrics = {"validation": scores, "metric": "mcc", "steps": 9, "device": "cpu"}
+    metrics |= {"achieved_sparsity": 0.75, "kept_mass": 0.9}
+    target, command = Classification(("no", "yes")), ["crisp", "finetune", "--output", "my run"]
+    write_card(tmp_path, spec, target, metrics, command, images=False)
+    card = (tmp_path / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert (header["base_model"], header["datasets"]) == ("google/bert", ["nyu-mll/glue"])
+    assert header["pipeline_tag"] == "text-classification"
+    assert "| validation | 1,000 | 50.0% | 0.250 | 0.125 | not finite |" in card
+    assert "The main metric is MCC." in card
+    assert "crisp finetune --output 'my run'" in card
+    (tmp_path / "README.md").write_text("mine")
+    write_card(tmp_path, spec, target, metrics, command, images=False)
+    assert (tmp_path / "README.md").read_text() == "mine"

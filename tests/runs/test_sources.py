@@ -12,9 +12,9 @@ from PIL import Image
 from crisp_attention import CheckpointError
 from crisp_attention.errors import OptionError
 from crisp_attention.runs import sources
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.sources.pretrained import Classifier
+from crisp_attention.runs.task import Classification, Task
 from tests.runs import small
 from tests.runs.tables import task_of
 
@@ -28,11 +28,11 @@ def task(reviews) -> Task:
 
 def images(*pictures) -> Task:
     rows = {"image": list(pictures), "labels": [0] * len(pictures), "index": range(len(pictures))}
-    return Task({"train": Dataset.from_dict(rows)}, (), "image", ("a", "b"), ())
+    return Task({"train": Dataset.from_dict(rows)}, (), "image", Classification(("a", "b")), ())
 
 
 def test_the_head_fits_the_classes_and_new_weights_are_said(bert, task, tmp_path):
-    three = Task(task.splits, task.text_columns, None, ("bad", "so-so", "good"), ())
+    three = Task(task.splits, task.text_columns, None, Classification(("bad", "so-so", "good")), ())
     source = load_source(bert, three, 128)
     assert source.model.config.id2label == {0: "bad", 1: "so-so", 2: "good"}
     drawn = "weights not in the checkpoint, drawn at random: classifier.bias, classifier.weight"

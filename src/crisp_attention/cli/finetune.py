@@ -12,6 +12,7 @@ from crisp_attention.files import plain
 from crisp_attention.runs.finetune import Run, carry_out
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.task import Target
 from crisp_attention.runs.terminal import is_main, table_console
 
 
@@ -26,11 +27,12 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
         resume=options.resume,
         overwrite=options.overwrite,
         keep_model=not options.discard_model,
+        command=["crisp", *sys.argv[1:]],
     )
     PartialState().destroy_process_group()
     output = table_console()
     output.quiet = not is_main()
-    output.print(_table(run.metrics))
+    output.print(_table(run.metrics, run.target))
     diverged = [
         split for split in ("validation", "test") if run.metrics.get(split, {"loss": 0})["loss"] is None
     ]
@@ -55,16 +57,17 @@ def to_continue(options: FinetuneOptions) -> str:
     return f"; to continue: {start} {shlex.join(words)} --resume"
 
 
-def _table(metrics: dict[str, Any]) -> Table:
+def _table(metrics: dict[str, Any], target: Target) -> Table:
     table = Table("split")
-    for heading in ("examples", "accuracy", "loss"):
+    for heading in ("examples", *(each.title for each in target.metrics), "loss"):
         table.add_column(heading, justify="right")
     for split in ("train", "validation", "test"):
         if split in metrics:
             seen = metrics[split]
             loss = "not finite" if seen["loss"] is None else f"{seen['loss']:.4f}"
-            cells = (f"{seen['examples']:,}", f"{seen['accuracy']:.1%}", loss)
-            table.add_row(split, *cells)
+            # a run of an older version has accuracy alone
+            scores = [each.shown(seen[each.name]) if each.name in seen else "" for each in target.metrics]
+            table.add_row(split, f"{seen['examples']:,}", *scores, loss)
     return table
 
 

@@ -1,19 +1,22 @@
 """The `crisp` command. Thin: it parses, calls and says what went wrong; heavy imports happen inside the commands."""
 
+import inspect
 import os
 import re
 import sys
 from dataclasses import fields
 from functools import reduce
 from importlib import import_module
+from importlib.metadata import version
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
 from crisp_attention.bench.options import BenchOptions
+from crisp_attention.cli.config import with_config
 from crisp_attention.cli.profile_options import ProfileOptions
-from crisp_attention.errors import CrispError, OptionError, first_line, shortage
+from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.options import FinetuneOptions, MethodsOptions
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
 from crisp_attention.studies.options import (
@@ -44,41 +47,60 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 }
 STUDIES = (SweepOptions, ReproduceOptions, DemoOptions)
 FLAGS = {"data": "dataset"}  # what the command line calls otherwise than Python
+CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; those after it win."
 IN_SPECS = {"method", "sparsity"}  # written as sparsity=0.8 in a method's spec too
 
 
 def parse(arguments: list[str] | None = None) -> Any:
     """The options of the command named in `arguments`, by default those of the process."""
-    commands: Any = reduce(
-        or_, (Annotated[options, tyro.conf.subcommand(name)] for name, (options, *_) in COMMANDS.items())
-    )
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words == ["--version"]:
+        print(f"crisp {version('crisp-attention')}")
+        sys.exit(0)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        close = did_you_mean(words[0], COMMANDS)
+        raise OptionError(
+            f"there is no command {words[0]}{close or f'; the commands are {listed(COMMANDS)}'}"
+        )
+    options = {name: options for name, (options, *_) in COMMANDS.items()}
+    commands: Any = reduce(or_, (_subcommand(name, each) for name, each in options.items()))
     return tyro.cli(
         commands,
-        args=arguments,
+        args=with_config(words, options),
         prog="crisp",
-        description="Sparse attention for Transformers models, and the proof of what it did.",
+        description="Sparse attention for Transformers models, and the proof of what it did. `crisp --version` "
+        "prints the version.",
         config=(tyro.conf.FlagCreatePairsOff,),
         console_outputs=is_main(),
     )
+
+
+def _subcommand(name: str, options: type) -> Any:
+    described = f"{inspect.cleandoc(options.__doc__ or '')}\n\n{CONFIG_HELP}"
+    return Annotated[options, tyro.conf.subcommand(name, description=described)]
 
 
 def main() -> None:
     """Entry point of the console script."""
     with any_terminal():
         try:
-            _run(parse())
+            _run()
         except SystemExit:
             after_main()
             raise
 
 
-def _run(options: Any) -> None:
+def _run() -> None:
     if "RANK" in os.environ:
         # each process would warn that no parameter is unused
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from rich.console import Console
 
     console = Console(stderr=True, quiet=not is_main())
+    try:
+        options = parse()
+    except OptionError as error:
+        _refuse(console, as_typed(error, FinetuneOptions))
     be_quiet()
     try:
         if not isinstance(options, FinetuneOptions) and os.environ.get("WORLD_SIZE", "1") != "1":

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from crisp_attention.errors import did_you_mean, listed
 from crisp_attention.methods import layouts, rules
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.options import from_dict, options_of
@@ -20,7 +21,8 @@ def parse(spec: str, **options: Any) -> Method:
         name, *settings = word.split(":")
         if name not in known:
             names = dict.fromkeys([*(each.name for each in (*rules.ALL, *layouts.ALL)), *known])
-            raise ValueError(f"unknown method {name!r}; the methods are {', '.join(names)}")
+            close = did_you_mean(name, names)
+            raise ValueError(f"unknown method {name!r}{close or f'; the methods are {listed(names)}'}")
         kind = known[name].kind
         if kind in own:
             raise ValueError(f"method {spec!r} names two {kind}s; join at most one layout and one rule")

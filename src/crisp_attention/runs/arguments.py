@@ -11,6 +11,7 @@ from transformers.utils import is_liger_kernel_available
 
 from crisp_attention.errors import OptionError, did_you_mean, first_line
 from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.task.metrics import LOWER_IS_BETTER, NAMES
 
 # Fields that `training` does not take, and why.
 RESERVED = {
@@ -34,7 +35,6 @@ RESERVED = {
     "debug": "its check for overflow stops at boolean masks",
     "logging_nan_inf_filter": "a loss that is not finite is reported as it is",
 }
-METRICS = ("loss", "accuracy")
 
 
 def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
@@ -54,6 +54,8 @@ def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
         "train_sampling_strategy": "group_by_length",
         "disable_tqdm": True,
     }
+    if spec.metric is not None:
+        defaults["metric_for_best_model"] = spec.metric
     given = _given(recipe.training)
     try:
         arguments = TrainingArguments(
@@ -69,6 +71,10 @@ def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
         )
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"training: {first_line(error)}", "training") from error
+    if "greater_is_better" not in given and arguments.metric_for_best_model is not None:
+        arguments.greater_is_better = (
+            arguments.metric_for_best_model.removeprefix("eval_") not in LOWER_IS_BETTER
+        )
     if "dataloader_pin_memory" not in given:  # pinned memory speeds up copies to CUDA devices alone
         arguments.dataloader_pin_memory = arguments.device.type == "cuda"
     _check(arguments)
@@ -87,9 +93,9 @@ def _check(arguments: TrainingArguments) -> None:
             "train_sampling_strategy: batch_rebalance takes the same order of examples with every seed; "
             "expected group_by_length, random or sequential"
         )
-    metric = arguments.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") not in METRICS:
-        raise _refused(f"metric_for_best_model must be {' or '.join(METRICS)}, got {metric}")
+    best = arguments.metric_for_best_model
+    if best is not None and best.removeprefix("eval_") not in ("loss", *NAMES):
+        raise _refused(f"metric_for_best_model must be loss, {', '.join(NAMES)}; got {best}")
     if arguments.dataloader_persistent_workers and not arguments.dataloader_num_workers:
         raise _refused("dataloader_persistent_workers needs dataloader_num_workers")
     accelerator: Any = arguments.accelerator_config

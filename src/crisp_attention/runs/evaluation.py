@@ -11,30 +11,29 @@ from datasets import Dataset
 from transformers import EvalPrediction, Trainer
 
 from crisp_attention.insight.measuring import Measurement, measuring
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.figures import draw_heads, draw_learning
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.sources import Source
+from crisp_attention.runs.task import Metric, Target, Task
 from crisp_attention.runs.terminal import is_main
 from crisp_attention.runs.trainer import longest_first
 
-NO_CLASS = -1
 MEASURED_EXAMPLES = 512
 TRAIN_EXAMPLES_EVALUATED = 2000
 
 
-def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of examples whose largest logit is that of their label; logits that are not finite are wrong."""
-    return {"accuracy": float(np.mean(_classes(prediction.predictions) == prediction.label_ids))}
+def scores_of(target: Target, prediction: EvalPrediction) -> dict[str, float]:
+    """Every metric of the target, of what the Trainer predicted."""
+    return target.scores(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
 
-def evaluate(trainer: Trainer, split: Dataset, path: Path | None = None) -> dict[str, Any]:
-    """Accuracy, mean loss and number of examples of a split; writes one row per example to `path`.
+def evaluate(trainer: Trainer, target: Target, split: Dataset, path: Path | None = None) -> dict[str, Any]:
+    """All metrics, mean loss and number of examples of a split; writes one row per example to `path`.
 
-    The columns are index (row number in the split, in order), label, prediction (-1 where a logit is not
-    finite), and the list of logits.
+    The columns are index (row number in the split, in order), label, prediction (for classes -1 where a logit is
+    not finite), and for classes the list of logits.
     """
     output = trainer.predict(split, metric_key_prefix="split")
     if path is not None:
@@ -43,18 +42,13 @@ def evaluate(trainer: Trainer, split: Dataset, path: Path | None = None) -> dict
             {
                 "index": np.asarray(split["index"]),
                 "label": output.label_ids,
-                "prediction": _classes(logits),
-                "logits": list(logits),
+                **target.columns(logits),
             }
         )
         table.sort_values("index").to_parquet(path, compression="zstd", index=False)
-    metrics = output.metrics or {}
-    return {"accuracy": metrics["split_accuracy"], "loss": metrics["split_loss"], "examples": len(split)}
-
-
-def _classes(logits: Any) -> np.ndarray:
-    # argmax would call a row of NaN the first class
-    return np.where(np.isfinite(logits).all(axis=-1), np.argmax(logits, axis=-1), NO_CLASS)
+    found = output.metrics or {}
+    scores = {each.name: found[f"split_{each.name}"] for each in target.metrics}
+    return scores | {"loss": found["split_loss"], "examples": len(split)}
 
 
 def results(
@@ -63,10 +57,11 @@ def results(
     task: Task,
     directory: RunDirectory,
     progress: RunProgress,
+    metric: Metric,
     *,
     measured: bool = True,
 ) -> dict[str, Any]:
-    """Evaluate every split of the encoded task, and measure the attention.
+    """Evaluate every split of the encoded task, measure the attention, and draw the course of the main `metric`.
 
     Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
     `measured` False leaves out the attention of a dense model that Crisp cannot look into: by definition it
@@ -78,9 +73,11 @@ def results(
     metrics: dict[str, Any] = {}
     for name, split in splits.items():
         progress.phase = name
-        metrics[name] = evaluate(trainer, split, directory.predictions(name) if is_main() else None)
+        metrics[name] = evaluate(
+            trainer, task.target, split, directory.predictions(name) if is_main() else None
+        )
     progress.phase = "training examples"
-    metrics["train"] = evaluate(trainer, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
+    metrics["train"] = evaluate(trainer, task.target, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
     if measured:
         progress.phase = "measuring attention"
         metrics |= _measure(trainer, source, directory)
@@ -89,7 +86,7 @@ def results(
     if is_main():
         history = pd.DataFrame(trainer.state.log_history)
         history.to_csv(directory.history, index=False)
-        draw_learning(history, directory.figures / "learning.png")
+        draw_learning(history, metric, directory.figures / "learning.png")
     return metrics
 
 

@@ -10,21 +10,24 @@ from matplotlib.ticker import MaxNLocator
 from crisp_attention.drawing.maps import draw_map, draw_scale
 from crisp_attention.drawing.palette import BLUE, VERMILLION
 from crisp_attention.drawing.style import DPI, finish, new_figure
+from crisp_attention.runs.task import Metric
 
 
-def draw_learning(log: pd.DataFrame, path: Path) -> None:
-    """Training and validation loss, and validation accuracy, against epochs, from the Trainer's log."""
+def draw_learning(log: pd.DataFrame, metric: Metric, path: Path) -> None:
+    """Training and validation loss, and the metric on validation, against epochs, from the Trainer's log."""
     figure = new_figure(9, 3.6)
-    losses, accuracy = figure.subplots(1, 2)
+    losses, scores = figure.subplots(1, 2)
     _curve(losses, log, "loss", "training", BLUE, marker="")
     _curve(losses, log, "eval_loss", "validation", VERMILLION, marker="o")
-    losses.set(title="Cross-entropy loss", xlabel="epoch", ylabel="loss (nats per example)")
+    losses.set(title="Loss", xlabel="epoch", ylabel="mean loss per example")
     if losses.lines:
         losses.legend(frameon=False)
-    percent = log.assign(eval_accuracy=100 * log.get("eval_accuracy", pd.Series(dtype=float)))
-    _curve(accuracy, percent, "eval_accuracy", "validation", VERMILLION, marker="o")
-    accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy (%)")
-    for axes in (losses, accuracy):
+    column, unit = f"eval_{metric.name}", 100 if metric.percent else 1
+    shown = log.assign(**{column: unit * log.get(column, pd.Series(dtype=float))})
+    _curve(scores, shown, column, "validation", VERMILLION, marker="o")
+    label = f"{metric.title} (%)" if metric.percent else metric.title
+    scores.set(title=f"Validation {metric.title}", xlabel="epoch", ylabel=label)
+    for axes in (losses, scores):
         axes.set_xlim(0, log["epoch"].max() * 1.03)
         axes.xaxis.set_major_locator(MaxNLocator(integer=bool(log["epoch"].max() >= 2)))
         finish(axes, "both")

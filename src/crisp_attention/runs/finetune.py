@@ -26,6 +26,7 @@ from crisp_attention.models.persistence import load
 from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.callback import SparsityCallback
+from crisp_attention.runs.card import write_card
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.costs import KernelsUsed, PeakMemory
 from crisp_attention.runs.data import load_task
@@ -35,8 +36,9 @@ from crisp_attention.runs.processes import agreed
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.run_directory import RunDirectory
-from crisp_attention.runs.sources import Source, encoded, load_source
+from crisp_attention.runs.sources import encoded, load_source
 from crisp_attention.runs.spec import Budgets, Data, PerHead, Recipe, RunSpec
+from crisp_attention.runs.task import Target
 from crisp_attention.runs.terminal import is_main, quietly
 from crisp_attention.schedule import Schedule
 
@@ -115,6 +117,11 @@ class Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SparseCheckpointLoadedDense)  # a dense run is meant to be dense
             return load(folder)
+
+    @property
+    def target(self) -> Target:
+        """What was predicted, and all metrics of it."""
+        return RunDirectory(self.directory).target()
 
     def __repr__(self) -> str:
         seen = self.metrics.get("validation", {})
@@ -205,9 +212,11 @@ def finetune(
         seed=seed,
         metric=metric,
     )
-    how = {"resume": resume, "overwrite": overwrite, "keep_model": keep_model}
+    console = Console(stderr=True, quiet=not verbose)
     with quietly():
-        return carry_out(spec, Path(output), Console(stderr=True, quiet=not verbose), callbacks, **how)
+        return carry_out(
+            spec, Path(output), console, callbacks, resume=resume, overwrite=overwrite, keep_model=keep_model
+        )
 
 
 def carry_out(
@@ -219,11 +228,13 @@ def carry_out(
     resume: bool = False,
     overwrite: bool = False,
     keep_model: bool = True,
+    command: Sequence[str] = (),
 ) -> Run:
     """Do a run, or what is left of it.
 
-    Notes and progress go to `console`. Of several processes, started by torchrun or accelerate launch, the main
-    one alone writes and prints; the folder must be one that all see. Raises as `finetune` does, in all processes.
+    Notes and progress go to `console`. `command` is what was typed: it is recorded, by default that of the process,
+    and shown on the model's card. Of several processes, started by torchrun or accelerate launch, the main one alone
+    writes and prints; the folder must be one that all see. Raises as `finetune` does, in all processes.
     """
     console = console if console and is_main() else Console(quiet=True)
     directory = RunDirectory(output)
@@ -240,6 +251,9 @@ def carry_out(
         if resume:
             check_resuming()
         task = load_task(spec.data)
+        metric = task.target.metric(spec.metric)
+        if (best := (arguments.metric_for_best_model or "loss").removeprefix("eval_")) != "loss":
+            task.target.metric(best, "metric_for_best_model")
         set_seed(spec.seed)
         source = load_source(spec.model, task, spec.recipe.max_length)
         make_sparse(source.model, spec)
@@ -250,7 +264,7 @@ def carry_out(
         notes = [*source.notes, described(source.model, spec), *task.notes]
         sizes = {name: len(split) for name, split in task.splits.items()}
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read where report_to asks for it
-        progress, kernels, memory = RunProgress(console), KernelsUsed(), PeakMemory()
+        progress, kernels, memory = RunProgress(console, metric), KernelsUsed(), PeakMemory()
         warn = warnings.warn if console.quiet else partial(_say, console)
         scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
         trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, memory, *callbacks])
@@ -259,11 +273,11 @@ def carry_out(
     with agreed():
         if is_main():
             resolved = {
-                "command": sys.argv,
+                "command": list(command or sys.argv),
                 "task": {
                     "text_columns": task.text_columns,
                     "image_column": task.image_column,
-                    "label_names": task.label_names,
+                    **task.target.to_dict(),
                     "examples": sizes,
                 },
                 "processes": arguments.world_size,
@@ -276,8 +290,9 @@ def carry_out(
 
     with progress, recording() as kernels.used:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = results(trainer, source, task, directory, progress, measured=unmeasured is None)
+        metrics = results(trainer, source, task, directory, progress, metric, measured=unmeasured is None)
     metrics |= {
+        "metric": metric.name,
         "steps": trainer.state.global_step,
         "seconds_per_step": times.median(),
         "train_seconds": times.total(),
@@ -294,17 +309,17 @@ def carry_out(
         if keep_model:
             trainer.save_model(str(directory.model))
         if is_main():
-            _finish(directory, metrics, source)
+            if keep_model:
+                (directory.model / "training_args.bin").unlink(
+                    missing_ok=True
+                )  # a pickle; config.json says the same
+                if source.processor is not None:
+                    source.processor.save_pretrained(directory.model)
+                images = task.image_column is not None
+                write_card(directory.model, recorded, task.target, metrics, command, images=images)
+            write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
+            shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return Run(output, metrics)
-
-
-def _finish(directory: RunDirectory, metrics: dict[str, Any], source: Source) -> None:
-    if directory.model.is_dir():
-        (directory.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.json says the same
-        if source.processor is not None:
-            source.processor.save_pretrained(directory.model)
-    write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
-    shutil.rmtree(directory.checkpoints, ignore_errors=True)
 
 
 def _splits(data: str | Path | Dataset | Mapping[str, Dataset]) -> Any:

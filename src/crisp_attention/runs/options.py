@@ -73,13 +73,18 @@ class RecipeOptions:
     training: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")]] = ()
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
 
+    metric: Annotated[
+        str | None, arg(metavar="{accuracy,f1,mcc,pearson,spearman,rmse}", help_behavior_hint="")
+    ] = None
+    """The main metric, by which the best checkpoint is chosen. Default: accuracy for classes, pearson for numbers."""
+
     report_to: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
     """Log the run there too; TensorBoard's files go into the run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(RecipeOptions):
-    """Fine-tune a classifier with sparse attention, evaluate it, and keep everything in one folder.
+    """Fine-tune a model with sparse attention, evaluate it, and keep everything in one folder.
 
     For example:
       crisp finetune --model distilbert-base-uncased --dataset stanfordnlp/sst2 --output runs/first

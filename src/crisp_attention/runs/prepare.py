@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +13,11 @@ from crisp_attention.methods.budgets import Budgets
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.runs.costs import StepTimes
-from crisp_attention.runs.data import Task
-from crisp_attention.runs.evaluation import accuracy_of
+from crisp_attention.runs.evaluation import scores_of
 from crisp_attention.runs.processes import OwnPart
 from crisp_attention.runs.sources import Source, encoded
 from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.task import Task
 from crisp_attention.runs.terminal import is_main
 from crisp_attention.runs.trainer import RunTrainer, longest_first
 
@@ -87,7 +88,7 @@ def build(
                 train_dataset=task.splits["train"],
                 eval_dataset=longest_first(validation) if validation is not None else None,
                 data_collator=source.collate,
-                compute_metrics=accuracy_of,
+                compute_metrics=partial(scores_of, task.target),
                 preprocess_logits_for_metrics=lambda logits, labels: (
                     logits[0] if isinstance(logits, tuple) else logits
                 ),

@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from crisp_attention.runs.task import Metric
+
 
 class RunProgress(TrainerCallback):
     """Follows the Trainer through training and evaluation. A context manager: it gives the terminal back.
 
+    metric: what is shown of an evaluation.
     phase: what the next predictions are for, in the words shown beside their bar.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, metric: Metric) -> None:
+        self.console, self.metric = console, metric
         self.phase = ""
         self._loss = ""
         self._began = (0.0, 0)  # seconds, step
@@ -82,7 +85,8 @@ class RunProgress(TrainerCallback):
         self.console.print(
             f"epoch {state.epoch or 0:g} of {args.num_train_epochs:g}, "
             f"step {state.global_step:,} of {state.max_steps:,}{self._loss}, "
-            f"validation loss {seen['eval_loss']:.3f}, accuracy {seen['eval_accuracy']:.1%}{self._time(state)}",
+            f"validation loss {seen['eval_loss']:.3f}, {self.metric.title} "
+            f"{self.metric.shown(seen[f'eval_{self.metric.name}'])}{self._time(state)}",
             soft_wrap=True,
             highlight=False,
         )

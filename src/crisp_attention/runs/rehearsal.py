@@ -14,8 +14,8 @@ from crisp_attention.insight.measuring import measuring
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.models.transformers.checkpoints import UNUSABLE
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources import Source
+from crisp_attention.runs.task import Task
 from crisp_attention.runs.trainer import longest_first
 
 FEW = 4  # examples of a split, its longest ones
@@ -44,13 +44,13 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
                 _train(trainer, shortest["train"])
         for name in splits:
             with _doing(trainer, f"read the {name} split"):
-                _evaluate(trainer, longest[name], len(task.label_names))
-                _evaluate(trainer, shortest[name], len(task.label_names))
+                _evaluate(trainer, longest[name], task.target.outputs)
+                _evaluate(trainer, shortest[name], task.target.outputs)
         with _doing(trainer, "be saved"), TemporaryDirectory() as folder:
             source.model.config.save_pretrained(folder)
         try:
             with _doing(trainer, "be measured"), measuring(source.model):
-                _evaluate(trainer, longest["validation"], len(task.label_names))
+                _evaluate(trainer, longest["validation"], task.target.outputs)
         except OptionError as error:
             if is_sparse(source.model):
                 raise
@@ -82,9 +82,9 @@ def _train(trainer: Trainer, batch: dict[str, Any]) -> None:
         getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
 
 
-def _evaluate(trainer: Trainer, batch: dict[str, Any], classes: int) -> None:
+def _evaluate(trainer: Trainer, batch: dict[str, Any], outputs: int) -> None:
     model: Any = trainer.model
     with borrowed(model, evaluate=True), trainer.accelerator.autocast():
         logits = model(**batch).logits
-    if (found := tuple(logits.shape)) != (expected := (len(batch["labels"]), classes)):
-        raise ValueError(f"its logits have the shape {found}; expected {expected}, examples and classes")
+    if (found := tuple(logits.shape)) != (expected := (len(batch["labels"]), outputs)):
+        raise ValueError(f"its logits have the shape {found}; expected {expected}, examples and outputs")

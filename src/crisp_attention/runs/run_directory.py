@@ -11,6 +11,7 @@ from datasets import DatasetDict, load_from_disk
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.files import check_folder, check_ours, versions, write_json
 from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.task.target import Target
 
 OWN = re.compile(
     r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard|data"
@@ -58,6 +59,10 @@ class RunDirectory:
             return RunSpec.from_dict(options)
         except (KeyError, TypeError, ValueError) as error:
             raise OptionError(f"{self.config} is damaged ({first_line(error)})") from error
+
+    def target(self) -> Target:
+        """What the run predicts, as config.json records it."""
+        return Target.from_dict(self._read_config()["task"])
 
     def check(
         self,

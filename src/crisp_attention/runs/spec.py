@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crisp_attention.errors import OptionError
+from crisp_attention.errors import OptionError, did_you_mean
 from crisp_attention.methods.budgets import Budgets, budgets
 from crisp_attention.methods.heads import PerHead, layer_method
 from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules.topk import TopK
 from crisp_attention.methods.spec import parse
+from crisp_attention.runs.task.metrics import NAMES
 from crisp_attention.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ class RunSpec:
         object.__setattr__(self, "layers", _words("layers", self.layers))
         _one_of(ATTENTION, "attention", self.attention)
         _one_of(PHASES, "phase", self.phase)
+        if self.metric is not None:
+            _one_of(NAMES, "metric", self.metric)
         if not 0 <= self.seed < SEEDS:
             raise OptionError(f"seed must be in 0 to {SEEDS - 1}, got {self.seed}", "seed")
         for name, default in (("layers", ()), ("attention", "self"), ("phase", "always")):
@@ -378,4 +381,5 @@ def _at_least(least: int, name: str, value: int | None) -> None:
 
 def _one_of(choices: Sequence[str], name: str, value: str) -> None:
     if value not in choices:
-        raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}", name)
+        close = did_you_mean(str(value), choices)
+        raise OptionError(f"{name} must be one of {', '.join(choices)}; got {value!r}{close}", name)

@@ -1,6 +1,5 @@
-"""Any classification data set, ready for fine-tuning."""
+"""Any data set: where it is read from, which columns are the inputs and the label, what its labels are."""
 
-from crisp_attention.errors import DataError
-from crisp_attention.runs.data.task import Task, load_task
+from crisp_attention.runs.data.load import load_task
 
-__all__ = ["DataError", "Task", "load_task"]
+__all__ = ["load_task"]

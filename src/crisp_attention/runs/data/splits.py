@@ -9,16 +9,20 @@ from crisp_attention.errors import DataError
 HELD_OUT = 0.1
 
 
-def hold_out(train: Dataset) -> tuple[Dataset, Dataset, str]:
+def hold_out(train: Dataset, classes: bool = True) -> tuple[Dataset, Dataset, str]:
     """Split train into training and validation rows (10 %, at least 1); and the note on it.
 
-    Stratified by class where the numbers of rows allow it; in any case train keeps every class.
+    Stratified by `classes`, where the labels are classes and the numbers of rows allow it; in any case train keeps
+    every class.
     Raises DataError when no row can be spared.
     """
     labels = np.array(train["labels"][:])
-    classes, counts = np.unique(labels, return_counts=True)
+    found, counts = np.unique(labels if classes else np.zeros(len(labels)), return_counts=True)
     count = max(1, round(HELD_OUT * len(labels)))
-    if counts.min() >= 2 and len(classes) <= count:
+    if not classes:
+        held = np.random.default_rng(0).permutation(len(labels))[: min(count, len(labels) - 1)]
+        how = "at random"
+    elif counts.min() >= 2 and len(found) <= count:
         held = train_test_split(np.arange(len(labels)), test_size=count, random_state=0, stratify=labels)[1]
         how = "stratified by class"
     else:
@@ -28,7 +32,7 @@ def hold_out(train: Dataset) -> tuple[Dataset, Dataset, str]:
     if not len(held):
         raise DataError(
             f"expected a validation split, or a class with two training examples to hold one out; "
-            f"found {len(labels)} training examples of {len(classes)} classes"
+            f"found {len(labels)} training examples" + (f" of {len(found)} classes" if classes else "")
         )
     note = (
         f"no labelled validation split: held out {len(held):,} of {len(labels):,} training examples ({how})"
@@ -37,8 +41,8 @@ def hold_out(train: Dataset) -> tuple[Dataset, Dataset, str]:
     return train.select(kept), train.select(np.sort(held)), note
 
 
-def take_examples(train: Dataset, count: int) -> Dataset:
-    """A random subset of train in which every class occurs, in the order of train.
+def take_examples(train: Dataset, count: int, classes: bool = True) -> Dataset:
+    """A random subset of train in which every class occurs, if the labels are classes, in the order of train.
 
     Raises DataError when there are fewer examples than `count`, or more classes.
     """
@@ -48,13 +52,13 @@ def take_examples(train: Dataset, count: int) -> Dataset:
             f"expected at most {len(labels):,} training examples, as many as there are; found {count:,}"
         )
     order = np.random.default_rng(0).permutation(len(labels))
-    needed = _one_of_each(labels, order)
+    needed = _one_of_each(labels, order) if classes else order[:1]
     if count < len(needed):
         raise DataError(
             f"expected at least one training example for each of {len(needed)} classes; found {count}"
         )
     chosen = order[:count]
-    if len(np.unique(labels[chosen])) < len(needed):
+    if classes and len(np.unique(labels[chosen])) < len(needed):
         others = order[~np.isin(order, needed)]
         chosen = np.concatenate([needed, others[: count - len(needed)]])
     return train.select(np.sort(chosen))

@@ -2,7 +2,6 @@
 
 from crisp_attention.errors import OptionError
 from crisp_attention.models.transformers.checkpoints import model_folder
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources.agreement import agree
 from crisp_attention.runs.sources.builtin import MINILM, minilm_folder, small_vit
 from crisp_attention.runs.sources.encoding import encoded
@@ -10,6 +9,7 @@ from crisp_attention.runs.sources.images import image_model
 from crisp_attention.runs.sources.pretrained import read_tokenizer
 from crisp_attention.runs.sources.source import Batch, Source
 from crisp_attention.runs.sources.text import MAX_LENGTH, text_model
+from crisp_attention.runs.task import Task
 
 __all__ = ["MINILM", "Batch", "Source", "agree", "encoded", "load_source", "minilm_folder", "read_tokenizer"]
 

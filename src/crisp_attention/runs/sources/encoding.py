@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources.source import Source
+from crisp_attention.runs.task import Task
 
 WHOLE = "whole_length"
 

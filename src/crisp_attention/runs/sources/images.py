@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.models.transformers.checkpoints import UNUSABLE
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.data.images import as_rgb, survey
 from crisp_attention.runs.sources.pretrained import read_classifier, read_processor
 from crisp_attention.runs.sources.source import Batch, Source, tried
+from crisp_attention.runs.task import Task
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 

@@ -24,7 +24,7 @@ from crisp_attention.models.notice import restoring
 from crisp_attention.models.transformers.checkpoints import UNUSABLE, read_config, read_model
 from crisp_attention.models.transformers.config_notice import CONFIG_KEY
 from crisp_attention.models.transformers.configs import recorded
-from crisp_attention.runs.data import Task
+from crisp_attention.runs.task import Task
 
 AUTO: dict[str, Any] = {"text": AutoModelForSequenceClassification, "images": AutoModelForImageClassification}
 KNOWN: dict[str, Any] = {
@@ -34,7 +34,6 @@ KNOWN: dict[str, Any] = {
 # What a run needs of fields that change the loss, what forward returns, or which texts it takes.
 RETURNED = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
 NEEDED = {
-    "problem_type": "single_label_classification",
     "is_decoder": False,  # an encoder told to be one hides from its first token, which is pooled, all others
     "add_cross_attention": False,
     "chunk_size_feed_forward": 0,  # it takes only texts whose length is a multiple of it
@@ -52,15 +51,6 @@ class Classifier:
     settled: tuple[str, ...]
 
 
-def labels_of(task: Task) -> dict[str, Any]:
-    """The classes as a configuration holds them."""
-    return {
-        "num_labels": len(task.label_names),
-        "id2label": dict(enumerate(task.label_names)),
-        "label2id": {name: i for i, name in enumerate(task.label_names)},
-    }
-
-
 def read_classifier(path: str | Path, task: Task) -> Classifier:
     """The checkpoint at `path` as a classifier of the task's texts or images, in float32.
 
@@ -76,12 +66,12 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
                 f"has no classifier of {kind} of that type"
             )
         before, stored = [*(config.id2label or {}).values()], config.dtype
-        settled = _settle(config)
+        settled = _settle(config, task.target.configuration()["problem_type"])
         if stored in HALVES:
             name = str(stored).removeprefix("torch.")
             settled.append(f"weights: {name} in the checkpoint, float32 in this run, as small steps need")
         settled.extend(_settle_sparsity(config, path))
-        for name, value in labels_of(task).items():
+        for name, value in task.target.configuration().items():
             setattr(config, name, value)
         wide = (
             torch.promote_types(stored, torch.float32) if isinstance(stored, torch.dtype) else torch.float32
@@ -104,16 +94,19 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
         settled.append(
             f"weights of the checkpoint for which the model has no place: {listed(sorted(unused))}"
         )
-    if head := _head(model, drawn):
+    if (head := _head(model, drawn)) and task.label_names:
         settled.extend(_settle_classes(head, before, task.label_names))
     return Classifier(model, drawn, tuple(settled))
 
 
-def _settle(config: PreTrainedConfig) -> list[str]:
+def _settle(config: PreTrainedConfig, problem: str) -> list[str]:
     parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
     changed: dict[str, str] = {}
     for part in parts:
-        for name, value in {**RETURNED, **(NEEDED if part is config else {})}.items():
+        for name, value in {
+            **RETURNED,
+            **({"problem_type": problem, **NEEDED} if part is config else {}),
+        }.items():
             found = getattr(part, name, None)
             if found not in (None, value):
                 setattr(part, name, value)

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.data import Task
 from crisp_attention.runs.sources.agreement import agree, check_known
 from crisp_attention.runs.sources.encoding import WHOLE, tokenized
 from crisp_attention.runs.sources.pretrained import read_classifier, read_tokenizer
 from crisp_attention.runs.sources.source import Batch, Source, tried
 from crisp_attention.runs.sources.tokens import check_tokens, fit_vocabulary
+from crisp_attention.runs.task import Task
 
 MAX_LENGTH = 128
 TRIED, SHORT = 64, 32  # examples, and their tokens, among which a short and a long one are tried

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import Task, load_task
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.images import WHITE, as_rgb, survey
 from crisp_attention.runs.spec import Data
+from crisp_attention.runs.task import Task
 from crisp_attention.studies.study import Study
 
 MOST_LETTERS = 300
