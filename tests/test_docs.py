@@ -5,7 +5,6 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 import torch
@@ -57,8 +56,8 @@ def test_the_command_exists(command):
 
 
 def flags_of(subcommand: str) -> set[str]:
-    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in get_args(cli.Options)}
-    return {f"--{field.name.replace('_', '-')}" for field in fields(kinds[subcommand])}
+    options, *_ = cli.COMMANDS[subcommand]
+    return {"--config", *(f"--{field.name.replace('_', '-')}" for field in fields(options))}
 
 
 @pytest.fixture(scope="module")
