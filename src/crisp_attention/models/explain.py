@@ -17,7 +17,7 @@ from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.apply import supported_layers
 from crisp_attention.models.host import AttentionLayer, Host, device_of, dtype_of, host_of
-from crisp_attention.models.parameters import parameters_of
+from crisp_attention.models.parameters import parameters_of, wanted_by
 from crisp_attention.models.settings import Settings, settings_on
 from crisp_attention.models.sparse_model import SparseModel
 
@@ -175,6 +175,10 @@ def _explain(layer: AttentionLayer, settings: Settings, asked: _Question) -> Ite
         yield Explained(layer.index, layer.name, every, spec, None, f"{why}; it runs {runs}", {})
         return
     assert method is not None
+    if lacking := sorted(set(wanted_by(asked.host, layer.module, method)) - set(parameters_of(layer.module))):
+        why = f"it will fail: {', '.join(lacking)} is not fitted; call crisp.fit(model, batches) first"
+        yield Explained(layer.index, layer.name, every, str(method), settings.backend, why, {})
+        return
     with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
         call = asked.call(layer.module, method)
         try:

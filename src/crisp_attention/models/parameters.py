@@ -134,6 +134,13 @@ def take_parameters(module: nn.Module) -> None:
         delattr(module, MODULE)
 
 
+def fill_parameters(module: nn.Module, values: Values) -> None:
+    """Give an attention module the values of its parameters, those of every adapter on it too."""
+    for each in getattr(module, MODULE).modules():
+        if isinstance(each, Parameters):
+            each.fill(values)
+
+
 def missing_parameters(host: Host, methods: Iterable[tuple[AttentionLayer, LayerMethod]]) -> list[Missing]:
     """The layers that do not hold the parameters of their method yet, and those parameters.
 

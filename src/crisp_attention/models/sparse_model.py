@@ -8,6 +8,7 @@ from torch import nn
 
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of
+from crisp_attention.models.parameters import give_parameters
 from crisp_attention.models.record import Unsavable, record
 from crisp_attention.models.rollback import all_or_nothing
 from crisp_attention.models.settings import Settings, settings_of, settings_on
@@ -106,9 +107,17 @@ class SparseModel:
             raise ValueError("no layer has a method with a sparsity to set")
         changed = {name: method.with_sparsity(sparsity) for name, method in having.items()}
         layers = [layer for layer in self.layers if layer.name in changed]
-        with all_or_nothing([*map(settings_on, layers), *self.host.held(self.root)]):
+        holding = [layer for layer in layers if changed[layer.name].has_parameters]
+        touched = [
+            *map(settings_on, layers),
+            *(layer.module for layer in holding),
+            *self.host.held(self.root),
+        ]
+        with all_or_nothing(touched):
             for layer in layers:
                 settings_on(layer).method = changed[layer.name]
+            for layer in holding:  # their shapes may depend on the sparsity
+                give_parameters(self.host, layer.module, changed[layer.name])
             self.write()
 
     def record(self) -> dict[str, Any]:
