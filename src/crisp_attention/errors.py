@@ -42,7 +42,17 @@ class DataError(CrispError):
 
 
 class CheckpointError(CrispError):
-    """A folder or file that should hold a model cannot be read as one."""
+    """A folder or file that should hold a model cannot be read as one.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> try:
+    ...     crisp.load("/no/such/folder")
+    ... except crisp.CheckpointError as error:
+    ...     print(error)
+    no such folder: /no/such/folder
+    """
 
 
 def listed(values: Iterable[object]) -> str:

@@ -72,13 +72,15 @@ class Measurement:
     Examples
     --------
     >>> import crisp_attention as crisp
-    >>> import torch
     >>> from transformers import BertConfig, BertModel
-    >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)).eval()
-    >>> with crisp.measuring(crisp.sparsify(model, crisp.TopK(sparsity=0.75))) as measured:
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> import torch
+    >>> with crisp.measuring(model) as measured:
     ...     _ = model(torch.arange(16)[None])
-    >>> measured.summary()["sparsity"]
-    0.75
+    >>> measured.table()[["layer", "head", "sparsity", "rows"]]
+       layer  head  sparsity  rows
+    0      0     0       0.0    16
+    1      0     1       0.0    16
     """
 
     names: dict[int, tuple[str, str | list[str]]] = field(default_factory=dict)
@@ -197,6 +199,17 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     ------
     ValueError
         For a model that Crisp cannot look into.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> import torch
+    >>> with crisp.measuring(crisp.sparsify(model, crisp.TopK(sparsity=0.75))) as measured:
+    ...     _ = model(torch.arange(16)[None])
+    >>> measured.summary()["sparsity"]
+    0.75
     """
     measurement = Measurement()
 

@@ -69,7 +69,7 @@ def sparsify(
     --------
     >>> import crisp_attention as crisp
     >>> from transformers import BertConfig, BertModel
-    >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2))
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2))
     >>> model = crisp.sparsify(model, crisp.TopK(sparsity=0.8), layers=[1])
     >>> crisp.is_sparse(model)
     True
@@ -102,6 +102,15 @@ def densify(model: Model) -> Model:
     ------
     ValueError
         If the model is not sparse.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> model = crisp.densify(crisp.sparsify(model, crisp.TopK(sparsity=0.8)))
+    >>> crisp.is_sparse(model)
+    False
     """
     sparse = SparseModel.of(model)
     with all_or_nothing(everything(sparse.host, sparse.root)):

@@ -136,7 +136,7 @@ def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bo
     --------
     >>> import crisp_attention as crisp
     >>> from transformers import BertConfig, BertModel
-    >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2))
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2))
     >>> print(crisp.explain(model))
     BertModel in evaluation: 1 x 128 tokens, float32, cpu (padding, biases and outputs that a forward pass asks for \
 are not considered)

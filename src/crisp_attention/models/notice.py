@@ -16,7 +16,15 @@ _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 
 
 class SparseCheckpointLoadedDense(UserWarning):
-    """A checkpoint holds Crisp settings that are not active, or `crisp.load` found none."""
+    """A checkpoint holds Crisp settings that are not active, or `crisp.load` found none.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import crisp_attention as crisp
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", crisp.SparseCheckpointLoadedDense)  # a dense model is then an error
+    """
 
 
 @contextmanager

@@ -20,12 +20,35 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def restore(model: Model, *, backend: str = AUTO) -> Model:
-    """Make a model sparse again, in place, as its config says. Returns the model.
+    """Make a model sparse again, in place, as its config says.
 
-    What its methods learned is read from where the model was loaded; `backend` is as in `sparsify`. A PEFT
-    model becomes what its active adapter was saved with, if that holds settings.
-    Raises ValueError if there are no settings, they are damaged or do not fit the model's layers, or what was
-    learned is not found.
+    What its methods learned is read from where the model was loaded. A PEFT model becomes what its active
+    adapter was saved with, if that holds settings.
+
+    Parameters
+    ----------
+    model
+        A model that was loaded without `crisp.load` from a checkpoint of a sparse one.
+    backend
+        As in `sparsify`.
+
+    Returns
+    -------
+    The same model.
+
+    Raises
+    ------
+    ValueError
+        If there are no settings, they are damaged or do not fit the model's layers, or what was learned is not found.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> twin = BertModel(crisp.sparsify(model, crisp.TopK(sparsity=0.8)).config)  # its settings lie in the config
+    >>> crisp.is_sparse(twin), crisp.is_sparse(crisp.restore(twin))
+    (False, True)
     """
     return _restore(model, backend, {})
 
@@ -52,6 +75,17 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
         If the folder is not a model or a file in it is damaged.
     TypeError
         For `use_safetensors` and `output_loading_info`.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     crisp.sparsify(model, crisp.TopK(sparsity=0.8)).save_pretrained(folder)
+    ...     crisp.is_sparse(crisp.load(folder))
+    True
     """
     for refused in ("use_safetensors", "output_loading_info"):
         if refused in kwargs:

@@ -31,7 +31,12 @@ class SparseModel:
 
     It holds nothing but these two, and can be made again whenever it is needed, without a walk over the modules.
 
-    >>> SparseModel.of(model).sparsity  # doctest: +SKIP
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> SparseModel.of(crisp.sparsify(model, crisp.TopK(sparsity=0.8))).sparsity
     {'encoder.layer.0.attention.self': 0.8}
     """
 
@@ -149,9 +154,20 @@ class SparseModel:
 
 
 def is_sparse(model: nn.Module) -> bool:
-    """Whether a model, or a part of it, was made sparse and is not dense again.
+    """Whether a model, or a part of it, was made sparse and is not dense again; also asked of a part of a sparse model.
 
-    True also of a part of a sparse model. Raises TypeError for what holds no model that Crisp knows.
+    Raises
+    ------
+    TypeError
+        For what holds no model that Crisp knows.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> crisp.is_sparse(model), crisp.is_sparse(crisp.sparsify(model, crisp.TopK(sparsity=0.8)))
+    (False, True)
     """
     return any(not settings_on(layer).only_observed for layer in carrying(*host_of(model)))
 
@@ -172,6 +188,16 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
         If no layer has a sparsity, the heads of a layer have sparsities of their own, or for a number outside [0, 1).
     TypeError
         For what is no number.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> model = crisp.sparsify(model, crisp.TopK(sparsity=0.8))
+    >>> crisp.set_sparsity(model, 0.5)
+    >>> model.config.crisp_attention["layers"]["encoder.layer.0.attention.self"]["rule"]["sparsity"]
+    0.5
     """
     SparseModel.of(model).set_sparsity(sparsity)
 

@@ -23,10 +23,37 @@ def profile(
 ) -> Profile:
     """Find out where sparsity is safe: what every head keeps of its dense attention at every sparsity.
 
-    Runs the model dense, a sparse one too, in evaluation mode on every batch, a mapping of arguments
-    of its forward; then the model is what it was. The sparsities are 0, 0.025 … 0.975 and those
-    given; `block_size` is that of the blocks of keys. Raises TypeError or ValueError for batches or
-    models that it cannot use.
+    Runs the model dense, a sparse one too, in evaluation mode; then the model is what it was.
+
+    Parameters
+    ----------
+    model
+        A model that Crisp can look into.
+    dataloader
+        Batches: mappings of the arguments of the model's forward.
+    block_size
+        Keys in a block, for `BlockTopK`.
+    sparsities
+        Target sparsities to know besides 0, 0.025 … 0.975.
+
+    Returns
+    -------
+    Curves of kept mass for every layer and head, and what follows from them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For batches or models that it cannot use.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> import torch
+    >>> profile = crisp.profile(model, [{"input_ids": torch.arange(16)[None]}], block_size=4)
+    >>> profile.table()["rows"].tolist()  # one for each head
+    [16, 16]
     """
     found = Profile(Targets.of(block_size, sparsities))
 

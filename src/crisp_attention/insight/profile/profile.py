@@ -33,6 +33,17 @@ class Profile:
     """Kept dense mass against sparsity for every layer and head, as `crisp.profile` found it.
 
     Prints as a short table.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    >>> import torch
+    >>> profile = crisp.profile(model, [{"input_ids": torch.arange(16)[None]}], block_size=4)
+    >>> budgets = profile.recommend(sparsity=0.75)  # a sparsity for each head
+    >>> round(profile.kept(crisp.TopK(sparsity=0.75))[0], 2)  # the achieved sparsity of one for all
+    0.75
     """
 
     targets: Targets
