@@ -9,6 +9,9 @@ from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Thr
 from crisp_attention.kernels import reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.rules import Rule
 
 METHODS = {
     "dense": Method(rule=Dense()),
@@ -42,6 +45,17 @@ def self_attention(
         normal(batch, groups, length, 6, seed=2, dtype=dtype),
         normal(batch, groups, length, 5, seed=3, dtype=dtype),
     )
+
+
+def selected(rule: Rule, scores: Tensor, visible: Tensor | None = None, seed: Tensor | None = None) -> Tensor:
+    """The pairs that a rule keeps of those that are visible, of all by default, and valid."""
+    visible = torch.ones_like(scores, dtype=torch.bool) if visible is None else visible
+    return rule.select(Rows.of_scores(scores, visible, seed=seed), visible)
+
+
+def shown(layout: Layout, valid: Tensor) -> Tensor:
+    """The pairs that a layout shows of the valid ones, without a look at scores."""
+    return layout.visible(Rows.of_scores(torch.zeros(valid.shape), valid))
 
 
 def attention(

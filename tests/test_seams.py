@@ -10,6 +10,7 @@ from torch import Tensor
 import crisp_attention as crisp
 from crisp_attention import Method, TopK, parse
 from crisp_attention.methods.part import Part
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
 from tests.models.tiny import BATCH, distilbert, logits
 
@@ -22,14 +23,14 @@ class Above(Rule):
 
     name: ClassVar[str] = "above"
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
-        return visible & ((scores >= self.least) | (visible.cumsum(dim=-1) == 1))
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return visible & ((rows.scores >= self.least) | (visible.cumsum(dim=-1) == 1))
 
 
 class Odd(TopK):
     """A subclass without a name of its own."""
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         return visible & (visible.cumsum(dim=-1) % 2 == 1)
 
 

@@ -14,15 +14,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crisp_attention import BlockTopK, Method, TopK
-from crisp_attention.kernels import flex, reference
-from crisp_attention.kernels.blocks import choose
+from crisp_attention.kernels import dispatch, flex, reference
 from crisp_attention.kernels.call import Call
+from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.rows import Rows
 from tests.cases import normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 LENGTH, SIZE = 20, 4
 LAYOUT = BlockTopK(0.6, SIZE, sink_blocks=1)
+CHOOSES = "block choices for single queries (causal and other masks, decoding, cross-attention)"
 
 
 def a_call(method: BlockTopK | Method | PerHead = LAYOUT, dtype: torch.dtype = torch.float64, **more) -> Call:
@@ -30,6 +32,14 @@ def a_call(method: BlockTopK | Method | PerHead = LAYOUT, dtype: torch.dtype = t
     key, value = (normal(3, 2, LENGTH, width, seed=width, dtype=dtype) for width in (8, 5))
     method = Method(layout=method) if isinstance(method, BlockTopK) else method
     return Call(query, key, value, method, scale=0.3, **more)
+
+
+def lacks(call: Call) -> str | None:
+    return flex.lacks(dispatch.with_blocks(call))
+
+
+def attend(call: Call) -> Tensor:
+    return flex.attention(dispatch.with_blocks(call))
 
 
 def wanted(call: Call) -> Tensor:
@@ -46,26 +56,24 @@ def padding(left: list[int], right: list[int]) -> Tensor:
 @pytest.mark.parametrize("sparsity", [0.0, 0.6, 0.9])
 def test_it_is_the_reference(sparsity: float) -> None:
     call = a_call(replace(LAYOUT, sparsity=sparsity))
-    assert flex.lacks(call) is None
-    torch.testing.assert_close(flex.attention(call), wanted(call), atol=1e-12, rtol=1e-12)
+    assert lacks(call) is None
+    torch.testing.assert_close(attend(call), wanted(call), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("layout", [LAYOUT, BlockTopK(0.5, 3, local_blocks=2)], ids=str)
 def test_padding_moves_no_block_and_padded_queries_give_zeros(layout: BlockTopK) -> None:
     valid = padding([0, 5, 0], [7, 2, 20])
     call = a_call(layout, valid=valid.expand(-1, 4, LENGTH, -1))
-    assert flex.lacks(call) is None
+    assert lacks(call) is None
     real = valid.transpose(2, 3)
-    torch.testing.assert_close(
-        flex.attention(call), wanted(call).masked_fill(~real, 0), atol=1e-12, rtol=1e-12
-    )
+    torch.testing.assert_close(attend(call), wanted(call).masked_fill(~real, 0), atol=1e-12, rtol=1e-12)
 
 
 def test_gradients_are_those_of_the_reference(monkeypatch) -> None:
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
     call = a_call(valid=padding([0, 5, 0], [7, 2, 0]))
     found, expected = [], []
-    for attention, gradients in ((flex.attention, found), (wanted, expected)):
+    for attention, gradients in ((attend, found), (wanted, expected)):
         states = [each.clone().requires_grad_() for each in (call.query, call.key, call.value)]
         output = attention(replace(call, query=states[0], key=states[1], value=states[2]))
         output = output.masked_fill(~call.valid.transpose(2, 3), 0)
@@ -80,8 +88,9 @@ def test_gradients_are_those_of_the_reference(monkeypatch) -> None:
 def test_the_lists_of_blocks_and_the_mask_function_say_the_same(seed, size, length, padded) -> None:
     query, key = normal(2, 2, length, 4, seed=seed), normal(2, 2, length, 4, seed=seed + 1)
     lengths = torch.tensor([length, seed % (length + 1)]) if padded else None
-    kept = choose(query, key, BlockTopK(0.5, size), 1.0, lengths)
-    mask = flex.block_mask(kept, size, length, lengths)
+    mask = None if lengths is None else (torch.arange(length) < lengths[:, None])[:, None, None]
+    graph = BlockTopK(0.5, size).blocks(Rows(query, key, mask=mask))
+    kept, mask = graph.seen, flex.block_mask(graph)
     b, h, i, j = torch.meshgrid(*(torch.arange(n) for n in (2, 2, length, length)), indexing="ij")
     pairs = mask.mask_mod(b, h, i, j)
     whole = torch.zeros(2, 2, len(kept[0, 0]) * size, len(kept[0, 0]) * size, dtype=torch.bool)
@@ -104,19 +113,19 @@ def listed_pairs(counts: Tensor, blocks: Tensor) -> Tensor:
     ("change", "words"),
     [
         ({"dropout": 0.1}, "dropout"),
-        ({"causal": True}, "causal masks, under which each query chooses for itself"),
-        ({"valid": torch.ones(3, 1, LENGTH, LENGTH, dtype=torch.bool)}, "masks that differ between queries or heads"),
+        ({"causal": True}, CHOOSES),
+        ({"valid": torch.ones(3, 1, LENGTH, LENGTH, dtype=torch.bool)}, CHOOSES),
         ({"method": Method(LAYOUT, TopK(0.5))}, "the rule topk"),
         ({"method": Method(rule=TopK(0.5))}, "the layout full"),
         ({"method": PerHead((Method(LAYOUT), Method(), Method(), Method()))}, "a method for each head"),
         ({"bias": torch.zeros(1, 1, 1, 1)}, "a bias"),
-        ({"query": normal(3, 4, 1, 8)}, "as many queries as keys"),
+        ({"query": normal(3, 4, 1, 8)}, CHOOSES),
         ({"query": normal(3, 4, LENGTH, 8).requires_grad_()}, "gradients on CPUs"),
         ({"scale": torch.inf}, "the scale inf"),
     ],
 )  # fmt: skip
 def test_it_says_what_it_lacks(change: dict, words: str) -> None:
-    assert flex.lacks(replace(a_call(), **change)) == words
+    assert lacks(replace(a_call(), **change)) == words
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is:DeprecationWarning")
@@ -154,9 +163,10 @@ def test_on_gpus_short_sequences_never_take_the_kernel_for_decoding(length: int,
 )
 def test_on_gpus_gradients_need_tiles_that_divide_a_block(monkeypatch, size, dtype, compiling, words) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    graph = BlockGraph(Blocks(size, 512), torch.ones(1, 2, 512 // size, 512 // size, dtype=torch.bool))
     with FakeTensorMode():
         states = [torch.empty(1, 2, 512, 64, dtype=dtype, device="cuda") for _ in range(3)]
-        call = Call(*states, Method(layout=BlockTopK(0.5, size)), scale=0.125)
+        call = Call(*states, Method(layout=BlockTopK(0.5, size)), scale=0.125, blocks=graph)
         assert flex.lacks(call) is None
         states[1].requires_grad_()
         assert flex.lacks(call) == words

@@ -75,15 +75,6 @@ def test_a_mask_of_each_head_stays_with_its_head() -> None:
         torch.testing.assert_close(output[:, head], wanted[:, head], rtol=1e-12, atol=1e-12)
 
 
-def test_mean_keys_that_the_caller_has_stay_with_their_heads() -> None:
-    q, k, v = self_attention()
-    last = (q[:, :, -1:], k, v)
-    means = torch.stack([part.mean(2) for part in k.split(2, dim=2)], dim=2)
-    methods = tuple(Method(BlockTopK(0.6, 2), rule) for rule in (TopK(0.5), TopP(0.9), TopK(0.5), TopP(0.9)))
-    output, _ = call(PerHead(methods), last, block_means=means)
-    torch.testing.assert_close(output, call(PerHead(methods), last)[0], rtol=1e-12, atol=1e-12)
-
-
 def test_gradients_are_right() -> None:
     methods = tuple(Method(rule=rule) for rule in (TopK(0.5), Entmax("learned"), TopK(0.5), Entmax(1.5)))
     inputs = self_attention(batch=1, length=4)

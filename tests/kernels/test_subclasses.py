@@ -15,6 +15,7 @@ from crisp_attention.methods import layouts, rules
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import Layout
 from crisp_attention.methods.method import as_method
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
 from tests.kernels.calls import EVERY_METHOD, Case
 
@@ -30,14 +31,14 @@ def derived(parent: type[Rule] | type[Layout]) -> Rule | Layout:
     """One of a class that keeps, or shows, the first valid key alone, whatever its parent does."""
 
     class First(parent):
-        def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
-            return (visible & (visible.cumsum(dim=-1) == 1)).expand_as(scores)
+        def select(self, rows: Rows, visible: Tensor) -> Tensor:
+            return (visible & (visible.cumsum(dim=-1) == 1)).expand_as(rows.scores)
 
-        def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-            return valid & (valid.cumsum(dim=-1) == 1)
+        def visible(self, rows: Rows) -> Tensor:
+            return rows.valid & (rows.key_positions == 1)
 
-        def weigh(self, scores: Tensor, keep: Tensor, learned) -> Tensor:
-            return keep.to(scores.dtype)
+        def weigh(self, rows: Rows, keep: Tensor) -> Tensor:
+            return keep.to(rows.scores.dtype)
 
     return First(**NEEDED.get(parent.name, {}))
 

@@ -143,20 +143,11 @@ def test_what_was_saved_may_come_back_laid_out_in_another_way(kernel, method) ->
     assert all(one.equal(other) for one, other in zip(found, plain, strict=True))
 
 
-@pytest.mark.parametrize("place", ["parameters", "sinks", "block_means"])
+@pytest.mark.parametrize("place", ["parameters", "sinks"])
 def test_what_only_the_reference_takes_may_be_any_view(place) -> None:
     numbers = memory(5)[:HEADS] / 100
     more = {"parameters": {"rule.alpha": numbers}} if place == "parameters" else {"sinks": numbers}
     method = Method(rule=Entmax("learned")) if place == "parameters" else METHODS["topk"]
-    if place == "block_means":
-        method, numbers = (
-            METHODS["blocks"],
-            memory(5)[: BATCH * HEADS * 3 * WIDTH].view(BATCH, HEADS, 3, WIDTH),
-        )
-        more = {
-            "block_means": numbers,
-            "query": memory(0)[: BATCH * HEADS * WIDTH].view(BATCH, HEADS, 1, WIDTH),
-        }
     odd = {
         name: {"rule.alpha": spread(numbers)} if name == "parameters" else spread(value)
         for name, value in more.items()

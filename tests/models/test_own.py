@@ -125,8 +125,8 @@ def test_a_kernel_that_was_asked_for_computes_what_drops_nothing() -> None:
 class Squared(Dense):
     """Dense by inheritance, not by what it computes."""
 
-    def weigh(self, scores, keep, learned):
-        return super().weigh(scores, keep, learned).square()
+    def weigh(self, rows, keep):
+        return super().weigh(rows, keep).square()
 
 
 def test_a_subclass_is_computed_as_what_it_is() -> None:

@@ -270,7 +270,7 @@ def test_the_size_of_a_page_is_foreseen(view):
 
 @dataclass(frozen=True)
 class Refusing(TopK):
-    def select(self, scores, visible, valid, seed):
+    def select(self, rows, visible):
         raise ValueError("not here")
 
 

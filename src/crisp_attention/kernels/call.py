@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.pairs import causal_mask
 from crisp_attention.methods.part import Shape
+from crisp_attention.methods.rows import Rows, of_heads
+from crisp_attention.methods.rules.random import head_seeds
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Call:
     counts wherever keys are counted, and weighs nothing beside larger scores. A row whose largest
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
-    by default torch's global one. `parameters` are those of the method that the layer holds; `block_means`
-    (B, G, ceil(S / block_size), D) the mean keys of the blocks, where the caller has them.
+    by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks
+    see each other, where the method's layout says so: dispatch asks it.
     """
 
     query: Tensor
@@ -41,15 +43,22 @@ class Call:
     seed: Tensor | None = None
     generator: torch.Generator | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
-    block_means: Tensor | None = None
+    blocks: BlockGraph | None = None
 
     @property
-    def pairs(self) -> Tensor | None:
-        """`valid` and `causal` as one mask, None where every pair is valid."""
-        if not self.causal:
-            return self.valid
-        causal = causal_mask(self.query.shape[2], self.key.shape[2], self.query.device)
-        return causal if self.valid is None else self.valid & causal
+    def rows(self) -> Rows:
+        """The rows that the layout and the rule decide on."""
+        return Rows(
+            self.query,
+            self.key,
+            self.scale,
+            self.valid,
+            self.causal,
+            self.softcap,
+            self.bias,
+            None if self.seed is None else head_seeds(self.seed, self.query.shape[1]),
+            self.parameters,
+        )
 
     @property
     def shape(self) -> Shape:
@@ -71,11 +80,10 @@ class Call:
             key=self.key[:, groups],
             value=self.value[:, groups],
             method=method,
-            valid=_heads(self.valid, heads),
-            bias=_heads(self.bias, heads),
+            valid=of_heads(self.valid, heads),
+            bias=of_heads(self.bias, heads),
             sinks=None if self.sinks is None else self.sinks[heads],
             parameters=parameters_of(heads, method, self.parameters, self.shape),
-            block_means=None if self.block_means is None else self.block_means[:, groups],
         )
 
 
@@ -89,8 +97,3 @@ def parameters_of(
         for name, each in kinds.items()
         if name in parameters
     }
-
-
-def _heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:
-    """The part of a mask that is for these heads; it may be the same for all."""
-    return mask if mask is None or mask.shape[-3:-2] in ((), (1,)) else mask[..., heads, :, :]

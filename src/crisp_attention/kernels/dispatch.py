@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from crisp_attention.kernels import measured, reference
+from crisp_attention.kernels.blocks import choose_blocks, may_choose
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
@@ -81,20 +82,34 @@ def plan(call: Call, backend: str = AUTO) -> list[Part]:
     A program that torch records gets the reference, made of torch's own operations, unless a kernel was asked for.
     Raises ValueError if the backend asked for lacks something.
     """
-    method = call.method
+    method, call = call.method, with_blocks(call, backend)
     if not isinstance(method, PerHead) or method.uses_seed or _first(call, backend) is not None:
         return [Part(call, _pick(call, backend))]
-    groups = [(call.of(heads, each), heads) for each, heads in method.groups().items()]
+    groups = [(with_blocks(call.of(heads, each), backend), heads) for each, heads in method.groups().items()]
     parts = [Part(part, _pick(part, backend), heads) for part, heads in groups]
     if all(part.kernel == REFERENCE for part in parts):
         return [Part(call, REFERENCE)]  # which shares the scores among the groups
     return parts
 
 
+def with_blocks(call: Call, backend: str = AUTO) -> Call:
+    """The call with the blocks that its layout chooses, if it does: once, for whatever computes it.
+
+    Not in a program that is recorded for all lengths, which the reference computes pair by pair.
+    """
+    recorded = recorder() is not None and backend in (AUTO, REFERENCE)
+    if recorded or isinstance(call.method, PerHead) or not may_choose(call.method.layout):
+        return call
+    with reference.exactly(call.query.device):
+        return replace(call, blocks=choose_blocks(call.rows, call.method.layout))
+
+
 def lacks(kernel: str, call: Call) -> str | None:
     """What a kernel cannot do of a call, None if nothing. The reference can do everything."""
     if kernel == REFERENCE:
         return None
+    if call.blocks is None:
+        call = with_blocks(call, kernel)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "forward-mode gradients and the transforms of torch.func"
     if call.query.dtype == torch.float64:

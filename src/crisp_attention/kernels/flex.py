@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.blocks import choose, front, listed, only_keys
+from crisp_attention.kernels.blocks import lacks_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.derivatives import OnlyOnce
 from crisp_attention.kernels.memory import apart
+from crisp_attention.methods.blocks import BlockGraph, listed
 from crisp_attention.methods.heads import PerHead
-from crisp_attention.methods.layouts import BlockTopK
-from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
 from crisp_attention.methods.rules import Dense
 
@@ -28,21 +27,17 @@ USUAL_TILE, NARROWEST_SEARCHED = 128, 32
 
 def lacks(call: Call) -> str | None:
     """What the kernel lacks for this call, None if it can do it."""
-    query, key, method = call.query, call.key, call.method
+    query, method = call.query, call.method
     if isinstance(method, PerHead):
         return "a method for each head"
-    if type(method.layout) is not BlockTopK:
+    if missing := lacks_blocks(call, method.layout):
+        return missing
+    if call.blocks is None:
         return f"the layout {called(method.layout)}"
     if type(method.rule) is not Dense:
         return f"the rule {called(method.rule)}"
-    if call.causal:
-        return "causal masks, under which each query chooses for itself"
-    if query.shape[2] != key.shape[2]:
-        return "as many queries as keys"
     if 0 in query.shape:
         return "empty tensors"
-    if call.valid is not None and not only_keys(call.valid):
-        return "masks that differ between queries or heads"
     if call.dropout:
         return "dropout"
     if not math.isfinite(call.scale):
@@ -51,11 +46,14 @@ def lacks(call: Call) -> str | None:
         "a bias": call.bias,
         "a softcap": call.softcap,
         "attention sinks": call.sinks,
-        "block means": call.block_means,
     }
     if missing := next((words for words, value in given.items() if value is not None), None):
         return missing
-    return _lacks_on_host(call) if query.device.type == "cpu" else _lacks_on_device(call, method.layout)
+    return (
+        _lacks_on_host(call)
+        if query.device.type == "cpu"
+        else _lacks_on_device(call, call.blocks.blocks.size)
+    )
 
 
 def attention(call: Call) -> Tensor:
@@ -65,20 +63,21 @@ def attention(call: Call) -> Tensor:
     of padded queries, which mean nothing, are zeros.
     """
     query, key, value = map(_input, (call.query, call.key, call.value))
-    call = replace(call, query=query, key=key, value=value)
-    if call.valid is None:
-        return _attend(call, None)
-    present = call.valid[:, 0, 0].expand(call.key.shape[0], call.key.shape[2])
-    order = front(present)
-    query, key, value = (_moved(states, order) for states in (query, key, value))
-    output = _attend(replace(call, query=query, key=key, value=value), present.sum(dim=-1))
-    return _moved(output, order.argsort(dim=-1)).masked_fill(~present[:, None, :, None], 0)
+    assert call.blocks is not None
+    blocks = call.blocks.blocks
+    query, key, value = map(blocks.in_order, (query, key, value))
+    output = _attend(replace(call, query=query, key=key, value=value), call.blocks)
+    if blocks.lengths is not None:
+        place = torch.arange(blocks.length, device=output.device)[:, None]
+        output = output.masked_fill(place >= blocks.lengths[:, None, None, None], 0)
+    return blocks.back(output)
 
 
-def block_mask(kept: Tensor, size: int, length: int, lengths: Tensor | None) -> Any:
-    """The BlockMask of the blocks `kept` (B, H, n, n): those with nothing but real keys are full."""
+def block_mask(graph: BlockGraph) -> Any:
+    """The BlockMask of a graph: blocks with nothing but real keys are full."""
     from torch.nn.attention.flex_attention import BlockMask
 
+    kept, size, length, lengths = graph.seen, graph.blocks.size, graph.blocks.length, graph.blocks.lengths
     ends = torch.arange(1, kept.shape[-1] + 1, device=kept.device) * size
     last = torch.full((kept.shape[0],), length, device=kept.device) if lengths is None else lengths
     whole = ends <= last[:, None, None, None]
@@ -95,26 +94,22 @@ def block_mask(kept: Tensor, size: int, length: int, lengths: Tensor | None) -> 
     )
 
 
-def _attend(call: Call, lengths: Tensor | None) -> Tensor:
+def _attend(call: Call, graph: BlockGraph) -> Tensor:
     from torch.nn.attention.flex_attention import AuxRequest
 
-    assert isinstance(call.method, Method)
-    assert isinstance(call.method.layout, BlockTopK)
-    query, key, layout = call.query, call.key, call.method.layout
-    kept = choose(query, key, layout, call.scale, lengths)
-    mask = block_mask(kept, layout.block_size, key.shape[2], lengths)
-    run, options = _flex_attention(query.device.type, layout.block_size)
+    query, key = call.query, call.key
+    run, options = _flex_attention(query.device.type, graph.blocks.size)
     output, more = run(
         query,
         key,
         call.value,
-        block_mask=mask,
+        block_mask=block_mask(graph),
         scale=call.scale,
         enable_gqa=query.shape[1] != key.shape[1],
         kernel_options=options,
         return_aux=AuxRequest(lse=True),
     )
-    return output * _nan_without_weights(more.lse.detach(), lengths).to(output.dtype)
+    return output * _nan_without_weights(more.lse.detach(), graph.blocks.lengths).to(output.dtype)
 
 
 def _nan_without_weights(sums: Tensor, lengths: Tensor | None) -> Tensor:
@@ -146,31 +141,27 @@ def _input(states: Tensor) -> Tensor:
     return states if torch.compiler.is_compiling() else OnlyOnce.apply(states, "flex")
 
 
-def _moved(states: Tensor, order: Tensor) -> Tensor:
-    return states.gather(2, order[:, None, :, None].expand_as(states))
-
-
 def _lacks_on_host(call: Call) -> str | None:
     return "gradients on CPUs" if _learns(call) else None
 
 
-def _lacks_on_device(call: Call, layout: BlockTopK) -> str | None:
+def _lacks_on_device(call: Call, size: int) -> str | None:
     query = call.query
     if query.device.type != "cuda":
         return f"tensors on {query.device.type}"
     if query.dtype not in DTYPES:
         return f"the dtype {str(query.dtype).removeprefix('torch.')}"
-    if layout.block_size < NARROWEST or layout.block_size & (layout.block_size - 1):
-        return f"blocks of {layout.block_size} keys"
+    if size < NARROWEST or size & (size - 1):
+        return f"blocks of {size} keys"
     if min(query.shape[-1], call.value.shape[-1]) < NARROWEST:
         return f"heads narrower than {NARROWEST}"
     if not _learns(call):
         return None
-    if torch.compiler.is_compiling() and layout.block_size % USUAL_TILE:
+    if torch.compiler.is_compiling() and size % USUAL_TILE:
         # there the search for tiles that `_flex_attention` asks for is not made, and the usual ones do not fit
-        return f"gradients inside a compiled model for blocks of {layout.block_size} keys"
-    if layout.block_size < NARROWEST_SEARCHED and query.dtype != torch.float32:
-        return f"gradients in half precision for blocks of {layout.block_size} keys"
+        return f"gradients inside a compiled model for blocks of {size} keys"
+    if size < NARROWEST_SEARCHED and query.dtype != torch.float32:
+        return f"gradients in half precision for blocks of {size} keys"
     return None
 
 

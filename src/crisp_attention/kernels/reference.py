@@ -1,6 +1,6 @@
 """The definition of sparse attention in plain PyTorch; every other kernel is tested against it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,10 @@ from torch.nn.functional import dropout as apply_dropout
 
 from crisp_attention.kernels.call import Call, parameters_of
 from crisp_attention.methods.heads import LayerMethod, PerHead
-from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Shape
+from crisp_attention.methods.rows import Rows, repeat_heads
 from crisp_attention.methods.rules.base import Rule
-from crisp_attention.methods.rules.random import head_seeds
 
 
 @dataclass(frozen=True)
@@ -40,95 +39,51 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
     """
     query = call.query
     with exactly(query.device):
-        exact = torch.promote_types(query.dtype, torch.float32)
-        shared = query.shape[1] // call.key.shape[1]
-        key, value = _repeat_heads(call.key, shared), _repeat_heads(call.value, shared)
-        products = torch.matmul(query.to(exact), key.to(exact).transpose(2, 3)) * call.scale
-        scores = products
-        if call.softcap is not None:
-            scores = torch.tanh(scores / call.softcap) * call.softcap
-        if call.bias is not None:
-            scores = scores + call.bias.to(exact)
-        valid = call.pairs
-        if valid is None:
-            valid = torch.ones(1, 1, *scores.shape[-2:], dtype=torch.bool, device=scores.device)
-        valid = valid.expand(*valid.shape[:-2], *scores.shape[-2:])
-        block_products = None
-        if call.block_means is not None:
-            means = _repeat_heads(call.block_means, shared).to(exact)
-            block_products = torch.matmul(query.to(exact), means.transpose(2, 3)) * call.scale
-        rows = _Rows(
-            products.detach(),
-            scores,
-            valid,
-            block_products,
-            None if call.seed is None else head_seeds(call.seed, query.shape[1]),
-            None if call.sinks is None else call.sinks.to(exact),
-            call.parameters,
-            call.shape,
-        )
-        keep, weights = rows.attend(call.method)
+        value = repeat_heads(call.value, query.shape[1] // call.key.shape[1])
+        rows = call.rows
+        scores = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
+        sinks = None if call.sinks is None else call.sinks.to(rows.exact)
+        keep, weights = _attend(rows, call.method, sinks)
         if observe is not None:
             with torch.no_grad():
-                queries = valid_queries(valid)
-                pairs = valid.expand_as(scores)
-                observe(Observation(rows.products, scores.detach(), pairs, keep, queries))
+                pairs, queries = rows.valid.expand_as(scores), valid_queries(rows.valid)
+                observe(Observation(rows.products.detach(), scores.detach(), pairs, keep, queries))
         weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of some heads, and what deciding on them takes."""
+def _attend(rows: Rows, method: LayerMethod, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Kept pairs, and their weights."""
+    if isinstance(method, PerHead):
+        return _by_head(rows, method, sinks)
+    with torch.no_grad():
+        keep = method.rule.select(rows, method.layout.visible(rows))
+    weights = _weigh(rows, method.rule, keep, sinks)
+    if method.rule.zeros_are_dropped:
+        keep = keep & (weights != 0)
+    return keep, weights
 
-    products: Tensor
-    scores: Tensor
-    valid: Tensor
-    block_products: Tensor | None
-    seeds: Tensor | None
-    sinks: Tensor | None
-    parameters: Mapping[str, Tensor]
-    shape: Shape
 
-    def attend(self, method: LayerMethod) -> tuple[Tensor, Tensor]:
-        """Kept pairs, and their weights."""
-        if isinstance(method, PerHead):
-            return self._by_head(method)
-        with torch.no_grad():
-            visible = method.layout.visible(self.valid, self.products, self.block_products)
-            keep = method.rule.select(self.scores, visible, self.valid, self.seeds)
-        weights = self._weigh(method.rule, keep)
-        if method.rule.zeros_are_dropped:
-            keep = keep & (weights != 0)
-        return keep, weights
+def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    groups = method.groups()
+    shape = Shape(rows.query.shape[1], rows.key.shape[1], rows.query.shape[-1])
+    found = []
+    for each, heads in groups.items():
+        own = rows.of(heads, parameters_of(heads, each, rows.parameters, shape))
+        found.append(_attend(own, each, None if sinks is None else sinks[heads]))
+    keeps, weights = zip(*found, strict=True)
+    grouped = [head for heads in groups.values() for head in heads]
+    order = sorted(range(len(grouped)), key=grouped.__getitem__)
+    return torch.cat(keeps, dim=1)[:, order], torch.cat(weights, dim=1)[:, order]
 
-    def _by_head(self, method: PerHead) -> tuple[Tensor, Tensor]:
-        groups = method.groups()
-        keeps, weights = zip(*(self.of(h, each).attend(each) for each, h in groups.items()), strict=True)
-        grouped = [head for heads in groups.values() for head in heads]
-        order = sorted(range(len(grouped)), key=grouped.__getitem__)
-        return torch.cat(keeps, dim=1)[:, order], torch.cat(weights, dim=1)[:, order]
 
-    def _weigh(self, rule: Rule, keep: Tensor) -> Tensor:
-        if self.sinks is None:
-            return rule.weigh(self.scores, keep, self.parameters)
-        sink = self.sinks.reshape(1, -1, 1, 1).expand(*self.scores.shape[:-1], 1)
-        logits = torch.cat([self.scores, sink], dim=-1)
-        taken = torch.cat([keep, torch.ones_like(keep[..., :1])], dim=-1)
-        return rule.weigh(logits, taken, self.parameters)[..., :-1]
-
-    def of(self, heads: list[int], method: Method) -> "_Rows":
-        """The same for these heads only."""
-        return _Rows(
-            self.products[:, heads],
-            self.scores[:, heads],
-            self.valid if self.valid.shape[1] == 1 else self.valid[:, heads],
-            None if self.block_products is None else self.block_products[:, heads],
-            None if self.seeds is None else self.seeds[:, heads],
-            None if self.sinks is None else self.sinks[heads],
-            parameters_of(heads, method, self.parameters, self.shape),
-            self.shape,
-        )
+def _weigh(rows: Rows, rule: Rule, keep: Tensor, sinks: Tensor | None) -> Tensor:
+    if sinks is None:
+        return rule.weigh(rows, keep)
+    sink = sinks.reshape(1, -1, 1, 1).expand(*rows.scores.shape[:-1], 1)
+    logits = torch.cat([rows.scores, sink], dim=-1)
+    taken = torch.cat([keep, torch.ones_like(keep[..., :1])], dim=-1)
+    return rule.weigh(rows.with_scores(logits), taken)[..., :-1]
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
@@ -142,14 +97,3 @@ def _drop(weights: Tensor, share: float, generator: torch.Generator | None) -> T
         return apply_dropout(weights, p=share)
     stay = torch.rand(weights.shape, generator=generator, device=generator.device) >= share
     return weights * (stay.to(weights.device, weights.dtype) / (1 - share))
-
-
-def _repeat_heads(states: Tensor, times: int) -> Tensor:
-    if times == 1:
-        return states
-    batch, heads, length, width = states.shape
-    return (
-        states[:, :, None]
-        .expand(batch, heads, times, length, width)
-        .reshape(batch, heads * times, length, width)
-    )

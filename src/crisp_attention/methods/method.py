@@ -7,7 +7,7 @@ from typing import Any
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.layouts import Full, Layout
 from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict
-from crisp_attention.methods.part import Parameter, Part, Shape, called, is_ours, registered
+from crisp_attention.methods.part import Parameter, Shape, answers, called, registered
 from crisp_attention.methods.rules import Dense, Rule
 
 # torch.compile follows a function to a constant, but not a factory that is a class
@@ -70,7 +70,7 @@ class Method:
 
         A class of others that inherits its answer has none: what it computes is its own.
         """
-        if not (_answers(self.layout, "shows_everything") and _answers(self.rule, "drops_nothing")):
+        if not (answers(self.layout, "shows_everything") and answers(self.rule, "drops_nothing")):
             return False
         return self.layout.shows_everything(keys) and self.rule.drops_nothing(keys)
 
@@ -132,7 +132,3 @@ def as_method(method: AnyMethod) -> Method:
     if isinstance(method, Layout):
         return Method(method, DENSE)
     raise TypeError(f"expected a method such as crisp.TopK(sparsity=0.8), got {method!r}")
-
-
-def _answers(part: Part, question: str) -> bool:
-    return is_ours(type(part)) or question in vars(type(part))

@@ -98,6 +98,14 @@ def called(part: Part) -> str:
     return part.name if "name" in vars(type(part)) else type(part).__name__
 
 
+def answers(part: Part, question: str) -> bool:
+    """Whether a method of a part's class can be trusted: one that the library's own class has, or its own body defines.
+
+    A class that somebody derived from another may compute anything, whatever the other says of itself.
+    """
+    return is_ours(type(part)) or question in vars(type(part))
+
+
 def is_ours(part: type[Part]) -> bool:
     """Whether a class is the library's own."""
     return part.__module__.startswith(f"{__package__}.")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from crisp_attention import BlockTopK
 from crisp_attention.methods.pairs import causal_mask
+from crisp_attention.methods.rows import Rows
 from tests import oracle
 from tests.cases import normal
 
@@ -30,8 +31,8 @@ def padded(left: int, right: int, causal: bool = False) -> Tensor:
     return valid & causal_mask(KEYS, KEYS, CPU) if causal else valid
 
 
-def visible(layout: BlockTopK, valid: Tensor, products: Tensor, *more: Tensor) -> Tensor:
-    seen = layout.visible(valid, products, *more)
+def visible(layout: BlockTopK, valid: Tensor, products: Tensor) -> Tensor:
+    seen = layout.visible(Rows.of_scores(products, valid))
     assert not (seen & ~valid).any()
     return seen
 
@@ -145,22 +146,9 @@ def test_sink_blocks_and_near_blocks_are_always_kept_and_the_count_is_the_share(
         assert len(kept) == max(oracle.count(blocks, layout.sparsity, 1), len(forced))
 
 
-@given(DRAWN, st.booleans())
-@settings(deadline=None, max_examples=20, derandomize=True)
-def test_products_with_mean_keys_that_the_caller_has_are_the_same(layout: BlockTopK, causal: bool) -> None:
-    queries, keys, valid = normal(1, 2, KEYS, 4), normal(1, 2, KEYS, 4, seed=5), padded(0, 0, causal)
-    parts = keys.split(layout.block_size, dim=2)
-    means = torch.stack([part.mean(dim=2) for part in parts], dim=2)
-    products = queries @ keys.transpose(2, 3)
-    rows = (..., slice(-1, None), slice(None))
-    given_means = queries[:, :, -1:] @ means.transpose(2, 3)
-    seen = visible(layout, valid[rows], products[rows], given_means)
-    assert seen.equal(visible(layout, valid[rows], products[rows]))
-
-
 def test_a_sparsity_of_zero_sees_everything() -> None:
     valid = padded(2, 1, causal=True)
-    assert BlockTopK(0.0).visible(valid, torch.empty(0)).equal(valid)
+    assert visible(BlockTopK(0.0), valid, normal(1, 1, KEYS, KEYS)).equal(valid)
 
 
 def test_a_short_row_is_one_block() -> None:

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from crisp_attention import Full, Window
-
-NO_PRODUCTS = torch.empty(0)  # windows look at positions only
+from tests.cases import shown
 
 
 def rows(*lines: str) -> torch.Tensor:
@@ -94,20 +93,18 @@ CASES = {
 
 @pytest.mark.parametrize(("layout", "valid", "visible"), CASES.values(), ids=CASES.keys())
 def test_window(layout: Window, valid: torch.Tensor, visible: torch.Tensor) -> None:
-    assert layout.visible(valid, NO_PRODUCTS)[0, 0].int().tolist() == visible[0, 0].int().tolist()
+    assert shown(layout, valid)[0, 0].int().tolist() == visible[0, 0].int().tolist()
 
 
 def test_each_example_of_a_batch_has_its_own_positions() -> None:
     a, b = rows("xx..", "xx..", "xx..", "xx.."), rows("..xx", "..xx", "..xx", "..xx")
-    together = Window(1, 1).visible(torch.cat([a, b]), NO_PRODUCTS)
-    assert together.equal(
-        torch.cat([Window(1, 1).visible(a, NO_PRODUCTS), Window(1, 1).visible(b, NO_PRODUCTS)])
-    )
+    together = shown(Window(1, 1), torch.cat([a, b]))
+    assert together.equal(torch.cat([shown(Window(1, 1), a), shown(Window(1, 1), b)]))
 
 
 def test_full_sees_what_is_valid() -> None:
     valid = rows("x.x", "...")
-    assert Full().visible(valid, NO_PRODUCTS).equal(valid)
+    assert shown(Full(), valid).equal(valid)
 
 
 @pytest.mark.parametrize("width", [0, -3, 4, 2.5, "3", True])

@@ -54,9 +54,9 @@ def test_learned_alphas_are_those_of_each_head_and_start_at_one_and_a_half() -> 
     start = Entmax("learned").parameters(Shape(3, 3, 6))
     assert start["alpha"].value.shape == (3,)
     keep = torch.ones_like(scores, dtype=torch.bool)
-    begun = Entmax("learned").weigh(scores, keep, {"rule.alpha": start["alpha"].value})
+    begun = weights(Entmax("learned"), scores, alpha=start["alpha"].value)
     torch.testing.assert_close(begun, alpha_entmax(scores, keep, 1.5), rtol=1e-6, atol=1e-7)
-    ends = Entmax("learned").weigh(scores, keep, {"rule.alpha": torch.tensor([-50.0, 0.0, 50.0])})
+    ends = weights(Entmax("learned"), scores, alpha=torch.tensor([-50.0, 0.0, 50.0]))
     for head, alpha in enumerate((LOWEST, 1.5, HIGHEST)):
         torch.testing.assert_close(
             ends[:, head], alpha_entmax(scores[:, head], keep[:, head], alpha), rtol=1e-6, atol=1e-7
@@ -72,7 +72,7 @@ def test_only_the_learned_alpha_has_something_to_learn() -> None:
 
 @pytest.mark.parametrize("method", [Entmax("learned"), Method(rule=Entmax("learned"))], ids=str)
 def test_a_learned_alpha_without_a_model_is_refused(method) -> None:
-    with pytest.raises(ValueError, match=r'Entmax\(alpha="learned"\) needs a model .* crisp\.sparsify'):
+    with pytest.raises(ValueError, match=r"'entmax' needs the parameter 'alpha', .* crisp\.sparsify"):
         crisp.attention(*self_attention(), method)
 
 

@@ -4,7 +4,9 @@ from scipy import stats
 
 from crisp_attention import Method, RandomK, TopK, Window
 from crisp_attention.methods.pairs import causal_mask
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.random import head_seeds, mix
+from tests.cases import selected
 
 FULL = torch.ones(1, 1, 32, 32, dtype=torch.bool)
 CAUSAL = causal_mask(32, 32, torch.device("cpu"))
@@ -15,14 +17,14 @@ def keep(
 ) -> torch.Tensor:
     """Kept pairs of 2 examples with 4 heads; `scores` seeds the scores."""
     rows = torch.randn(2, 4, *valid.shape[-2:], generator=torch.Generator().manual_seed(scores))
-    return RandomK(sparsity).select(rows, valid, valid, head_seeds(torch.as_tensor(seed), 4))
+    return selected(RandomK(sparsity), rows, valid, head_seeds(torch.as_tensor(seed), 4))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.75, 0.95])
 @pytest.mark.parametrize("valid", [FULL, CAUSAL], ids=["full", "causal"])
 def test_keeps_as_many_of_the_visible_keys_as_topk(sparsity: float, valid: torch.Tensor) -> None:
     kept = keep(1, sparsity=sparsity, valid=valid)
-    topk = TopK(sparsity).select(torch.randn(2, 4, 32, 32), valid, valid, None)
+    topk = selected(TopK(sparsity), torch.randn(2, 4, 32, 32), valid)
     assert kept.sum(-1).equal(topk.sum(-1))
     assert not (kept & ~valid).any()
 
@@ -55,8 +57,8 @@ def test_other_seeds_heads_and_rows_draw_other_keys() -> None:
 
 def test_neighbouring_rows_of_a_window_agree_by_chance_only() -> None:
     seeds = head_seeds(torch.arange(300)[:, None, None, None], 1)
-    band = Window(9).visible(FULL, torch.empty(0))
-    kept = RandomK(0.5).select(torch.zeros(300, 1, 32, 32), band, FULL, seeds)[:, 0]
+    rows = Rows.of_scores(torch.zeros(300, 1, 32, 32), FULL, seed=seeds)
+    kept = RandomK(0.5).select(rows, Window(9).visible(rows))[:, 0]
     same_key = kept[:, 10, 7:15] & kept[:, 11, 7:15]
     same_place = kept[:, 10, 6:15] & kept[:, 11, 7:16]
     assert same_key.double().mean() == pytest.approx((5 / 9) ** 2, abs=0.04)
@@ -78,12 +80,9 @@ def test_decoding_row_by_row_draws_what_the_whole_causal_matrix_drew() -> None:
     method = Method(Window(9), RandomK(0.5))
 
     def kept(valid: torch.Tensor) -> torch.Tensor:
-        return method.rule.select(
-            torch.zeros(1, 2, *valid.shape[-2:]),
-            method.layout.visible(valid, torch.empty(0)),
-            valid,
-            head_seeds(torch.tensor(3), 2),
-        )
+        seed = head_seeds(torch.tensor(3), 2)
+        rows = Rows.of_scores(torch.zeros(1, 2, *valid.shape[-2:]), valid, seed=seed)
+        return method.rule.select(rows, method.layout.visible(rows))
 
     whole = kept(CAUSAL)
     for i in (0, 5, 31):
@@ -93,7 +92,7 @@ def test_decoding_row_by_row_draws_what_the_whole_causal_matrix_drew() -> None:
 
 def test_no_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="RandomK needs a seed, got None"):
-        RandomK(0.5).select(torch.zeros(1, 1, 2, 2), FULL[..., :2, :2], FULL[..., :2, :2], None)
+        selected(RandomK(0.5), torch.zeros(1, 1, 2, 2))
 
 
 def test_the_hash_is_one_to_one_and_stays_in_32_bits() -> None:

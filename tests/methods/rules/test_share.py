@@ -9,7 +9,7 @@ import crisp_attention as crisp
 from crisp_attention import Dense, Method, RandomK, TopK
 from crisp_attention.methods.pairs import causal_mask
 from crisp_attention.methods.rules.random import head_seeds
-from tests.cases import normal, self_attention
+from tests.cases import normal, selected, self_attention
 
 both = pytest.mark.parametrize("rule", [TopK, RandomK])
 CAUSAL = causal_mask(20, 20, torch.device("cpu"))
@@ -18,7 +18,7 @@ CAUSAL = causal_mask(20, 20, torch.device("cpu"))
 def counts(rule: TopK | RandomK, visible: torch.Tensor) -> list[int]:
     """How many keys each row of the first head keeps."""
     scores = normal(1, 2, *visible.shape[-2:]).float()
-    return rule.select(scores, visible, visible, head_seeds(torch.tensor(3), 2))[0, 0].sum(-1).tolist()
+    return selected(rule, scores, visible, head_seeds(torch.tensor(3), 2))[0, 0].sum(-1).tolist()
 
 
 @both
@@ -33,9 +33,8 @@ def test_rows_that_see_nothing_keep_nothing(rule: type) -> None:
 
 
 def test_the_keys_with_the_largest_scores_are_the_same_as_those_of_the_share() -> None:
-    scores, visible = normal(2, 3, 5, 10), torch.ones(1, 1, 5, 10, dtype=torch.bool)
-    share = TopK(0.6).select(scores, visible, visible, None)
-    assert TopK(keep=4).select(scores, visible, visible, None).equal(share)
+    scores = normal(2, 3, 5, 10)
+    assert selected(TopK(keep=4), scores).equal(selected(TopK(0.6), scores))
 
 
 def test_as_many_as_there_are_is_dense() -> None:

@@ -7,13 +7,9 @@ from hypothesis import strategies as st
 
 from crisp_attention.methods.rules import RandomK, TopK
 from tests import oracle
+from tests.cases import selected
 
 SPARSITIES = st.integers(0, 999).map(lambda n: n / 1000) | st.integers(0, 9).map(lambda n: n / 10)
-
-
-def keep(rule: TopK, scores: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-    visible = torch.ones_like(scores, dtype=torch.bool) if visible is None else visible
-    return rule.select(scores, visible, visible, None)
 
 
 def scores_and_mask(seed: int, low: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,14 +29,14 @@ def test_k_is_the_ceiling_of_the_exact_share_of_the_row(n: int, sparsity: float,
 
 def test_seven_tenths_of_ten_keys_leave_three() -> None:
     assert math.ceil((1 - 0.7) * 10) == 4  # the trap
-    assert keep(TopK(0.7), torch.randn(1, 1, 1, 10)).sum() == 3
+    assert selected(TopK(0.7), torch.randn(1, 1, 1, 10)).sum() == 3
 
 
 @given(seed=st.integers(0, 10**6), low=st.sampled_from([0, -1, -3, -50]), sparsity=SPARSITIES)
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_exactly_k_are_kept_and_among_equals_the_lower_index(seed: int, low: int, sparsity: float) -> None:
     scores, visible = scores_and_mask(seed, low)
-    kept = keep(TopK(sparsity, min_keep=2), scores, visible)
+    kept = selected(TopK(sparsity, min_keep=2), scores, visible)
     for b, h, i in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
         seen = set(visible[b, 0, i].nonzero().flatten().tolist())
         wanted = oracle.topk(scores[b, h, i].numpy(), seen, sparsity, min_keep=2)
@@ -51,29 +47,31 @@ def test_exactly_k_are_kept_and_among_equals_the_lower_index(seed: int, low: int
 @settings(deadline=None, max_examples=60, derandomize=True)
 def test_raising_the_sparsity_only_removes_pairs(seed: int, low: int, pair: tuple[float, float]) -> None:
     scores, visible = scores_and_mask(seed, low)
-    more, fewer = (keep(TopK(sparsity), scores, visible) for sparsity in sorted(pair))
+    more, fewer = (selected(TopK(sparsity), scores, visible) for sparsity in sorted(pair))
     assert not (fewer & ~more).any()
 
 
 def test_equal_scores_everywhere_keep_the_first_keys() -> None:
-    kept = keep(TopK(0.5), torch.zeros(1, 1, 1, 6))
+    kept = selected(TopK(0.5), torch.zeros(1, 1, 1, 6))
     assert kept.flatten().tolist() == [True] * 3 + [False] * 3
 
 
 def test_a_lone_valid_key_is_kept_however_sparse_and_however_low() -> None:
     visible = torch.tensor([False, False, True, False])[None, None, None]
-    kept = keep(TopK(0.99, min_keep=3), torch.tensor([9.0, 9.0, -9.0, 9.0])[None, None, None], visible)
+    kept = selected(TopK(0.99, min_keep=3), torch.tensor([9.0, 9.0, -9.0, 9.0])[None, None, None], visible)
     assert kept.equal(visible)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
 def test_a_row_without_visible_keys_keeps_none(sparsity: float) -> None:
-    assert not keep(TopK(sparsity), torch.randn(1, 1, 2, 4), torch.zeros(1, 1, 2, 4, dtype=torch.bool)).any()
+    assert not selected(
+        TopK(sparsity), torch.randn(1, 1, 2, 4), torch.zeros(1, 1, 2, 4, dtype=torch.bool)
+    ).any()
 
 
 def test_visible_keys_of_minus_infinity_are_still_counted() -> None:
     visible = torch.tensor([False, True, True, True])[None, None, None]
-    kept = keep(TopK(0.5), torch.full((1, 1, 1, 4), -torch.inf), visible)
+    kept = selected(TopK(0.5), torch.full((1, 1, 1, 4), -torch.inf), visible)
     assert kept.flatten().tolist() == [False, True, True, False]
 
 
@@ -82,12 +80,12 @@ def test_one_nan_in_a_row_keeps_all_that_row_sees(place: int) -> None:
     scores = torch.arange(8.0).reshape(1, 1, 2, 4)
     scores[..., 0, place] = torch.nan
     visible = torch.tensor([True, True, True, True])[None, None, None]
-    assert keep(TopK(0.5), scores, visible)[0, 0].tolist() == [[True] * 4, [False, False, True, True]]
+    assert selected(TopK(0.5), scores, visible)[0, 0].tolist() == [[True] * 4, [False, False, True, True]]
 
 
 def test_nan_outside_the_visible_keys_changes_nothing() -> None:
     scores, visible = torch.tensor([torch.nan, 1, 2, 3]), torch.tensor([False, True, True, True])
-    kept = keep(TopK(0.5), scores[None, None, None], visible[None, None, None])
+    kept = selected(TopK(0.5), scores[None, None, None], visible[None, None, None])
     assert kept.flatten().tolist() == [False, False, True, True]
 
 

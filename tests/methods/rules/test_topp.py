@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import crisp_attention as crisp
 from crisp_attention import Dense, TopP
 from tests import oracle
-from tests.cases import self_attention
+from tests.cases import selected, self_attention
 from tests.methods.rules.rows import INFINITE, NAN, kept
 
 MASSES = st.floats(0.01, 1, exclude_max=True)
@@ -48,7 +48,7 @@ def test_of_ten_equal_keys_it_keeps_the_first_tenths(mass: float, count: int) ->
 def test_a_mass_that_keys_reach_exactly_is_reached_however_sums_are_rounded(mass: float, count: int) -> None:
     scores = torch.tensor([0.3, 0.3, 0.2, 0.1, 0.1], dtype=torch.float64).log()[None, None, None]
     visible = torch.ones_like(scores, dtype=torch.bool)
-    assert TopP(mass).select(scores, visible, visible, None).sum() == count
+    assert selected(TopP(mass), scores, visible).sum() == count
 
 
 def test_the_whole_mass_keeps_even_keys_without_weight() -> None:
@@ -92,7 +92,7 @@ def test_nan_outside_the_visible_keys_changes_nothing() -> None:
 def test_rows_of_a_batch_are_decided_one_by_one() -> None:
     scores = torch.randn(2, 3, 5, 7)
     visible = torch.rand(2, 1, 5, 7) < 0.7
-    together = TopP(0.6).select(scores, visible, visible, None)
+    together = selected(TopP(0.6), scores, visible)
     for b, h, i in np.ndindex(2, 3, 5):
         alone = kept(TopP(0.6), scores[b, h, i].tolist(), visible[b, 0, i].tolist())
         assert together[b, h, i].nonzero().flatten().tolist() == alone

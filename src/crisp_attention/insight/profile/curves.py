@@ -12,6 +12,7 @@ from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.layouts import BlockTopK
 from crisp_attention.methods.pairs import key_ranks, query_ranks
 from crisp_attention.methods.ranking import share_count, sort_rows, widest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import TopK
 from crisp_attention.methods.rules.base import masked_softmax
 
@@ -84,7 +85,7 @@ def _topk(weights: Tensor, keys: Tensor, sparsities: Sequence[float]) -> Curve:
 
 def _blocks(weights: Tensor, keys: Tensor, valid: Tensor, products: Tensor, targets: Targets) -> Curve:
     layout = BlockTopK(block_size=targets.block_size)
-    ranked, present, forced = layout.rank(valid, products)
+    ranked, present, forced = layout.rank(Rows.of_scores(products, valid))
     # stable: among equals the lower block first, as BlockTopK has it
     order = torch.where(present, ranked, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
     blocks, least = present.sum(dim=-1, keepdim=True), forced.sum(dim=-1, keepdim=True)

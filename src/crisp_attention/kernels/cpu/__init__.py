@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.blocks import choose, front, listed, only_keys
+from crisp_attention.kernels.blocks import lacks_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu.plan import LANES, code_of
 from crisp_attention.methods.heads import PerHead
-from crisp_attention.methods.layouts import BlockTopK, Full, Layout
 from crisp_attention.methods.part import called
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -23,8 +22,13 @@ def lacks(call: Call) -> str | None:
         return "empty tensors"
     if isinstance(call.method, PerHead):
         return "methods by head"
-    if type(call.method.layout) is not Full and (missing := _layout_lacks(call, call.method.layout)):
+    if missing := lacks_blocks(call, call.method.layout):
         return missing
+    if call.blocks is not None:
+        if call.blocks.blocks.size % LANES:
+            return f"blocks of {call.blocks.blocks.size} keys (a multiple of {LANES} is needed)"
+        if call.bias is not None:
+            return "blocks with a bias"
     if code_of(call.method.rule) is None:
         return f"the rule {called(call.method.rule)}"
     if call.softcap is not None or call.sinks is not None:
@@ -41,16 +45,12 @@ def attention(call: Call) -> Tensor:
     assert not isinstance(call.method, PerHead)
     code = code_of(call.method.rule)
     assert code is not None
-    layout = call.method.layout
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
-    valid, order = call.valid, None
-    blocks = block_counts = lengths = None
-    if type(layout) is BlockTopK:
-        if valid is not None:
-            real = valid[:, 0, 0].expand(query.shape[0], key.shape[2])
-            valid, order, lengths = None, front(real), real.sum(dim=-1, dtype=torch.int32)
-            query, key, value = (_in_order(states, order) for states in (query, key, value))
-        block_counts, blocks = listed(choose(query, key, layout, call.scale, lengths))
+    valid, graph = call.valid, call.blocks
+    listed = counts = None
+    if graph is not None:
+        valid, (counts, listed) = None, graph.listed()
+        query, key, value = map(graph.blocks.in_order, (query, key, value))
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
@@ -60,31 +60,16 @@ def attention(call: Call) -> Tensor:
         value,
         valid,
         None if call.bias is None else call.bias.float(),
-        blocks,
-        block_counts,
-        lengths,
+        listed,
+        counts,
+        None if graph is None else graph.blocks.lengths,
         seed,
         *code,
         call.causal,
         call.scale,
         call.dropout,
-        call.method.block_size or 0,
+        0 if graph is None else graph.blocks.size,
     )
-    if order is not None:
-        output = _in_order(output, order.argsort(dim=-1))
+    if graph is not None:
+        output = graph.blocks.back(output)
     return output.to(call.query.dtype)
-
-
-def _layout_lacks(call: Call, layout: Layout) -> str | None:
-    if type(layout) is not BlockTopK:
-        return f"the layout {called(layout)}"
-    if layout.block_size % LANES:
-        return f"blocks of {layout.block_size} keys (a multiple of {LANES} is needed)"
-    same = call.valid is None or only_keys(call.valid)
-    if call.causal or not same or call.query.shape[2] != call.key.shape[2]:
-        return "block choices for single queries (causal and other masks, decoding, cross-attention)"
-    return "blocks with a bias" if call.bias is not None else None
-
-
-def _in_order(states: Tensor, order: Tensor) -> Tensor:
-    return states.gather(2, order[:, None, :, None].expand(states.shape))

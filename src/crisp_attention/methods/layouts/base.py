@@ -4,7 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.part import Part
+from crisp_attention.methods.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,12 @@ class Layout(Part):
         return False
 
     @abstractmethod
-    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-        """Visible pairs, a subset of `valid`; both bool, with full L and S, broadcastable to (B, H, L, S).
+    def visible(self, rows: Rows) -> Tensor:
+        """Visible pairs, a subset of `rows.valid`; bool with full L and S, broadcastable to (B, H, L, S)."""
 
-        `products` (B, H, L, S): query · key * scale, before softcap and bias. `block_products`
-        (B, H, L, ceil(S / block_size)): the same with the mean key of each block, where the caller has them.
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        """The same choice, valid pairs aside, as whole blocks; None where the pairs are no blocks.
+
+        Asked once for a call, and taken by every kernel in place of `visible`. It looks at no values of masks.
         """
+        return None

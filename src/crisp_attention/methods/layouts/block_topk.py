@@ -4,10 +4,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
-from crisp_attention.methods.pairs import key_ranks, query_ranks, valid_queries
+from crisp_attention.methods.pairs import key_ranks, valid_queries
 from crisp_attention.methods.ranking import grouped, keep_largest, share_count, share_is_whole
+from crisp_attention.methods.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -44,37 +46,57 @@ class BlockTopK(Layout):
         blocks = -(-keys // self.block_size)
         return share_is_whole(blocks, self.sparsity) or max(self.sink_blocks, self.local_blocks) >= blocks
 
-    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-        if self.sparsity == 0 or products.shape[-2] == 0:
-            return valid
-        ranked, present, forced = self.rank(valid, products, block_products)
-        blocks = present.sum(dim=-1, keepdim=True)
-        count = torch.maximum(share_count(blocks, self.sparsity), forced.sum(dim=-1, keepdim=True))
-        kept = keep_largest(ranked, present.expand_as(ranked), count)
-        return valid & kept.gather(-1, self.block_of(valid).expand_as(products))
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        # L · D and (L / block_size)² · D, where the pairs below take L² · D
+        blocks = Blocks.of(rows, self.block_size)
+        if blocks is None:
+            return None
+        query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+        present = blocks.present(query.device).expand(query.shape[0], -1, -1, -1)
+        if self.sparsity == 0:
+            return BlockGraph.of(rows, blocks, present)
+        grouped = query.unflatten(1, (key.shape[1], -1))
+        products = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2) * rows.scale
+        own = torch.arange(blocks.count, device=query.device)[:, None]
+        return BlockGraph.of(rows, blocks, self._kept(*self._ranked(products, present, own), present))
+
+    def visible(self, rows: Rows) -> Tensor:
+        if self.sparsity == 0 or rows.query.shape[2] == 0:
+            return rows.valid
+        ranked, present, forced = self.rank(rows)
+        kept = self._kept(ranked, forced, present)
+        return rows.valid & kept.gather(-1, self.block_of(rows.valid).expand_as(rows.products))
 
     def block_of(self, valid: Tensor) -> Tensor:
         """The block of every key in its row, from 0, (..., L, S); of no meaning where not valid."""
         return (key_ranks(valid) - 1).clamp(min=0) // self.block_size
 
-    def rank(
-        self, valid: Tensor, products: Tensor, block_products: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What blocks are ranked by (B, H, L, n), which the row has, and which it always keeps.
+    def rank(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """What every query ranks blocks by (B, H, L, n), which blocks its row has, and which it always keeps.
 
         The last two are bool and broadcast to the first, whose entries are infinite where always kept.
         """
-        size, keys = self.block_size, valid.sum(dim=-1, keepdim=True)
-        if block_products is None:
-            sums = grouped(products, key_ranks(valid), valid, size, 0.0).sum(dim=-1)
-            first = torch.arange(sums.shape[-1], device=valid.device) * size
-            block_products = sums / (keys - first).clamp(1, size)
-        block = torch.arange(block_products.shape[-1], device=valid.device)
-        present = block * size < keys
-        own = (query_ranks(valid) - 1) // size
+        size, valid = self.block_size, rows.valid
+        keys = valid.sum(dim=-1, keepdim=True)
+        sums = grouped(rows.products, rows.key_positions, valid, size, 0.0).sum(dim=-1)
+        block = torch.arange(sums.shape[-1], device=valid.device)
+        products = sums / (keys - block * size).clamp(1, size)
+        present, own = block * size < keys, (rows.query_positions - 1) // size
+        ranked, forced = self._ranked(self._mean_query(products, valid), present, own)
+        return ranked, present, forced
+
+    def _ranked(self, products: Tensor, present: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """What blocks are ranked by, and those that are always kept, given the products and each row's own block."""
+        block = torch.arange(products.shape[-1], device=products.device)
         forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
-        ranked = self._mean_query(block_products, valid)
-        return torch.where(forced, torch.inf, only_finite(ranked)), present, forced
+        # a row that holds a number that is not finite keeps all its blocks, as NaN does
+        ranked = products.masked_fill(~products.isfinite().all(dim=-1, keepdim=True), torch.nan)
+        return torch.where(forced, torch.inf, ranked), forced
+
+    def _kept(self, ranked: Tensor, forced: Tensor, present: Tensor) -> Tensor:
+        blocks = present.sum(dim=-1, keepdim=True)
+        count = torch.maximum(share_count(blocks, self.sparsity), forced.sum(dim=-1, keepdim=True))
+        return keep_largest(ranked, present.expand_as(ranked), count)
 
     def _mean_query(self, block_products: Tensor, valid: Tensor) -> Tensor:
         # products are linear in the query: their mean is the product with the mean query
@@ -98,8 +120,3 @@ class BlockTopK(Layout):
         pooled = pooled.gather(-2, first.expand_as(pooled))
         pooled = pooled[..., :-1].masked_fill(pooled[..., -1:] > 0, torch.nan)
         return torch.where(real.unsqueeze(-1), pooled, block_products)
-
-
-def only_finite(ranked: Tensor) -> Tensor:
-    """What blocks are ranked by, NaN in every row that holds a number that is not finite: it keeps all of them."""
-    return ranked.masked_fill(~ranked.isfinite().all(dim=-1, keepdim=True), torch.nan)

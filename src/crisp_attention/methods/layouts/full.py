@@ -4,6 +4,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from crisp_attention.methods.layouts.base import Layout
+from crisp_attention.methods.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -15,5 +16,5 @@ class Full(Layout):
     def shows_everything(self, keys: int | None = None) -> bool:
         return True
 
-    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-        return valid
+    def visible(self, rows: Rows) -> Tensor:
+        return rows.valid

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.layouts.base import Layout
-from crisp_attention.methods.pairs import key_ranks, query_ranks
+from crisp_attention.methods.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Window(Layout):
         others = keys - self.global_tokens
         return others <= 1 or (self.dilation == 1 and self.width // 2 >= others - 1)
 
-    def visible(self, valid: Tensor, products: Tensor, block_products: Tensor | None = None) -> Tensor:
-        keys, queries = key_ranks(valid), query_ranks(valid)
+    def visible(self, rows: Rows) -> Tensor:
+        keys, queries = rows.key_positions, rows.query_positions
         distance = (keys - queries).abs()
         near = (distance <= self.dilation * (self.width // 2)) & (distance % self.dilation == 0)
         # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
         anchors = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
-        return valid & (near | anchors)
+        return rows.valid & (near | anchors)

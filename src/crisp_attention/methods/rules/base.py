@@ -1,5 +1,4 @@
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from crisp_attention.methods.part import Part
 from crisp_attention.methods.ranking import on_host
+from crisp_attention.methods.rows import Rows
 
 # scores of less than this are dropped by adding the lowest number there is
 MODERATE = 1e30
@@ -22,11 +22,11 @@ class Rule(Part):
     zeros_are_dropped: ClassVar[bool] = False  # the weights themselves say what is kept
 
     @abstractmethod
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         """Kept pairs, bool (B, H, L, S), a subset of `visible`.
 
-        `scores` (B, H, L, S), float32 or better; `visible`, a subset of `valid`, both bool with full
-        L and S, broadcast to it; `seed` int64 (B or 1, H, L or 1, 1), given only to rules with `uses_seed`.
+        `visible`, a subset of `rows.valid`, has full L and S and broadcasts to the scores; the rows have a
+        `seed` only for rules with `uses_seed`.
         """
 
     def drops_nothing(self, keys: int | None = None) -> bool:
@@ -36,12 +36,12 @@ class Rule(Part):
         """
         return False
 
-    def weigh(self, scores: Tensor, keep: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    def weigh(self, rows: Rows, keep: Tensor) -> Tensor:
         """Weights over the kept pairs, zero elsewhere and in rows that keep nothing: the softmax.
 
-        `parameters` are the layer's, such as `rule.alpha`.
+        With attention sinks, the rows have one more column of scores, and keep it.
         """
-        return masked_softmax(scores, keep)
+        return masked_softmax(rows.scores, keep)
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:

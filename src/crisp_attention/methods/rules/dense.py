@@ -3,6 +3,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.base import Rule
 
 
@@ -15,5 +16,5 @@ class Dense(Rule):
     def drops_nothing(self, keys: int | None = None) -> bool:
         return True
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
-        return visible.expand_as(scores)
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return visible.expand_as(rows.scores)

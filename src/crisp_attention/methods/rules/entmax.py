@@ -8,8 +8,9 @@ from torch import Tensor
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.part import Parameter, Shape
 from crisp_attention.methods.ranking import widest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
-from crisp_attention.methods.rules.base import Rule, masked_softmax
+from crisp_attention.methods.rules.base import Rule
 
 # Learned exponents stay inside this interval, and start in its middle.
 LOWEST, HIGHEST = 1.01, 1.99
@@ -44,18 +45,15 @@ class Entmax(Rule):
     def drops_nothing(self, keys: int | None = None) -> bool:
         return self.alpha == 1
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
-        return visible.expand_as(scores)
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return visible.expand_as(rows.scores)
 
-    def weigh(self, scores: Tensor, keep: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    def weigh(self, rows: Rows, keep: Tensor) -> Tensor:
         if self.alpha == 1:
-            return masked_softmax(scores, keep)
+            return super().weigh(rows, keep)
+        scores = rows.scores
         if isinstance(self.alpha, str):
-            if "rule.alpha" not in parameters:
-                raise ValueError(
-                    'Entmax(alpha="learned") needs a model to hold its parameters: crisp.sparsify'
-                )
-            raw = parameters["rule.alpha"].to(scores.dtype).reshape(-1, 1, 1)
+            raw = self.parameter(rows, "alpha").to(scores.dtype).reshape(-1, 1, 1)
             return alpha_entmax(scores, keep, LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(PACE * raw))
         # the weights are ever steeper at the edge of the support: there a threshold in float32 is too coarse
         exact = scores if self.alpha <= 2 else scores.to(widest(scores))

@@ -7,6 +7,7 @@ from torch import Tensor
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.pairs import key_ranks
 from crisp_attention.methods.ranking import grouped, keep_largest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.base import Rule
 
 
@@ -31,12 +32,12 @@ class NofM(Rule):
         # a first group that is not full keeps ceil(keys * n / m) of its keys
         return self.n == self.m or (keys is not None and keys * (self.m - self.n) < self.m)
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.n == self.m:
-            return visible.expand_as(scores)
+            return visible.expand_as(rows.scores)
         ranks = key_ranks(visible)
-        moved = grouped(scores, ranks, visible, self.m, -torch.inf)
-        slot = torch.arange(moved.shape[-2] * self.m, device=scores.device)
+        moved = grouped(rows.scores, ranks, visible, self.m, -torch.inf)
+        slot = torch.arange(moved.shape[-2] * self.m, device=visible.device)
         taken = (slot < visible.sum(dim=-1, keepdim=True)).unfold(-1, self.m, self.m)
         count = -(-taken.sum(dim=-1, keepdim=True) * self.n // self.m)
         kept = keep_largest(moved, taken.expand_as(moved), count)
@@ -44,4 +45,4 @@ class NofM(Rule):
         # torch.export can prove for all lengths
         place = (ranks - 1).clamp(min=0)
         index = place % self.m * kept.shape[-2] + place // self.m
-        return visible & torch.cat(kept.unbind(dim=-1), dim=-1).gather(-1, index.expand_as(scores))
+        return visible & torch.cat(kept.unbind(dim=-1), dim=-1).gather(-1, index.expand_as(rows.scores))

@@ -4,8 +4,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.pairs import key_ranks, query_ranks
 from crisp_attention.methods.ranking import keep_largest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.share import ShareRule
 
 MASK32 = 0xFFFFFFFF
@@ -37,10 +37,12 @@ class RandomK(ShareRule):
     uses_positions: ClassVar[bool] = True
     uses_seed: ClassVar[bool] = True
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.sparsity == 0:
-            return visible.expand_as(scores)
-        if seed is None:
+            return visible.expand_as(rows.scores)
+        if rows.seed is None:
             raise ValueError("RandomK needs a seed, got None")
-        draw = mix(mix(seed + query_ranks(valid)) + key_ranks(valid)) >> 8  # 24 bits: exact in float32
-        return keep_largest(draw.to(torch.float32).expand_as(scores), visible, self.count(visible))
+        draw = (
+            mix(mix(rows.seed + rows.query_positions) + rows.key_positions) >> 8
+        )  # 24 bits: exact in float32
+        return keep_largest(draw.to(torch.float32).expand_as(rows.scores), visible, self.count(visible))

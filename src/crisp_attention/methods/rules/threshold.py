@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.base import Rule
 
 
@@ -27,8 +28,8 @@ class Threshold(Rule):
     def drops_nothing(self, keys: int | None = None) -> bool:
         return self.epsilon == 0
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.epsilon == 0:
-            return visible.expand_as(scores)
-        largest = torch.where(visible, scores, -torch.inf).amax(dim=-1, keepdim=True)
-        return visible & ~(scores < largest + math.log(self.epsilon))  # so that NaN keeps the row
+            return visible.expand_as(rows.scores)
+        largest = torch.where(visible, rows.scores, -torch.inf).amax(dim=-1, keepdim=True)
+        return visible & ~(rows.scores < largest + math.log(self.epsilon))  # so that NaN keeps the row

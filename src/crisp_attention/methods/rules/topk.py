@@ -4,6 +4,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from crisp_attention.methods.ranking import keep_largest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.share import ShareRule
 
 
@@ -18,7 +19,7 @@ class TopK(ShareRule):
 
     name: ClassVar[str] = "topk"
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.sparsity == 0:
-            return visible.expand_as(scores)
-        return keep_largest(scores, visible, self.count(visible))
+            return visible.expand_as(rows.scores)
+        return keep_largest(rows.scores, visible, self.count(visible))

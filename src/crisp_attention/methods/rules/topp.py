@@ -6,6 +6,7 @@ from torch import Tensor
 
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.ranking import ROUNDING, keep_largest, sort_rows, widest
+from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.base import Rule
 
 COARSE = 2**12
@@ -29,10 +30,10 @@ class TopP(Rule):
     def drops_nothing(self, keys: int | None = None) -> bool:
         return self.mass == 1
 
-    def select(self, scores: Tensor, visible: Tensor, valid: Tensor, seed: Tensor | None) -> Tensor:
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.mass == 1:
-            return visible.expand_as(scores)
-        ranked = torch.where(visible, scores, -torch.inf).to(widest(scores))
+            return visible.expand_as(rows.scores)
+        ranked = torch.where(visible, rows.scores, -torch.inf).to(widest(rows.scores))
         falling = sort_rows(ranked).flip(-1)
         # -inf where a row sees nothing: it has to stay finite
         top = falling[..., :1].nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
@@ -42,4 +43,4 @@ class TopP(Rule):
         coarse = round(self.mass * COARSE) / COARSE
         short = reached - coarse < self.mass - ROUNDING - coarse
         count = short.sum(dim=-1, keepdim=True) + 1
-        return keep_largest(scores, visible, torch.minimum(count, visible.sum(dim=-1, keepdim=True)))
+        return keep_largest(rows.scores, visible, torch.minimum(count, visible.sum(dim=-1, keepdim=True)))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crisp_attention import BlockTopK
-from crisp_attention.kernels.blocks import choose, front, listed
+from crisp_attention.methods.blocks import BlockGraph, listed
+from crisp_attention.methods.rows import Rows
 from tests.cases import normal
 
 DRAWN = st.builds(
@@ -19,39 +22,41 @@ DRAWN = st.builds(
 )
 
 
-def visible(layout: BlockTopK, query: Tensor, key: Tensor, present: Tensor) -> Tensor:
-    """What the layout itself sees from the full products, (B, H, L, L)."""
-    products = query @ key.repeat_interleave(query.shape[1] // key.shape[1], dim=1).transpose(2, 3)
-    valid = present[:, None, None, :].expand(-1, 1, query.shape[2], -1)
-    return layout.visible(valid, products).expand(products.shape)
+def rows_of(query: Tensor, key: Tensor, present: Tensor | None = None, scale: float = 1.0) -> Rows:
+    """The rows of a self-attention in which every query sees the tokens that are present (B, L)."""
+    mask = None if present is None else present[:, None, None].expand(-1, 1, query.shape[2], -1)
+    return Rows(query, key, scale, mask)
 
 
-def from_blocks(kept: Tensor, layout: BlockTopK, present: Tensor) -> Tensor:
-    """The same pairs from blocks of the present tokens; a token that is not present sees nothing."""
-    block = (present.cumsum(-1) - 1).clamp(min=0) // layout.block_size
-    batch = torch.arange(len(present))[:, None, None]
-    pairs = kept.transpose(0, 1)[:, batch, block[:, :, None], block[:, None, :]].transpose(0, 1)
-    return pairs & present[:, None, :, None] & present[:, None, None, :]
+def chosen(layout: BlockTopK, rows: Rows) -> BlockGraph:
+    graph = layout.blocks(rows)
+    assert graph is not None
+    return graph
+
+
+def same(layout: BlockTopK, rows: Rows) -> bool:
+    """Whether the blocks show the queries that are present the pairs that the layout does, one by one."""
+    present = rows.valid[:, :, :1].transpose(2, 3)
+    wanted = layout.visible(rows).expand(rows.products.shape) & present
+    return bool((chosen(layout, rows).pairs() & rows.valid & present).equal(wanted))
 
 
 @given(
     DRAWN, st.integers(1, 17), st.integers(0, 10**6), st.booleans(), st.sampled_from([1.0, 0.3, -0.3, 0.0])
 )
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_the_choice_is_that_of_the_layout(
+def test_whole_blocks_are_the_pairs_one_by_one(
     layout: BlockTopK, length: int, seed: int, whole: bool, scale: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     query, key = normal(3, 4, length, 5, seed=seed), normal(3, 2, length, 5, seed=seed + 1)
     present = torch.rand(3, length, generator=generator) < 0.7
     present[0] = True
-    wanted = visible(layout, query * scale, key, present) & present[:, None, :, None]
-    order = front(present)
-    moved = [states.gather(2, order[:, None, :, None].expand_as(states)) for states in (query, key)]
-    kept = choose(*moved, layout, scale, present.sum(-1))
-    assert from_blocks(kept, layout, present).equal(wanted)
+    rows = rows_of(query, key, present, scale)
+    assert same(layout, rows)
     if whole:
-        assert choose(query[:1], key[:1], layout, scale).equal(kept[:1])
+        alone = chosen(layout, rows_of(query[:1], key[:1], scale=scale))
+        assert alone.seen.equal(chosen(layout, rows).seen[:1])
 
 
 @given(DRAWN, st.integers(0, 10**6))
@@ -61,24 +66,23 @@ def test_of_equal_blocks_the_first_are_chosen(layout: BlockTopK, seed: int) -> N
     layout = BlockTopK(layout.sparsity, 2 * (1 + seed % 2), layout.sink_blocks, layout.local_blocks)
     generator = torch.Generator().manual_seed(seed)
     query, key = (torch.randint(-1, 2, (1, 2, 12, 2), generator=generator).float() for _ in range(2))
-    present = torch.ones(1, 12, dtype=torch.bool)
-    wanted = visible(layout, query, key, present)
-    assert from_blocks(choose(query, key, layout, 1.0), layout, present).equal(wanted)
+    assert same(layout, rows_of(query, key))
 
 
 def test_half_precision_is_pooled_in_single() -> None:
     query, key = (normal(1, 1, 4096, 8, seed=seed, dtype=torch.bfloat16) for seed in (0, 1))
     layout = BlockTopK(0.9, block_size=1024)
-    assert choose(query, key, layout, 1.0).equal(choose(query.double(), key.double(), layout, 1.0))
+    half, double = chosen(layout, rows_of(query, key)), chosen(layout, rows_of(query.double(), key.double()))
+    assert half.seen.equal(double.seen)
 
 
 def test_padding_that_is_not_a_number_changes_nothing() -> None:
     query, key = normal(2, 2, 12, 4), normal(2, 2, 12, 4, seed=1)
-    lengths, layout = torch.tensor([12, 7]), BlockTopK(0.6, block_size=2)
-    plain = choose(query, key, layout, 1.0, lengths)
+    present, layout = torch.arange(12) < torch.tensor([[12], [7]]), BlockTopK(0.6, block_size=2)
+    plain = chosen(layout, rows_of(query, key, present)).seen
     query[1, :, 7:] = torch.nan
     key[1, :, 7:] = torch.nan
-    assert choose(query, key, layout, 1.0, lengths).equal(plain)
+    assert chosen(layout, rows_of(query, key, present)).seen.equal(plain)
     assert not plain[1, :, 4:].any()
     assert not plain[1, :, :, 4:].any()
 
@@ -88,10 +92,22 @@ def test_padding_that_is_not_a_number_changes_nothing() -> None:
 def test_what_is_not_finite_lets_those_that_rank_it_see_everything(broken: float, of_a_query: bool) -> None:
     query, key = normal(1, 1, 12, 4), normal(1, 1, 12, 4, seed=1)
     (query if of_a_query else key)[..., 5, 0] = broken
-    layout = BlockTopK(0.6, block_size=3)
-    present = torch.ones(1, 12, dtype=torch.bool)
-    wanted = visible(layout, query, key, present)
-    assert from_blocks(choose(query, key, layout, 1.0), layout, present).equal(wanted)
+    assert same(BlockTopK(0.6, block_size=3), rows_of(query, key))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"causal": True},
+        {"query": normal(2, 2, 1, 4)},
+        {"mask": torch.ones(2, 1, 12, 12, dtype=torch.bool)},
+        {"mask": torch.ones(2, 2, 1, 12, dtype=torch.bool)},
+    ],
+    ids=["causal", "decoding", "a mask of each query", "a mask of each head"],
+)
+def test_queries_that_may_see_different_keys_choose_for_themselves(change: dict) -> None:
+    rows = rows_of(normal(2, 2, 12, 4), normal(2, 2, 12, 4, seed=1))
+    assert BlockTopK(0.6, block_size=3).blocks(replace(rows, **change)) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,7 +124,7 @@ def test_nothing_of_size_length_by_length_is_held() -> None:
     states = normal(1, 1, 1, 4, dtype=torch.float32).expand(1, 1, length, 4)
     sizes: list[int] = []
     with _Sizes(sizes):
-        choose(states, states, BlockTopK(0.9, block_size=512), 1.0)
+        BlockTopK(0.9, block_size=512).blocks(rows_of(states, states))
     assert max(sizes) <= 8 * length
 
 

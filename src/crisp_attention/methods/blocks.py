@@ -1,0 +1,114 @@
+"""Blocks of tokens in self-attention, and which of them see each other."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.rows import Rows
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The tokens of a self-attention, an example's real ones first and in their order, in blocks of `size`.
+
+    `order` (B, L) holds their indices in that order and `lengths` (B,) how many are real; both are None where
+    all are.
+    """
+
+    size: int
+    length: int
+    order: Tensor | None = None
+    lengths: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Rows, size: int) -> "Blocks | None":
+        """The blocks of some rows; None unless queries and keys are the same tokens, and all see the same of them.
+
+        Whether they do is judged by the mask's strides: its values are not looked at.
+        """
+        length, mask = rows.key.shape[2], rows.mask
+        if rows.causal or rows.query.shape[2] != length or length == 0:
+            return None
+        if mask is None:
+            return cls(size, length)
+        if not all(mask.shape[dim] == 1 or mask.stride(dim) == 0 for dim in (1, 2)):
+            return None
+        real = mask[:, 0, 0].expand(rows.query.shape[0], length)
+        order = (~real).int().argsort(dim=-1, stable=True)
+        return cls(size, length, order, real.sum(dim=-1, dtype=torch.int32))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return -(-self.length // self.size)
+
+    def present(self, device: torch.device) -> Tensor:
+        """The blocks with a real token, bool (B or 1, 1, 1, n)."""
+        first = torch.arange(self.count, device=device)[None, None, None] * self.size
+        return first < (self.length if self.lengths is None else self.lengths[:, None, None, None])
+
+    def in_order(self, states: Tensor) -> Tensor:
+        """States (B, H, L, D), real tokens first."""
+        if self.order is None:
+            return states
+        return states.gather(2, self.order[:, None, :, None].expand(states.shape))
+
+    def back(self, states: Tensor) -> Tensor:
+        """States that were put in order, as they were before."""
+        if self.order is None:
+            return states
+        return states.gather(2, self.order.argsort(dim=-1)[:, None, :, None].expand(states.shape))
+
+    def means(self, states: Tensor) -> Tensor:
+        """Mean of each block's real tokens (B, H, n, D), in float32 or better, of states that are in order."""
+        exact = torch.promote_types(states.dtype, torch.float32)
+        lengths = None if self.lengths is None else self.lengths[:, None, None, None]
+        if lengths is not None:
+            place = torch.arange(self.length, device=states.device)[:, None]
+            states = torch.where(place < lengths, states, 0.0)
+        whole = self.length // self.size
+        sums = states[:, :, : whole * self.size].unflatten(2, (whole, self.size)).sum(dim=3, dtype=exact)
+        if self.length % self.size:
+            rest = states[:, :, whole * self.size :].sum(dim=2, keepdim=True, dtype=exact)
+            sums = torch.cat([sums, rest], dim=2)
+        first = torch.arange(self.count, device=states.device)[:, None] * self.size
+        return sums / ((self.length if lengths is None else lengths) - first).clamp(1, self.size)
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """Which blocks of keys each block of queries sees, bool (B, H, n, n).
+
+    Blocks without a real token see nothing and are seen by none.
+    """
+
+    blocks: Blocks
+    seen: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows, blocks: Blocks, seen: Tensor) -> "BlockGraph":
+        """The graph of what is `seen`, broadcastable to (B, H, n, n), among the blocks that have a real token."""
+        present = blocks.present(seen.device)
+        seen = seen & present & present.transpose(-1, -2)
+        return cls(blocks, seen.expand(*rows.query.shape[:2], -1, -1))
+
+    def pairs(self) -> Tensor:
+        """The pairs of tokens in blocks that see each other, bool (B, H, L, L); padding is among them."""
+        block = torch.arange(self.blocks.length, device=self.seen.device) // self.blocks.size
+        if self.blocks.order is None:
+            return self.seen[:, :, block][..., block]
+        own = block[self.blocks.order.argsort(dim=-1)][:, None]
+        (batch, heads, count, _), length = self.seen.shape, self.blocks.length
+        rows = self.seen.gather(2, own[..., None].expand(batch, heads, length, count))
+        return rows.gather(3, own[..., None, :].expand(batch, heads, length, length))
+
+    def listed(self) -> tuple[Tensor, Tensor]:
+        """How many blocks each block of queries sees (B, H, n), and which, ascending and first, (B, H, n, n); int32."""
+        return listed(self.seen)
+
+
+def listed(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """How many entries of each row are True, and which, ascending and first, then the others; int32."""
+    order = (~kept).int().argsort(dim=-1, stable=True)
+    return kept.sum(dim=-1, dtype=torch.int32), order.to(torch.int32)

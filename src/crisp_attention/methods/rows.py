@@ -1,0 +1,142 @@
+"""The rows of scores that a layout and a rule decide on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.pairs import causal_mask, key_ranks, query_ranks
+
+
+@dataclass(eq=False)
+class Rows:
+    """Queries (B, H, L, D) and keys (B, G, S, D), and all that a decision on their scores may look at.
+
+    What costs something is worked out when it is first asked for.
+
+    Parameters
+    ----------
+    query, key
+        Of any floating dtype; H is a multiple of G.
+    scale
+        Factor of the products.
+    mask
+        Valid pairs, bool, broadcastable to (B, H, L, S); None where all are.
+    causal
+        Whether the keys j > i are forbidden besides.
+    softcap, bias
+        What becomes of the products: capped to ±softcap by tanh, and added to, broadcastable to (B, H, L, S).
+    seed
+        A number for every row, int64 (B or 1, H, L or 1, 1), for methods that draw.
+    parameters
+        Those that the layer holds for the method, by names such as `rule.alpha`.
+    """
+
+    query: Tensor
+    key: Tensor
+    scale: float = 1.0
+    mask: Tensor | None = None
+    causal: bool = False
+    softcap: float | None = None
+    bias: Tensor | None = None
+    seed: Tensor | None = None
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    _products: Tensor | None = field(default=None, repr=False)
+    _scores: Tensor | None = field(default=None, repr=False)
+    _valid: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_scores(cls, scores: Tensor, valid: Tensor | None = None, **more: Any) -> "Rows":
+        """Rows of which only the scores (..., L, S) are known, and perhaps valid pairs, a seed and parameters."""
+        query, key = (scores.new_empty(*scores.shape[:-2], length, 0) for length in scores.shape[-2:])
+        return cls(query, key, mask=valid, _products=scores, _scores=scores, **more)
+
+    @property
+    def exact(self) -> torch.dtype:
+        """The dtype of products and scores: float32, or better where the queries are."""
+        return torch.promote_types(self.query.dtype, torch.float32)
+
+    @property
+    def products(self) -> Tensor:
+        """query · key * scale, (B, H, L, S), before softcap and bias."""
+        if self._products is None:
+            key = repeat_heads(self.key, self.query.shape[1] // self.key.shape[1]).to(self.exact)
+            self._products = torch.matmul(self.query.to(self.exact), key.transpose(2, 3)) * self.scale
+        return self._products
+
+    @property
+    def scores(self) -> Tensor:
+        """What the softmax is taken of, (B, H, L, S)."""
+        if self._scores is None:
+            scores = self.products
+            if self.softcap is not None:
+                scores = torch.tanh(scores / self.softcap) * self.softcap
+            if self.bias is not None:
+                scores = scores + self.bias.to(self.exact)
+            self._scores = scores
+        return self._scores
+
+    @property
+    def valid(self) -> Tensor:
+        """Valid pairs, bool, with full L and S, broadcastable to (B, H, L, S)."""
+        if self._valid is None:
+            queries, keys = self.query.shape[-2], self.key.shape[-2]
+            valid = self.mask
+            if self.causal:
+                causal = causal_mask(queries, keys, self.query.device)
+                valid = causal if valid is None else valid & causal
+            if valid is None:
+                valid = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=self.query.device)
+            self._valid = valid.expand(*valid.shape[:-2], queries, keys)
+        return self._valid
+
+    @property
+    def key_positions(self) -> Tensor:
+        """1-based position of each key among the valid keys of its row, (..., L, S)."""
+        return key_ranks(self.valid)
+
+    @property
+    def query_positions(self) -> Tensor:
+        """1-based position of each query's own token among the valid keys of its row, (..., L, 1)."""
+        return query_ranks(self.valid)
+
+    def of(self, heads: list[int], parameters: Mapping[str, Tensor]) -> "Rows":
+        """The rows of these heads, with the parameters of their method; scores are shared, not worked out again."""
+        shared = self.query.shape[1] // self.key.shape[1]
+        return Rows(
+            self.query[:, heads],
+            self.key[:, [head // shared for head in heads]],
+            self.scale,
+            of_heads(self.mask, heads),
+            self.causal,
+            self.softcap,
+            of_heads(self.bias, heads),
+            None if self.seed is None else self.seed[:, heads],
+            parameters,
+            self.products[:, heads],
+            self.scores[:, heads],
+            of_heads(self.valid, heads),
+        )
+
+    def with_scores(self, scores: Tensor) -> "Rows":
+        """The same rows with other scores."""
+        return replace(self, _scores=scores)
+
+
+def of_heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:
+    """The part of a mask that is for these heads; it may be the same for all."""
+    return mask if mask is None or mask.shape[-3:-2] in ((), (1,)) else mask[..., heads, :, :]
+
+
+def repeat_heads(states: Tensor, times: int) -> Tensor:
+    """Key or value heads (B, G, S, D), each as often as query heads share it."""
+    if times == 1:
+        return states
+    batch, heads, length, width = states.shape
+    return (
+        states[:, :, None]
+        .expand(batch, heads, times, length, width)
+        .reshape(batch, heads * times, length, width)
+    )
