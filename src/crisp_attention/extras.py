@@ -3,6 +3,34 @@
 from importlib import import_module
 from typing import Any
 
+# the modules that each extra brings; the command needs them all
+RUNS = {
+    "accelerate",
+    "datasets",
+    "matplotlib",
+    "packaging",
+    "pandas",
+    "PIL",
+    "psutil",
+    "pyarrow",
+    "rich",
+    "sklearn",
+    "scipy",
+}
+STUDIES = {"filelock", "jinja2", "markupsafe", "optuna", "sqlalchemy"}
+CLI = {"tyro", "yaml"}
+
+
+def extra_of(module: str | None) -> str | None:
+    """The extra with which a module that the command `crisp` lacks is best installed; None for no module of an extra.
+
+    Examples
+    --------
+    >>> extra_of("optuna.trial"), extra_of("json")
+    ('all', None)
+    """
+    return "all" if (module or "").partition(".")[0] in RUNS | STUDIES | CLI else None
+
 
 def needs(library: str, extra: str) -> Any:
     """Import a library that only an extra of the package brings.
