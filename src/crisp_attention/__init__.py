@@ -13,6 +13,8 @@ from wrapt import register_post_import_hook
 if TYPE_CHECKING:
     from crisp_attention.errors import CheckpointError as CheckpointError
     from crisp_attention.functional import attention as attention
+    from crisp_attention.insight.fitting import Fit as Fit
+    from crisp_attention.insight.fitting import fit as fit
     from crisp_attention.insight.measuring import Measurement as Measurement
     from crisp_attention.insight.measuring import measuring as measuring
     from crisp_attention.insight.profile.dense_pass import profile as profile
@@ -55,6 +57,7 @@ _HOME = {
     "Data": "runs.spec",
     "Dense": "methods.rules",
     "Entmax": "methods.rules",
+    "Fit": "insight.fitting",
     "Full": "methods.layouts",
     "Measurement": "insight.measuring",
     "Method": "methods.method",
@@ -77,6 +80,7 @@ _HOME = {
     "explain": "models.explain",
     "finetune": "runs.finetune",
     "is_sparse": "models.sparse_model",
+    "fit": "insight.fitting",
     "load": "models.persistence",
     "measuring": "insight.measuring",
     "parse": "methods.spec",

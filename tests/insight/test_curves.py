@@ -1,6 +1,7 @@
 """Curves of kept mass: against the rules themselves at every sparsity, and against loops in float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,13 +104,19 @@ def test_cross_attention_has_neither_distance_nor_blocks():
 @masks
 def test_two_calls_add_up_to_one_call_on_both(valid):
     seen = call(Method(), valid)
+    unknown = dict.fromkeys(("_products", "_scores", "_valid"))
     parts = [
         LayerSums.of(
             Observation(
-                *(
-                    getattr(seen, f).expand(3, *[-1] * (getattr(seen, f).dim() - 1))[at]
-                    for f in Observation.__annotations__
-                )
+                replace(
+                    seen.rows,
+                    query=seen.rows.query[at],
+                    key=seen.rows.key[at],
+                    mask=seen.valid[at],
+                    **unknown,
+                ),
+                seen.keep[at],
+                seen.queries.expand(3, -1, -1)[at],
             ),
             TARGETS,
             cross=False,

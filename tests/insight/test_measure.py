@@ -11,6 +11,7 @@ from crisp_attention import Measurement, Method, TopK
 from crisp_attention.insight.measuring import LayerTotals
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.pairs import valid_queries
+from crisp_attention.methods.rows import Rows
 from tests.cases import attention, normal, self_attention
 
 
@@ -22,7 +23,7 @@ def rows(*lines: str) -> Tensor:
 def seen(odds: list[list[float]], valid: Tensor, keep: Tensor) -> Observation:
     """One call whose dense weights are in proportion to `odds`."""
     scores = torch.tensor(odds).log()[None, None]
-    return Observation(scores, scores, valid, keep, valid_queries(valid))
+    return Observation(Rows.of_scores(scores, valid), keep, valid_queries(valid))
 
 
 def measured(*calls: Observation) -> dict:
@@ -109,7 +110,10 @@ def test_each_head_has_its_own_row() -> None:
 @settings(deadline=None, max_examples=50, derandomize=True)
 def test_two_calls_measure_what_one_call_on_both_does(first: int, second: int, seed: int) -> None:
     a, b = observed(first, seed), observed(second, seed + 1)
-    both = Observation(*(torch.cat([getattr(a, f), getattr(b, f)]) for f in Observation.__annotations__))
+    scores, valid, keep, queries = (
+        torch.cat([getattr(a, name), getattr(b, name)]) for name in ("scores", "valid", "keep", "queries")
+    )
+    both = Observation(Rows.of_scores(scores, valid), keep, queries)
     assert measured(a, b) == pytest.approx(measured(both))
 
 

@@ -10,6 +10,7 @@ from crisp_attention import BlockTopK, Budgets, Dense, Method, PerHead, Profile,
 from crisp_attention.insight.profile.targets import Targets
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.pairs import valid_queries
+from crisp_attention.methods.rows import Rows
 from tests.cases import attention, normal
 
 EVEN = [1.0] * 10
@@ -20,7 +21,7 @@ def seen(*odds: list[float], queries: int = 10) -> Observation:
     """One call whose heads have these odds on 10 keys in every row."""
     scores = torch.tensor(odds, dtype=torch.float64).log()[None, :, None].expand(-1, -1, queries, -1)
     valid = torch.ones_like(scores, dtype=torch.bool)
-    return Observation(scores, scores, valid, valid, valid_queries(valid))
+    return Observation(Rows.of_scores(scores, valid), valid, valid_queries(valid))
 
 
 def profile(*calls: Observation, cross: tuple[bool, ...] = (False, False, False), **how) -> Profile:

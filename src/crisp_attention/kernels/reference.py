@@ -19,16 +19,29 @@ from crisp_attention.methods.rules.base import Rule
 
 @dataclass(frozen=True)
 class Observation:
-    """What one call computed, for measuring: all (B, H, L, S) but `queries`, (B or 1, H or 1, L).
+    """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are no padding.
 
-    `products` are query · key * scale; `scores` these after softcap and bias.
+    `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L).
     """
 
-    products: Tensor
-    scores: Tensor
-    valid: Tensor
+    rows: Rows
     keep: Tensor
     queries: Tensor
+
+    @property
+    def products(self) -> Tensor:
+        """query · key * scale, (B, H, L, S)."""
+        return self.rows.products.detach()
+
+    @property
+    def scores(self) -> Tensor:
+        """The products after softcap and bias."""
+        return self.rows.scores.detach()
+
+    @property
+    def valid(self) -> Tensor:
+        """Valid pairs, (B, H, L, S)."""
+        return self.rows.valid.expand_as(self.rows.scores)
 
 
 def attention(call: Call, *, observe: Callable[[Observation], None] | None = None) -> tuple[Tensor, Tensor]:
@@ -41,13 +54,12 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
     with exactly(query.device):
         value = repeat_heads(call.value, query.shape[1] // call.key.shape[1])
         rows = call.rows
-        scores = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
+        _ = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
         sinks = None if call.sinks is None else call.sinks.to(rows.exact)
         keep, weights = _attend(rows, call.method, sinks)
         if observe is not None:
             with torch.no_grad():
-                pairs, queries = rows.valid.expand_as(scores), valid_queries(rows.valid)
-                observe(Observation(rows.products.detach(), scores.detach(), pairs, keep, queries))
+                observe(Observation(rows, keep, valid_queries(rows.valid)))
         weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 

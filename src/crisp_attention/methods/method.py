@@ -7,7 +7,7 @@ from typing import Any
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.layouts import Full, Layout
 from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict
-from crisp_attention.methods.part import Parameter, Shape, answers, called, registered
+from crisp_attention.methods.part import Parameter, Part, Shape, answers, called, registered
 from crisp_attention.methods.rules import Dense, Rule
 
 # torch.compile follows a function to a constant, but not a factory that is a class
@@ -30,6 +30,11 @@ class Method:
             raise TypeError(f"layout must be one of {', '.join(registered(Layout))}, got {self.layout!r}")
         if not isinstance(self.rule, Rule):
             raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The layout and the rule."""
+        return self.layout, self.rule
 
     @property
     def name(self) -> str:
@@ -81,9 +86,10 @@ class Method:
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
         """What a layer of this shape holds for the method: `layout.…` and `rule.…`, by its part's name for it."""
-        parts = (self.layout, self.rule)
         return {
-            f"{part.kind}.{name}": each for part in parts for name, each in part.parameters(shape).items()
+            f"{part.kind}.{name}": each
+            for part in self.parts
+            for name, each in part.parameters(shape).items()
         }
 
     @property

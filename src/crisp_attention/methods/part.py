@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from crisp_attention.methods.rows import Rows
+
 NAME = re.compile(r"[A-Za-z_][\w-]*")
 
 
@@ -36,6 +38,16 @@ class Parameter:
     value: Tensor
     trained: bool = True
     per_head: bool = True
+
+
+class Fitter(Protocol):
+    """Finds the fitted parameters of a part in one layer, from what the layer sees of some batches."""
+
+    def see(self, rows: Rows) -> None:
+        """Take in one attention call of the layer, of all its heads; calls come in their order."""
+
+    def values(self) -> dict[str, Tensor]:
+        """The parameters by name, of the shapes that `Part.parameters` says."""
 
 
 class Given(Protocol):
@@ -70,6 +82,13 @@ class Part(ABC):
     def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
         """What a layer of this shape holds for the part, by name; nothing for most parts."""
         return {}
+
+    def fitter(self, shape: Shape, seed: int = 0) -> Fitter | None:
+        """What finds the parameters of a layer of this shape that are not trained; None for parts that have none.
+
+        It draws nothing but from `seed`, so that the same model, batches and seed give the same values.
+        """
+        return None
 
     def parameter(self, given: Given, name: str) -> Tensor:
         """One of the layer's `parameters`, as it is now. Raises ValueError if the layer does not hold it."""

@@ -1,7 +1,7 @@
 """Using a model for a while, and giving it back as it was."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Lock, local
@@ -15,7 +15,7 @@ from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import AnyMethod, Method
 from crisp_attention.models.apply import activate, deactivate, supported_layers
-from crisp_attention.models.host import device_of, host_of
+from crisp_attention.models.host import Host, device_of, host_of
 from crisp_attention.models.rollback import all_or_nothing, everything, remember
 from crisp_attention.models.selection import select
 from crisp_attention.models.settings import Observer, Settings, settings_on
@@ -83,6 +83,15 @@ def borrowed(
         if unobserved:
             given.enter_context(_each(layers, "observers", list))
         yield layers
+
+
+def inputs(host: Host, root: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch as arguments of a forward pass of which no loss is wanted. Raises TypeError if it is no mapping."""
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"expected batches that are mappings of the model's arguments, got {type(batch).__name__}"
+        )
+    return host.inputs(root, batch)
 
 
 @contextmanager

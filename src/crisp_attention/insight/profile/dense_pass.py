@@ -9,7 +9,7 @@ from crisp_attention.insight.profile.profile import Profile
 from crisp_attention.insight.profile.targets import Targets
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models.borrowing import borrowed
+from crisp_attention.models.borrowing import borrowed, inputs
 from crisp_attention.models.host import host_of
 from crisp_attention.models.settings import Settings
 
@@ -63,11 +63,7 @@ def profile(
     host, root = host_of(model)
     with borrowed(model, observe=observe, dense=True, evaluate=True):
         for batch in dataloader:
-            if not isinstance(batch, Mapping):
-                raise TypeError(
-                    f"expected batches that are mappings of the model's arguments, got {type(batch).__name__}"
-                )
-            model(**host.inputs(root, batch))
+            model(**inputs(host, root, batch))
     if not found.sums:
         raise ValueError("nothing was profiled: the dataloader gave no batch, or no attention ran")
     return found
