@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 import crisp_attention as crisp
 from crisp_attention.cli import main as cli
-from crisp_attention.cli.profile_options import ProfileOptions
-from crisp_attention.cli.profiling import run_profile
+from crisp_attention.cli.options import ProfileOptions
+from crisp_attention.cli.profile import run_profile
 from crisp_attention.errors import CheckpointError, DataError, OptionError
 from crisp_attention.runs.sources import load_source
 from tests.runs import small

@@ -15,9 +15,9 @@ import tyro
 
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.cli.config import with_config
-from crisp_attention.cli.profile_options import ProfileOptions
+from crisp_attention.cli.options import MethodsOptions, ProfileOptions
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
-from crisp_attention.runs.options import FinetuneOptions, MethodsOptions
+from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
 from crisp_attention.studies.options import (
     DemoOptions,
@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "finetune": (FinetuneOptions, "cli.finetune", "run_finetune"),
     "sweep": (SweepOptions, "studies.sweep.command", "run_sweep"),
     "reproduce": (ReproduceOptions, "studies.reproduce", "run_reproduce"),
-    "profile": (ProfileOptions, "cli.profiling", "run_profile"),
+    "profile": (ProfileOptions, "cli.profile", "run_profile"),
     "view": (ViewOptions, "view", "run_view"),
     "report": (ReportOptions, "studies.report", "run_report"),
     "demo": (DemoOptions, "studies.demo", "run_demo"),

@@ -5,9 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from crisp_attention.cli.options import MethodsOptions
 from crisp_attention.methods import layouts, rules
 from crisp_attention.methods.options import options_of
-from crisp_attention.runs.options import MethodsOptions
 
 
 def run_methods(options: MethodsOptions, console: Console) -> None:

@@ -116,11 +116,6 @@ class FinetuneOptions(RecipeOptions):
     """Continue the interrupted run in the output folder, from its last complete checkpoint."""
 
 
-@dataclass(frozen=True)
-class MethodsOptions:
-    """List the methods that `--method` takes, with their options."""
-
-
 def words(options: Any) -> list[str]:
     """The arguments of a command line that gives these options; defaults are left out."""
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""What `crisp profile` can be asked for. Imports nothing heavy: the command line's help reads it."""
+"""What the commands can be asked for. Imports nothing heavy: the command line's help reads it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,3 +68,8 @@ class ProfileOptions:
     max_length: Count = None
     """For text: longer ones are cut to this many tokens, or to fewer where the model or its tokenizer takes fewer.
     Default: 128."""
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """List the methods that `--method` takes, with their options."""
