@@ -226,7 +226,7 @@ def test_notes_come_first_then_progress_then_the_table(tuned, tmp_path):
 @pytest.mark.skipif(
     Version(transformers.__version__).release < (5, 7), reason="this transformers restores LayerNorm wrongly"
 )
-def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypatch):
+def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, tmp_path, monkeypatch):
     from crisp_attention.runs.progress import RunProgress
 
     def interrupt(*args, **kwargs):
@@ -240,11 +240,18 @@ def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, monkeypat
     assert last.startswith("interrupted; to continue: crisp finetune --model ")
     assert last.endswith(" --resume")
     assert "--overwrite" not in last
-    assert tuned("--resume")[0] == 0
+    status, _, err = tuned("--resume")
+    assert status == 0
+    assert "continuing from the beginning" in err
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     status, out, err = tuned("--resume")
     assert status == 0
     assert "is finished; nothing is left to do" in err
     assert "achieved sparsity" in out
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    status, _, err = tuned()
+    assert status == 2
+    assert "already holds a finished run; --overwrite replaces it" in err
 
 
 def test_only_finetune_is_started_by_torchrun(crisp_command, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ def check_ours(folder: Path, what: str, own: Callable[[str], object], option: st
     entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
     if foreign := [name for name in entries if not own(name)]:
         raise OptionError(
-            f"{option}: {folder} holds files that are not of {what} ({', '.join(foreign[:NAMED])}); "
+            f"{option} {folder} holds files that are not of {what} ({', '.join(foreign[:NAMED])}); "
             f"choose another folder",
             option,
         )

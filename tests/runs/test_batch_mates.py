@@ -38,18 +38,19 @@ def pictures(tmp_path_factory) -> str:
     ("config", "given", "method"),
     [
         (BertConfig(**BODY), {"padding_side": "left"}, "topk"),
-        (RobertaConfig(**BODY, pad_token_id=1), {}, "dense"),
+        pytest.param(RobertaConfig(**BODY, pad_token_id=1), {}, "dense", marks=pytest.mark.slow),
         (
             GPT2Config(**GPT2),
             {"pad_token": None, "padding_side": "left"},
             "topk",
         ),  # pads with its end
-        (
+        pytest.param(  # all texts end in it
             LlamaConfig(**LLAMA),
             {"pad_token": "[SEP]", "padding_side": "left"},
             "dense",
-        ),  # all texts end in it
-        (BartConfig(**BART), {}, "topk"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(BartConfig(**BART), {}, "topk", marks=pytest.mark.slow),
         (small.convbert(), {}, "dense"),
     ],
     ids=lambda value: getattr(value, "model_type", None),

@@ -85,6 +85,7 @@ def test_the_delivered_model_is_the_best_at_the_final_sparsity_and_the_one_measu
     assert measured["accuracy"] == pytest.approx(evaluated["eval_accuracy"][chosen])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_early_says_what_it_delivers(run, reviews, tmp_path):
     done, said = run(14)
     assert "training ended at step 14 of 36: the model has sparsity 0.34" in said

@@ -115,6 +115,7 @@ def test_a_step_its_log_its_evaluation_and_its_checkpoint_have_one_sparsity(tmp_
         assert evaluated[step]["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_ramp_to_the_end_is_evaluated_at_its_end(tmp_path, unwarned):
     made = trainer(tmp_path, schedule=Schedule(final=0.8, end=1.0), load_best_model_at_end=True)
     made.train()
@@ -154,8 +155,8 @@ def test_a_model_made_dense_after_training_can_be_evaluated(tmp_path):
     "changes",
     [
         {},
-        {"save_total_limit": 1},
-        {"save_strategy": "best"},
+        pytest.param({"save_total_limit": 1}, marks=pytest.mark.slow),
+        pytest.param({"save_strategy": "best"}, marks=pytest.mark.slow),
         {"save_strategy": "best", "save_total_limit": 1},
         {"eval_strategy": "epoch", "save_strategy": "epoch", "per_device_train_batch_size": 16},
     ],
@@ -175,7 +176,7 @@ def test_the_best_is_chosen_at_the_final_sparsity_and_is_what_is_delivered(tmp_p
     assert made.evaluate()["eval_loss"] == pytest.approx(loss, rel=1e-6)
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_patience_counts_at_the_final_sparsity(tmp_path, unwarned, first):
     made = trainer(tmp_path, scores=WORSE, load_best_model_at_end=True)
     stopping = EarlyStoppingCallback(early_stopping_patience=1)
@@ -199,6 +200,7 @@ def test_a_learning_rate_that_follows_a_metric_follows_it_at_the_final_sparsity(
     assert made.optimizer.param_groups[0]["lr"] < 1e-2  # two evaluations no better than the first at 0.8
 
 
+@pytest.mark.slow
 def test_every_trial_of_a_search_chooses_at_the_final_sparsity(tmp_path):
     chosen = []
 
@@ -243,6 +245,7 @@ def test_a_best_evaluation_that_was_not_saved_cannot_be_loaded_and_that_is_said(
     assert sparsity_of(made.model) == 0.8
 
 
+@pytest.mark.slow
 def test_messages_go_where_they_are_wanted(tmp_path, unwarned):
     said = []
     made = trainer(tmp_path, Recorder(stop=3), eval_strategy="no")
@@ -321,6 +324,7 @@ def test_a_checkpoint_of_adapters_brings_its_sparsity_as_any_other(tmp_path, nam
 
 
 @quiet
+@pytest.mark.slow
 def test_the_best_adapter_at_another_final_sparsity_is_not_kept(tmp_path):
     made = {"model": with_adapter("default"), "scores": WORSE}
     trainer(

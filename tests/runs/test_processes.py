@@ -126,6 +126,7 @@ def equal(folder, run):
         pd.testing.assert_frame_equal(*tables, check_like=True, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(words, alone, tmp_path):
     flags = ("--batch-size", "4", "--sparsity", "0.5", "--schedule", "cubic", "--ramp", "0.2", "0.9")
     out, err = together(*TORCHRUN, "-m", "crisp_attention", *words("two", *flags))
@@ -139,6 +140,7 @@ def test_two_processes_do_what_one_does(words, alone, tmp_path):
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_taken_is_said_once_by_the_main_process(words, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("hello")
@@ -150,6 +152,7 @@ def test_a_folder_that_is_taken_is_said_once_by_the_main_process(words, tmp_path
     assert [entry.name for entry in (tmp_path / "taken").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_within_an_epoch_goes_on_in_two_processes(words, alone, tmp_path):
     saving = {"training": ("save_strategy=steps", "save_steps=4")}
     flags = ("--batch-size", "4", "--sparsity", "0.5")

@@ -40,7 +40,13 @@ def held(reviews):
 def test_a_run_holds_its_metrics_predictions_and_model(bert, held, tmp_path, capsys):
     bars = datasets.are_progress_bars_disabled()
     run = crisp.finetune(
-        bert, held, method=crisp.TopK(0.5), output=tmp_path / "run", recipe=RECIPE, verbose=False
+        bert,
+        held,
+        method=crisp.TopK(0.5),
+        schedule=Schedule(0.5, shape="linear"),
+        output=tmp_path / "run",
+        recipe=RECIPE,
+        verbose=False,
     )
     assert capsys.readouterr().err == ""
     assert datasets.are_progress_bars_disabled() == bars
@@ -58,6 +64,16 @@ def test_a_run_holds_its_metrics_predictions_and_model(bert, held, tmp_path, cap
     with torch.no_grad():
         logits = model(**tokenizer(held["validation"]["text"][:], padding=True, return_tensors="pt")).logits
     np.testing.assert_allclose(logits.numpy(), np.stack(table["logits"]), atol=1e-5)
+
+    card = (run.directory / "model" / "README.md").read_text()
+    seen = run.metrics["validation"]
+    row = f"| validation | 16 | {seen['accuracy']:.1%} | {seen['f1']:.3f} | {seen['mcc']:.3f} | {seen['loss']:.4f} |"
+    assert row in card
+    assert "Method: `topk:sparsity=0.5`." in card
+    assert "The sparsity rose from 0 to 0.5 (linear) between 0% and 50% of training." in card
+    assert f"Achieved sparsity {run.metrics['achieved_sparsity']:.1%}" in card
+    assert "```sh" not in card
+    assert transformers.__version__ in card
 
 
 @needs_resuming
@@ -78,8 +94,10 @@ def test_data_in_memory_are_saved_so_that_the_run_can_be_resumed(bert, held, tmp
         crisp.finetune(bert, other, output=tmp_path / "run", resume=True, **given)
     resumed = crisp.finetune(bert, str(data), output=tmp_path / "run", resume=True, **given)
     pd.testing.assert_frame_equal(resumed.predictions(), whole.predictions())
-    again = crisp.finetune(bert, held, output=tmp_path / "run", resume=True, **given)
+    monkeypatch.chdir(tmp_path)
+    again = crisp.finetune(bert, held, output="run", resume=True, **given)
     assert again.metrics == resumed.metrics
+    assert "Dense: the model's own attention." in (whole.directory / "model" / "README.md").read_text()
 
 
 def test_a_value_that_cannot_be_is_refused_before_anything_is_loaded(tmp_path):
@@ -139,33 +157,6 @@ def test_a_run_of_before_is_resumed_and_ends_as_it_would_have(before):
 
 
 # --- the card
-
-
-def test_a_saved_model_has_a_card_with_the_numbers_of_its_run(bert, held, tmp_path):
-    run = crisp.finetune(
-        bert,
-        held,
-        method=crisp.TopK(0.5),
-        schedule=Schedule(0.5, shape="linear"),
-        output=tmp_path / "run",
-        recipe=RECIPE,
-        verbose=False,
-    )
-    card = (run.directory / "model" / "README.md").read_text()
-    seen = run.metrics["validation"]
-    row = f"| validation | 16 | {seen['accuracy']:.1%} | {seen['f1']:.3f} | {seen['mcc']:.3f} | {seen['loss']:.4f} |"
-    assert row in card
-    assert "Method: `topk:sparsity=0.5`." in card
-    assert "The sparsity rose from 0 to 0.5 (linear) between 0% and 50% of training." in card
-    assert f"Achieved sparsity {run.metrics['achieved_sparsity']:.1%}" in card
-    assert "crisp.load(" in card
-    assert "```sh" not in card
-    assert transformers.__version__ in card
-
-    again = crisp.finetune(
-        bert, held, method=crisp.Dense(), output=tmp_path / "dense", recipe=RECIPE, verbose=False
-    )
-    assert "Dense: the model's own attention." in (again.directory / "model" / "README.md").read_text()
 
 
 def test_a_card_names_the_hub_and_the_command_and_replaces_none(tmp_path):

@@ -110,7 +110,9 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(bert, reviews, tmp_pat
 
 
 @pytest.mark.parametrize("config", [
-    DebertaV2Config(**BODY, relative_attention=True, pos_att_type=["p2c", "c2p"]), MPNetConfig(**BODY, pad_token_id=0)
+    DebertaV2Config(**BODY, relative_attention=True, pos_att_type=["p2c", "c2p"]), pytest.param(
+        MPNetConfig(**BODY, pad_token_id=0), marks=pytest.mark.slow, id="mpnet"
+    ),
 ], ids=lambda config: config.model_type)  # fmt: skip
 def test_a_dense_model_that_cannot_be_looked_into_is_trained_all_the_same(
     tmp_path, reviews, config, monkeypatch, capsys

@@ -5,6 +5,7 @@ import itertools
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 from crisp_attention.errors import CheckpointError, OptionError
 from crisp_attention.files import write_json
 from crisp_attention.runs import costs
+from crisp_attention.runs.checkpoints import newest_checkpoint
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.trainer import RunTrainer
@@ -22,6 +24,8 @@ from crisp_attention.schedule import Schedule
 from tests.models.tiny import sparsity_of
 from tests.runs import small
 
+SAVED = Path(__file__).parents[1] / "saved" / "runs" / "interrupted" / "checkpoints"
+WEIGHTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 STEPS = 18
 BEST = ("use_cpu=true", "load_best_model_at_end=true")
 needs_resuming = pytest.mark.skipif(
@@ -89,10 +93,9 @@ def same(resumed, undisturbed):
     ("changes", "stop", "checkpoint"),
     [
         ({"schedule": "cubic", "ramp": (0.1, 0.6), "training": BEST}, 14, 12),
-        ({"method": "random"}, 7, 6),
-        ({"training": ("use_cpu=true", "save_strategy=steps", "save_steps=4")}, 11, 8),
+        ({"method": "random", "training": ("use_cpu=true", "save_strategy=steps", "save_steps=4")}, 11, 8),
     ],
-    ids=["at an epoch, with a cubic schedule and the best at its end", "random keys", "within an epoch"],
+    ids=["at an epoch, with a cubic schedule and the best at its end", "random keys, within an epoch"],
 )
 def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watch, changes, stop, checkpoint):
     options = small.options(bert, reviews, tmp_path / "undisturbed", **changes)
@@ -115,65 +118,43 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watc
     assert not (resumed.directory / "checkpoints").exists()
 
 
-@needs_resuming
-def test_a_run_interrupted_before_its_first_checkpoint_starts_again(tmp_path, bert, reviews, watch):
-    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
-    watch.interrupt(options, after=2)
-    assert "continuing from the beginning" in resume(options)[1]
+DAMAGES = [
+    *((name, "cut short or damaged") for name in (*WEIGHTS, "trainer_state.json", "config.json")),
+    *((name, "missing") for name in (*WEIGHTS, "trainer_state.json", "config.json")),
+]
 
 
-@needs_resuming
-@pytest.mark.parametrize(
-    ("file", "damage"),
-    [
-        ("model.safetensors", "cut short or damaged"),
-        ("trainer_state.json", "cut short or damaged"),
-        ("config.json", "cut short or damaged"),
-        ("optimizer.pt", "cut short or damaged"),
-        ("scheduler.pt", "cut short or damaged"),
-        ("rng_state.pth", "cut short or damaged"),
-        ("trainer_state.json", "missing"),
-        ("model.safetensors", "missing"),
-    ],
-)
-def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(spoiled, file, damage):
-    options, first, second = spoiled
+@pytest.mark.parametrize(("file", "damage"), DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(tmp_path, file, damage):
+    for step in (6, 12):
+        shutil.copytree(SAVED / "checkpoint-12", tmp_path / f"checkpoint-{step}")
+    assert newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-12", ())
 
     def spoil(checkpoint):
-        if damage == "missing":
-            (checkpoint / file).unlink()
-        else:
-            whole = (checkpoint / file).read_bytes()
+        whole = (checkpoint / file).read_bytes()
+        (checkpoint / file).unlink()
+        if damage != "missing":
             (checkpoint / file).write_bytes(whole[: len(whole) * 2 // 3])
 
-    spoil(second)
-    shutil.copytree(first, first.with_name("kept"))
-    spoil(first)
-    before = contents(options.output)
+    spoil(tmp_path / "checkpoint-12")
+    found, (note,) = newest_checkpoint(tmp_path)
+    assert found == tmp_path / "checkpoint-6"
+    assert note.startswith(f"checkpoint-12 is damaged and was passed over: {file} is {damage}")
+    spoil(tmp_path / "checkpoint-6")
     with pytest.raises(
         CheckpointError, match=rf"no checkpoint in .*: checkpoint-12 is damaged.*{file} is {damage}"
     ):
-        resume(options)
-    assert contents(options.output) == before
-    shutil.rmtree(first)
-    first.with_name("kept").rename(first)
+        newest_checkpoint(tmp_path)
+
+
+@needs_resuming
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_or_from_the_beginning(spoiled):
+    options, _, second = spoiled
+    (second / "optimizer.pt").unlink()
     run, said = resume(options)
-    assert f"checkpoint-12 is damaged and was passed over: {file} is {damage}" in said
+    assert "checkpoint-12 is damaged and was passed over: optimizer.pt is missing" in said
     assert "continuing from checkpoint-6" in said
     assert run.metrics["steps"] == STEPS
-
-
-def test_a_finished_run_is_not_repeated(tmp_path, bert, reviews, watch):
-    options = small.options(bert, reviews, tmp_path / "run", epochs=1)
-    first = small.tuned(options)
-    before, watch.seen = contents(options.output), []
-    again, said = resume(options)
-    assert again.metrics == first.metrics
-    assert "is finished; nothing is left to do" in said
-    assert watch.seen == []
-    assert contents(options.output) == before
-    with pytest.raises(OptionError, match="already holds a finished run; overwrite=True replaces it"):
-        small.tuned(options)
 
 
 def test_an_unfinished_run_is_kept_unless_it_is_to_be_replaced(spoiled):

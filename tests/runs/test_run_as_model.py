@@ -31,27 +31,27 @@ def run(tmp_path_factory, reviews):
 
 
 def test_the_run_of_a_model_that_returns_attention_weights_leaves_one_that_does_not(run):
-    model = crisp.load(run.model)
+    model = crisp.load(run / "model")
     assert not model.config.output_attentions
     assert model(torch.tensor([[2, 6, 7, 3]])).attentions is None
 
 
 def test_load_finds_the_model_in_the_runs_folder(run):
     ids = torch.tensor([[2, 6, 7, 8, 3]])
-    found, expected = crisp.load(run.path), crisp.load(str(run.model))
+    found, expected = crisp.load(run), crisp.load(str(run / "model"))
     assert sparsity_of(found) == sparsity_of(expected)
     assert torch.equal(found(ids).logits, expected(ids).logits)
-    assert sparsity_of(crisp.load(run.path, subfolder="model")) == sparsity_of(expected)
+    assert sparsity_of(crisp.load(run, subfolder="model")) == sparsity_of(expected)
 
 
 def test_training_starts_from_the_weights_of_a_run(run, reviews, tmp_path, monkeypatch):
-    words = ["crisp", "finetune", "--model", run.path, "--dataset", reviews, "--output", tmp_path / "second"]
+    words = ["crisp", "finetune", "--model", run, "--dataset", reviews, "--output", tmp_path / "second"]
     words += ["--epochs", 1, "--method", "dense", "--learning-rate", 1e-12, "--training", "use_cpu=true"]
     monkeypatch.setattr(sys, "argv", [str(word) for word in words])
     cli.main()
     with pytest.warns(SparseCheckpointLoadedDense, match="holds no Crisp settings"):
         after = crisp.load(tmp_path / "second")
-    for name, weight in crisp.load(run.path).named_parameters():
+    for name, weight in crisp.load(run).named_parameters():
         torch.testing.assert_close(after.get_parameter(name), weight, rtol=0, atol=1e-9)
 
 
@@ -60,8 +60,8 @@ def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_wit
         "attention: the checkpoint was saved with topk:sparsity=0.5; this run's own options are used instead"
     )
     task = task_of(reviews)
-    assert note in load_source(str(run.path), task, None).notes
-    damaged = shutil.copytree(run.model, tmp_path / "damaged")
+    assert note in load_source(str(run), task, None).notes
+    damaged = shutil.copytree(run / "model", tmp_path / "damaged")
     config = json.loads((damaged / "config.json").read_text())
     for change, message in (({"version": 9}, "must be of version 1, found 9"), ({"phase": 3}, "is damaged")):
         settings = {"crisp_attention": config["crisp_attention"] | change}
@@ -74,21 +74,21 @@ def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_wit
 def test_what_profile_and_sweep_load_is_the_runs_model_made_dense(run, reviews):
     with warnings.catch_warnings():
         warnings.simplefilter("error", SparseCheckpointLoadedDense)
-        source = load_source(str(run.path), task_of(reviews), None)
+        source = load_source(str(run), task_of(reviews), None)
     assert source.drawn == ()
     assert source.processor.vocab_size == len(small.WORDS)
     assert not hasattr(source.model.config, "crisp_attention")
 
 
 def test_a_run_without_a_model_is_named_as_such(run, reviews, tmp_path):
-    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
     for load in (crisp.load, lambda path: load_source(str(path), task_of(reviews), None)):
         with pytest.raises(CheckpointError, match=r"a run that holds no model.*--discard-model"):
             load(tmp_path / "run")
 
 
 def test_a_model_folder_that_has_a_folder_of_that_name_is_itself_the_model(run):
-    model = crisp.load(run.path)
-    model.save_pretrained(run.path.parent / "both")
-    crisp.sparsify(crisp.densify(model), crisp.TopK(0.9)).save_pretrained(run.path.parent / "both" / "model")
-    assert set(sparsity_of(crisp.load(run.path.parent / "both")).values()) == {0.5}
+    model = crisp.load(run)
+    model.save_pretrained(run.parent / "both")
+    crisp.sparsify(crisp.densify(model), crisp.TopK(0.9)).save_pretrained(run.parent / "both" / "model")
+    assert set(sparsity_of(crisp.load(run.parent / "both")).values()) == {0.5}

@@ -253,13 +253,21 @@ def test_a_metric_of_another_task_is_refused_before_a_model_is_loaded(tmp_path):
         crisp.finetune("/no/model", data, output=tmp_path / "run", recipe=best)
 
 
-def test_a_classifier_learns_numbers_next(bert, reviews, stars, tmp_path):
-    """Its head is of another size, and is drawn again."""
-    first = crisp.finetune(bert, reviews, output=tmp_path / "first", recipe=RECIPE, verbose=False)
+def test_a_sparse_classifier_learns_numbers_next(bert, reviews, stars, tmp_path):
+    """Its head is of another size and drawn again; its method is that of the second run."""
+    given = {
+        "recipe": crisp.Recipe(epochs=1, learning_rate=1e-2, training={"use_cpu": True}),
+        "verbose": False,
+    }
+    first = crisp.finetune(bert, reviews, method=crisp.Window(3), output=tmp_path / "first", **given)
     data = crisp.Data(source=stars, label_column="stars")
-    second = crisp.finetune(first.directory, data, output=tmp_path / "second", recipe=RECIPE, verbose=False)
-    head = second.model().classifier
-    assert head.weight.shape == torch.Size([1, 16])
+    second = crisp.finetune(
+        first.directory, data, method=crisp.TopK(0.5), output=tmp_path / "second", **given
+    )
+    model = second.model()
+    assert model.classifier.weight.shape == torch.Size([1, 16])
+    layers = model.config.crisp_attention["layers"]
+    assert {each["rule"]["name"] for each in layers.values()} == {"topk"}
     assert any(
         "classifier.weight" in note
         for note in json.loads((second.directory / "config.json").read_text())["notes"]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,7 @@ class RunDirectory:
             raise OptionError("resume cannot be combined with overwrite=True", "resume")
         check_folder(self.path)
         if resume:
-            self._check_same(spec, processes)
-            if held is not None and self.data.is_dir():
-                self._check_same_data(held)
+            self._check_same(spec, processes, held)
         elif self._entries():
             is_run = "options" in self._read_config()
             check_ours(self.path, "a Crisp run", lambda name: is_run and OWN.fullmatch(name))
@@ -134,11 +133,15 @@ class RunDirectory:
             ) from error
         return found if isinstance(found, dict) else {}
 
-    def _check_same(self, spec: RunSpec, processes: int) -> None:
+    def _check_same(self, spec: RunSpec, processes: int, held: DatasetDict | None) -> None:
         config = self._read_config()
         if "options" not in config:
             raise OptionError(f"resume: there is no run in {self.path}", "resume")
-        if changed := spec.differences(self.spec()):
+        before = self.spec()
+        if held is not None and self.data.is_dir():  # the contents count, not how the folder is called now
+            self._check_same_data(held)
+            spec = replace(spec, data=replace(spec.data, source=before.data.source))
+        if changed := spec.differences(before):
             raise OptionError(
                 f"resume: the run in {self.path} was started with other options: {changed}", "resume"
             )

@@ -98,6 +98,11 @@ class Data:
         Columns, where they are not to be detected.
     train_examples
         Train on this many examples, the same ones for every seed. None for all.
+
+    Examples
+    --------
+    >>> Data(source="reviews.csv", text_columns=["title", "text"]).text_columns
+    ('title', 'text')
     """
 
     source: "str | Path | DatasetDict"
