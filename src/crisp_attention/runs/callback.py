@@ -111,7 +111,7 @@ class SparsityCallback(TrainerCallback):
             kwargs["logs"]["sparsity"] = state.log_history[-1]["sparsity"] = now
 
     def _planned(self, state: TrainerState, steps: int | None = None) -> float:
-        """The sparsity when so many steps are done, by default as many as are."""
+        """The sparsity after `steps` steps, by default those done."""
         done = state.global_step if steps is None else steps
         return self.schedule(min(done / max(state.max_steps, 1), 1.0))
 

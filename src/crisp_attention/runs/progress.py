@@ -17,7 +17,7 @@ class RunProgress(TrainerCallback):
     """Follows the Trainer through training and evaluation. A context manager: it gives the terminal back.
 
     metric: what is shown of an evaluation.
-    phase: what the next predictions are for, in the words shown beside their bar.
+    phase: what the next predictions are for, in the words next to their bar.
     """
 
     def __init__(self, console: Console, metric: Metric) -> None:

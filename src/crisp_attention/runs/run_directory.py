@@ -74,7 +74,7 @@ class RunDirectory:
         processes: int = 1,
         held: DatasetDict | None = None,
     ) -> None:
-        """Raises OptionError if a run of so many processes, with data `held` in memory, cannot have this folder.
+        """Raises OptionError if a run of `processes` processes, with data `held` in memory, cannot have this folder.
 
         Changes nothing.
         """

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from crisp_attention.models.borrowing import borrowed
 
-SHARE = "share_of_loss"  # beside the inputs of a batch
+SHARE = "share_of_loss"  # added to the inputs of a batch
 
 
 class EpochSampler(Sampler[int]):
@@ -41,7 +41,7 @@ class EpochSampler(Sampler[int]):
 
 
 class RunTrainer(Trainer):
-    """The Trainer's own samplers by length draw anew when resumed, shuffle predictions and refuse images.
+    """The Trainer's own samplers by length draw a new order when resumed, shuffle predictions and refuse images.
 
     In several processes, batch i of all together is batch i of one process whose batches are as large as
     theirs together. Where an epoch or a split ends in fewer examples, accelerate repeats the first ones:

@@ -93,7 +93,7 @@ def _read_saved(folder: Path) -> Splits:
 
 
 def plain_rows(rows: Dataset) -> Dataset:
-    """The same rows without a format of their own, and without the files beside which `map` would write."""
+    """The same rows without a format of their own, and without files next to which `map` would write."""
     if rows._indices is not None:
         rows = rows.flatten_indices(keep_in_memory=True)
     return Dataset(InMemoryTable(rows.data.table), info=rows.info)

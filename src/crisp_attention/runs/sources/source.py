@@ -23,7 +23,7 @@ class Source:
     model: PreTrainedModel
     encode: Callable[[Dataset], Dataset]
     collate: Callable[[list[dict[str, Any]]], Batch]
-    processor: Any  # saved beside the model, where the model has one
+    processor: Any  # saved with the model, where the model has one
     drawn: tuple[str, ...] = ()  # weights that the checkpoint does not hold, drawn at random
     settled: tuple[str, ...] = ()  # where model, tokenizer or processor and data disagreed, and which one won
 
