@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
-from crisp_attention.kernels import reference
+from crisp_attention.kernels import dispatch, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.layouts import Layout
@@ -16,6 +16,7 @@ from crisp_attention.methods.rules import Rule
 METHODS = {
     "dense": Method(rule=Dense()),
     "topk": Method(rule=TopK(0.6)),
+    "topk, sharper": Method(rule=TopK(0.6, temperature=4)),
     "topp": Method(rule=TopP(0.7)),
     "threshold": Method(rule=Threshold(0.5)),
     "nofm": Method(rule=NofM(1, 3)),
@@ -68,4 +69,7 @@ def attention(
     **more,
 ) -> tuple[Tensor, Tensor]:
     """The reference's output and weights."""
-    return reference.attention(Call(query, key, value, method, **more), observe=observe)
+    call = Call(query, key, value, method, **more)
+    output, weights = dispatch.attention(call, dispatch.REFERENCE, observe=observe, weights=True)
+    assert weights is not None
+    return output, weights

@@ -145,7 +145,7 @@ def attention(
     output, weights = np.zeros((*shape[:3], v.shape[-1])), np.zeros(shape)
     for b, h, i in np.ndindex(batch, heads, queries):
         group = h // (heads // k.shape[1])
-        products = q[b, h] @ k[b, group].T * scale
+        products = q[b, h] @ k[b, group].T * scale * method.rule.temperature
         row = products[i]
         row = (row if softcap is None else softcap * np.tanh(row / softcap)) + added[b, h, i]
         keep = sorted(kept(row, i, allowed[b, h], products, method))

@@ -1,5 +1,7 @@
 """Methods for hypothesis to draw, with every option that a rule or a layout has."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from crisp_attention import (
@@ -39,5 +41,11 @@ LAYOUTS = st.one_of(
     st.builds(Window, st.integers(0, 500).map(lambda n: 2 * n + 1), st.integers(0, 64), st.integers(1, 8)),
     st.builds(BlockTopK, SPARSITIES, st.integers(1, 256), st.integers(0, 4), st.integers(1, 4)),
 )
-METHODS = st.builds(Method, LAYOUTS, RULES)
+TEMPERATURES = st.just(1) | st.floats(0.01, 100) | st.just("learned")
+METHODS = st.builds(
+    lambda layout, rule, temperature: Method(layout, replace(rule, temperature=temperature)),
+    LAYOUTS,
+    RULES,
+    TEMPERATURES,
+)
 PER_HEAD = st.lists(METHODS, min_size=2, max_size=4, unique=True).map(lambda each: PerHead(tuple(each)))

@@ -19,17 +19,20 @@ if TYPE_CHECKING:
     from crisp_attention.insight.measuring import measuring as measuring
     from crisp_attention.insight.profile.dense_pass import profile as profile
     from crisp_attention.insight.profile.profile import Profile as Profile
+    from crisp_attention.methods.branches import Branch as Branch
     from crisp_attention.methods.budgets import Budgets as Budgets
     from crisp_attention.methods.budgets import budgets as budgets
     from crisp_attention.methods.heads import PerHead as PerHead
     from crisp_attention.methods.layouts import BlockTopK as BlockTopK
     from crisp_attention.methods.layouts import Full as Full
+    from crisp_attention.methods.layouts import Layout as Layout
     from crisp_attention.methods.layouts import Window as Window
     from crisp_attention.methods.method import Method as Method
     from crisp_attention.methods.rules import Dense as Dense
     from crisp_attention.methods.rules import Entmax as Entmax
     from crisp_attention.methods.rules import NofM as NofM
     from crisp_attention.methods.rules import RandomK as RandomK
+    from crisp_attention.methods.rules import Rule as Rule
     from crisp_attention.methods.rules import Threshold as Threshold
     from crisp_attention.methods.rules import TopK as TopK
     from crisp_attention.methods.rules import TopP as TopP
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
 _HOME = {
     "BlockTopK": "methods.layouts",
+    "Branch": "methods.branches",
     "Budgets": "methods.budgets",
     "CheckpointError": "errors",
     "Data": "runs.spec",
@@ -59,6 +63,7 @@ _HOME = {
     "Entmax": "methods.rules",
     "Fit": "insight.fitting",
     "Full": "methods.layouts",
+    "Layout": "methods.layouts",
     "Measurement": "insight.measuring",
     "Method": "methods.method",
     "NofM": "methods.rules",
@@ -66,6 +71,7 @@ _HOME = {
     "Profile": "insight.profile.profile",
     "RandomK": "methods.rules",
     "Recipe": "runs.spec",
+    "Rule": "methods.rules",
     "Run": "runs.finetune",
     "Schedule": "schedule",
     "SparseCheckpointLoadedDense": "models.notice",

@@ -27,6 +27,8 @@ ROWS = {
     "dense": Row(Dense(), dense=Dense()),
     "topk": Row(TopK(0.6), dense=TopK(0.0)),
     "topk, absolute": Row(TopK(keep=2), dense=TopK(keep=10**6)),
+    "topk, sharper": Row(TopK(0.6, temperature=4), dense=TopK(0.0)),
+    "topk, learned temperature": Row(TopK(0.6, temperature="learned"), dense=Dense()),
     "topp": Row(TopP(0.6), dense=TopP(1.0)),
     "threshold": Row(Threshold(0.6), dense=Threshold(0.0)),
     "nofm": Row(NofM(1, 3), dense=NofM(3, 3)),

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from crisp_attention import BlockTopK, Method, TopK
-from crisp_attention.kernels import dispatch, flex, reference
+from crisp_attention.kernels import flex, reference
+from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.heads import PerHead
@@ -35,11 +36,11 @@ def a_call(method: BlockTopK | Method | PerHead = LAYOUT, dtype: torch.dtype = t
 
 
 def lacks(call: Call) -> str | None:
-    return flex.lacks(dispatch.with_blocks(call))
+    return flex.lacks(with_blocks(call))
 
 
 def attend(call: Call) -> Tensor:
-    return flex.attention(dispatch.with_blocks(call))
+    return flex.attention(with_blocks(call))
 
 
 def wanted(call: Call) -> Tensor:

@@ -49,7 +49,13 @@ LAYOUTS = st.one_of(
     st.builds(Window, st.sampled_from([1, 3, 5]), st.integers(0, 2), st.integers(1, 3)),
     st.builds(BlockTopK, TENTHS, st.sampled_from([1, 2]), st.integers(0, 2), st.integers(1, 2)),
 )
-METHODS_DRAWN = st.builds(Method, LAYOUTS, RULES)
+TEMPERATURES = st.sampled_from([1, 1, 0.5, 2])  # by which exact scores stay exact
+METHODS_DRAWN = st.builds(
+    lambda layout, rule, temperature: Method(layout, replace(rule, temperature=temperature)),
+    LAYOUTS,
+    RULES,
+    TEMPERATURES,
+)
 
 
 @st.composite

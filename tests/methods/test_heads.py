@@ -72,9 +72,9 @@ def test_anything_but_methods_is_refused(methods: tuple) -> None:
     [
         ({"heads": []}, r"'heads' must be a list with a method for each head, got \[\]"),
         ({"heads": {"0": {}}}, r"'heads' must be a list .*, got \{'0'"),
-        ({"heads": [None]}, r"exactly the keys 'layout' and 'rule', got None"),
-        ({"heads": [HALF.to_dict()], "more": 1}, r"exactly the keys 'layout' and 'rule', got"),
-        ([HALF.to_dict()], r"exactly the keys 'layout' and 'rule', got"),
+        ({"heads": [None]}, r"exactly the keys 'layout' and 'rule', .*got None"),
+        ({"heads": [HALF.to_dict()], "more": 1}, r"exactly the keys 'layout' and 'rule', .*got"),
+        ([HALF.to_dict()], r"exactly the keys 'layout' and 'rule', .*got"),
     ],
 )
 def test_damaged_dictionaries_are_refused(data: object, message: str) -> None:

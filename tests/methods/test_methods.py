@@ -31,9 +31,9 @@ def test_the_dictionary_is_the_one_that_saved_models_hold() -> None:
 
 GOOD = {"layout": {"name": "full"}, "rule": {"name": "dense"}}
 BAD = [
-    (None, r"exactly the keys 'layout' and 'rule', got None"),
-    ({"rule": {"name": "dense"}}, r"exactly the keys 'layout' and 'rule', got \{'rule'"),
-    (GOOD | {"extra": 1}, r"exactly the keys 'layout' and 'rule', got .*'extra'"),
+    (None, r"exactly the keys 'layout' and 'rule', .*got None"),
+    ({"rule": {"name": "dense"}}, r"exactly the keys 'layout' and 'rule', .*got \{'rule'"),
+    (GOOD | {"extra": 1}, r"exactly the keys 'layout' and 'rule', .*got .*'extra'"),
     (GOOD | {"rule": "dense"}, r"expected a dictionary with a 'name', got 'dense'"),
     (GOOD | {"rule": {"sparsity": 0.5}}, r"expected a dictionary with a 'name', got \{'sparsity'"),
     (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; known are dense, .*topk"),
@@ -62,7 +62,7 @@ def test_nothing_else_stands_for_a_method(thing: object) -> None:
 
 
 def test_parts_in_the_wrong_place_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"layout must be one of .*full, .*window, got TopK"):
+    with pytest.raises(TypeError, match=r"layout must be one of .*full, .*window.*, got TopK"):
         Method(TopK())
     with pytest.raises(TypeError, match=r"rule must be one of dense, .*topk, .*, got Window"):
         Method(rule=Window(3))

@@ -1,12 +1,13 @@
 """`crisp methods`: every rule and layout with its options."""
 
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from crisp_attention.cli.options import MethodsOptions
-from crisp_attention.methods import layouts, rules
+from crisp_attention.methods import branches, layouts, rules
 from crisp_attention.methods.options import options_of
 
 
@@ -16,9 +17,14 @@ def run_methods(options: MethodsOptions, console: Console) -> None:
     table.add_column("method", no_wrap=True)
     table.add_column("options", no_wrap=True)
     table.add_column("what it does", overflow="fold")
-    parts: list[Any] = [*rules.ALL, *layouts.ALL]
+    parts: list[Any] = [*rules.ALL, *layouts.ALL, *branches.ALL]
+    of_every_rule = {field.name for field in fields(rules.Rule)}
     for part in parts:
-        own = [name if default is None else f"{name}={default}" for name, default in options_of(part).items()]
+        own = [
+            name if default is None else f"{name}={default}"
+            for name, default in options_of(part).items()
+            if name not in of_every_rule
+        ]
         what = (part.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
         table.add_row(part.name, "\n".join(own), what)
     output = Console()
@@ -26,5 +32,7 @@ def run_methods(options: MethodsOptions, console: Console) -> None:
     for line in (
         "A layout (full, window, block_topk) says where a query may look, a rule what it keeps of that; join the",
         "two with a plus. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",
+        "Every rule has the option temperature=1, by which scores are multiplied: topk:sparsity=0.8:temperature=4 is",
+        "sharper; with temperature=learned every head learns its own, starting at 1.",
     ):
         output.print(line, highlight=False, soft_wrap=True, markup=False)

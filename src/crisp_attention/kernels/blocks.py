@@ -1,12 +1,25 @@
 """The blocks of a call, chosen once: every kernel takes them as they are."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import Full, Layout
 from crisp_attention.methods.part import answers, called
 from crisp_attention.methods.rows import Rows
+
+
+def with_blocks(call: Call) -> Call:
+    """The call with the blocks that its layout chooses, if it does: once, for whatever computes it."""
+    if isinstance(call.method, PerHead) or not may_choose(call.method.layout):
+        return call
+    with exactly(call.query.device):
+        return replace(call, blocks=choose_blocks(call.rows, call.method.layout))
 
 
 def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
@@ -29,3 +42,9 @@ def lacks_blocks(call: Call, layout: Layout) -> str | None:
     if may_choose(layout):
         return "block choices for single queries (causal and other masks, decoding, cross-attention)"
     return f"the layout {called(layout)}"
+
+
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off, on devices that have it; the meta device has none."""
+    has_it = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_it else nullcontext()

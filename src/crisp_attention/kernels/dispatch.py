@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from crisp_attention.kernels import measured, reference
-from crisp_attention.kernels.blocks import choose_blocks, may_choose
+from crisp_attention.kernels.around import tempered, together, with_branches
+from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
@@ -60,14 +61,24 @@ def attention(
     backend. Raises ValueError for a backend that does not exist or cannot do the call.
     """
     check_backend(backend)
+    if weights and call.method.has_branch:
+        raise ValueError(
+            f"method {call.method} has a branch, whose output is no weighted sum of values: there are no attention "
+            f"weights to return (output_attentions=True)"
+        )
+    given = tempered(call)
     if observe is None and not weights:
-        parts = plan(_in_one_dtype(call), backend)
+        parts = plan(_in_one_dtype(given), backend)
+        blocks = parts[0].call.blocks
         if parts[0].kernel != REFERENCE or len(parts) > 1:
-            return _compute(parts).to(call.value.dtype), None
-    if observe is None:
+            return with_branches(_compute(parts), call, blocks).to(call.value.dtype), None
         note(REFERENCE)
-    output, found = reference.attention(call, observe=observe)
-    return output, found if weights else None
+    else:
+        blocks = _with_blocks(given, REFERENCE).blocks
+        if observe is None:
+            note(REFERENCE)
+    output, found = reference.attention(replace(given, blocks=blocks), observe=observe)
+    return with_branches(output, call, blocks), found if weights else None
 
 
 def check_backend(backend: str) -> None:
@@ -82,26 +93,14 @@ def plan(call: Call, backend: str = AUTO) -> list[Part]:
     A program that torch records gets the reference, made of torch's own operations, unless a kernel was asked for.
     Raises ValueError if the backend asked for lacks something.
     """
-    method, call = call.method, with_blocks(call, backend)
+    method, call = call.method, _with_blocks(call, backend)
     if not isinstance(method, PerHead) or method.uses_seed or _first(call, backend) is not None:
         return [Part(call, _pick(call, backend))]
-    groups = [(with_blocks(call.of(heads, each), backend), heads) for each, heads in method.groups().items()]
+    groups = [(_with_blocks(call.of(heads, each), backend), heads) for each, heads in method.groups().items()]
     parts = [Part(part, _pick(part, backend), heads) for part, heads in groups]
     if all(part.kernel == REFERENCE for part in parts):
         return [Part(call, REFERENCE)]  # which shares the scores among the groups
     return parts
-
-
-def with_blocks(call: Call, backend: str = AUTO) -> Call:
-    """The call with the blocks that its layout chooses, if it does: once, for whatever computes it.
-
-    Not in a program that is recorded for all lengths, which the reference computes pair by pair.
-    """
-    recorded = recorder() is not None and backend in (AUTO, REFERENCE)
-    if recorded or isinstance(call.method, PerHead) or not may_choose(call.method.layout):
-        return call
-    with reference.exactly(call.query.device):
-        return replace(call, blocks=choose_blocks(call.rows, call.method.layout))
 
 
 def lacks(kernel: str, call: Call) -> str | None:
@@ -109,7 +108,7 @@ def lacks(kernel: str, call: Call) -> str | None:
     if kernel == REFERENCE:
         return None
     if call.blocks is None:
-        call = with_blocks(call, kernel)
+        call = _with_blocks(call, kernel)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "forward-mode gradients and the transforms of torch.func"
     if call.query.dtype == torch.float64:
@@ -117,6 +116,11 @@ def lacks(kernel: str, call: Call) -> str | None:
     if recorder() == "ONNX":
         return "a translation to ONNX"
     return KERNELS[kernel].lacks(call)
+
+
+def _with_blocks(call: Call, backend: str) -> Call:
+    # a program that is recorded for all lengths is computed by the reference, pair by pair
+    return call if recorder() is not None and backend in (AUTO, REFERENCE) else with_blocks(call)
 
 
 def _first(call: Call, backend: str) -> str | None:
@@ -146,9 +150,7 @@ def _compute(parts: list[Part]) -> Tensor:
     outputs = [_run(part) for part in parts]
     if len(parts) == 1:
         return outputs[0]
-    grouped = [head for part in parts for head in part.heads or ()]
-    order = sorted(range(len(grouped)), key=grouped.__getitem__)
-    return torch.cat(outputs, dim=1)[:, order]
+    return together(outputs, [part.heads or [] for part in parts])
 
 
 def _run(part: Part) -> Tensor:

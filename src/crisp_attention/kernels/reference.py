@@ -1,15 +1,16 @@
 """The definition of sparse attention in plain PyTorch; every other kernel is tested against it."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
+from crisp_attention.kernels.around import together
+from crisp_attention.kernels.blocks import choose_blocks, exactly
 from crisp_attention.kernels.call import Call, parameters_of
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Shape
@@ -56,7 +57,7 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         rows = call.rows
         _ = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
         sinks = None if call.sinks is None else call.sinks.to(rows.exact)
-        keep, weights = _attend(rows, call.method, sinks)
+        keep, weights = _attend(rows, call.method, sinks, call.blocks)
         if observe is not None:
             with torch.no_grad():
                 observe(Observation(rows, keep, valid_queries(rows.valid)))
@@ -64,12 +65,19 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         return torch.matmul(weights, value), weights
 
 
-def _attend(rows: Rows, method: LayerMethod, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(
+    rows: Rows, method: LayerMethod, sinks: Tensor | None, blocks: BlockGraph | None
+) -> tuple[Tensor, Tensor]:
     """Kept pairs, and their weights."""
     if isinstance(method, PerHead):
         return _by_head(rows, method, sinks)
     with torch.no_grad():
-        keep = method.rule.select(rows, method.layout.visible(rows))
+        # by the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well
+        if blocks is not None and method.has_branch:
+            visible = rows.valid & blocks.pairs()
+        else:
+            visible = method.layout.visible(rows)
+        keep = method.rule.select(rows, visible)
     weights = _weigh(rows, method.rule, keep, sinks)
     if method.rule.zeros_are_dropped:
         keep = keep & (weights != 0)
@@ -82,11 +90,10 @@ def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None) -> tuple[Tensor,
     found = []
     for each, heads in groups.items():
         own = rows.of(heads, parameters_of(heads, each, rows.parameters, shape))
-        found.append(_attend(own, each, None if sinks is None else sinks[heads]))
-    keeps, weights = zip(*found, strict=True)
-    grouped = [head for heads in groups.values() for head in heads]
-    order = sorted(range(len(grouped)), key=grouped.__getitem__)
-    return torch.cat(keeps, dim=1)[:, order], torch.cat(weights, dim=1)[:, order]
+        blocks = choose_blocks(own, each.layout) if each.has_branch else None
+        found.append(_attend(own, each, None if sinks is None else sinks[heads], blocks))
+    keeps, weights = (together(list(each), list(groups.values())) for each in zip(*found, strict=True))
+    return keeps, weights
 
 
 def _weigh(rows: Rows, rule: Rule, keep: Tensor, sinks: Tensor | None) -> Tensor:
@@ -96,12 +103,6 @@ def _weigh(rows: Rows, rule: Rule, keep: Tensor, sinks: Tensor | None) -> Tensor
     logits = torch.cat([rows.scores, sink], dim=-1)
     taken = torch.cat([keep, torch.ones_like(keep[..., :1])], dim=-1)
     return rule.weigh(rows.with_scores(logits), taken)[..., :-1]
-
-
-def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off, on devices that have it; the meta device has none."""
-    has_it = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_it else nullcontext()
 
 
 def _drop(weights: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

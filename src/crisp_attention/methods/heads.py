@@ -46,6 +46,11 @@ class PerHead:
         """Whether any head's method draws at random."""
         return any(each.uses_seed for each in self.methods)
 
+    @property
+    def has_branch(self) -> bool:
+        """Whether something is added to what the rule gives, so that there are no weights to return."""
+        return any(each.has_branch for each in self.methods)
+
     def drops_nothing(self, keys: int | None = None) -> bool:
         """Whether every head's method is dense attention for rows of at most `keys` valid keys, or of any length."""
         return all(each.drops_nothing(keys) for each in self.methods)

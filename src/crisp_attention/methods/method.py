@@ -1,17 +1,22 @@
-"""A method is where a query may look (layout) and what it keeps of what it sees (rule)."""
+"""A method is where a query may look (layout), what it keeps of that (rule), and what is added to it (branch)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from crisp_attention.methods.branches import Branch
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.layouts import Full, Layout
 from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict
 from crisp_attention.methods.part import Parameter, Part, Shape, answers, called, registered
 from crisp_attention.methods.rules import Dense, Rule
+from crisp_attention.methods.temperature import LEARNED
 
 # torch.compile follows a function to a constant, but not a factory that is a class
 FULL, DENSE = Full(), Dense()
+TEMPERATURE = "rule.temperature"
 
 
 @dataclass(frozen=True)
@@ -19,22 +24,28 @@ class Method:
     """A sparse attention method, for example `Method(layout=Window(9), rule=TopK(0.5))`.
 
     Wherever a method is expected, a rule alone stands for that rule on every valid pair, and a
-    layout alone for the dense rule inside it. A share rule counts the keys that the layout shows.
+    layout alone for the dense rule inside it. A share rule counts the keys that the layout shows. A branch
+    adds an output of its own to what the rule gives, by default nothing.
     """
 
     layout: Layout = field(default_factory=lambda: FULL)
     rule: Rule = field(default_factory=lambda: DENSE)
+    branch: Branch | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.layout, Layout):
             raise TypeError(f"layout must be one of {', '.join(registered(Layout))}, got {self.layout!r}")
         if not isinstance(self.rule, Rule):
             raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
+        if self.branch is not None and not isinstance(self.branch, Branch):
+            raise TypeError(f"branch must be a crisp.Branch or None, got {self.branch!r}")
+        Rule.__post_init__(self.rule)  # also for a rule whose own checks leave the base's out
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The layout and the rule."""
-        return self.layout, self.rule
+        """The layout, the rule and the branch, if there is one."""
+        parts = (self.layout, self.rule, self.branch)
+        return tuple(part for part in parts if part is not None)
 
     @property
     def name(self) -> str:
@@ -47,7 +58,7 @@ class Method:
 
         Raises ValueError if a class has no name of its own; `str` does not.
         """
-        for part in (self.layout, self.rule):
+        for part in self.parts:
             check_named(part)
         return str(self)
 
@@ -63,18 +74,25 @@ class Method:
     @property
     def uses_positions(self) -> bool:
         """Whether the method needs to know where a query stands among the keys."""
-        return self.layout.uses_positions or self.rule.uses_positions
+        return any(part.uses_positions for part in self.parts)
 
     @property
     def uses_seed(self) -> bool:
         """Whether the method draws at random."""
         return self.rule.uses_seed
 
+    @property
+    def has_branch(self) -> bool:
+        """Whether something is added to what the rule gives, so that there are no weights to return."""
+        return self.branch is not None
+
     def drops_nothing(self, keys: int | None = None) -> bool:
         """Whether this is dense attention for rows of at most `keys` valid keys, or for rows of any length.
 
         A class of others that inherits its answer has none: what it computes is its own.
         """
+        if self.branch is not None or self.rule.temperature != 1:
+            return False
         if not (answers(self.layout, "shows_everything") and answers(self.rule, "drops_nothing")):
             return False
         return self.layout.shows_everything(keys) and self.rule.drops_nothing(keys)
@@ -85,12 +103,15 @@ class Method:
         return getattr(self.layout, "block_size", None)
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
-        """What a layer of this shape holds for the method: `layout.…` and `rule.…`, by its part's name for it."""
-        return {
+        """What a layer of this shape holds for the method, such as `rule.alpha`: by part, and its name there."""
+        found = {
             f"{part.kind}.{name}": each
             for part in self.parts
             for name, each in part.parameters(shape).items()
         }
+        if self.rule.temperature == LEARNED:
+            found[TEMPERATURE] = Parameter(torch.zeros(shape.heads))
+        return found
 
     @property
     def has_parameters(self) -> bool:
@@ -112,29 +133,34 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that JSON can hold; `from_dict` is its inverse."""
-        return {"layout": to_dict(self.layout), "rule": to_dict(self.rule)}
+        return {part.kind: to_dict(part) for part in self.parts}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Method":
         """Rebuild a method from `to_dict`. Raises ValueError for anything it does not know."""
-        if not isinstance(data, Mapping) or set(data) != {"layout", "rule"}:
-            raise ValueError(f"a method needs exactly the keys 'layout' and 'rule', got {data!r}")
-        return Method(layout=from_dict(Layout, data["layout"]), rule=from_dict(Rule, data["rule"]))
+        if not isinstance(data, Mapping) or set(data) - {"branch"} != {"layout", "rule"}:
+            raise ValueError(
+                f"a method needs exactly the keys 'layout' and 'rule', and 'branch' where it has one, got {data!r}"
+            )
+        branch = from_dict(Branch, data["branch"]) if "branch" in data else None
+        return Method(from_dict(Layout, data["layout"]), from_dict(Rule, data["rule"]), branch)
 
-    def _told(self) -> list[Rule | Layout]:
-        parts: list[Rule | Layout] = [] if type(self.layout) is Full else [self.layout]
-        return parts if parts and type(self.rule) is Dense else [*parts, self.rule]
+    def _told(self) -> list[Part]:
+        told = [part for part in self.parts if type(part) is not Full and part != DENSE]
+        return told if told and told != [self.branch] else [self.rule, *told]
 
 
-AnyMethod = Method | Rule | Layout
+AnyMethod = Method | Rule | Layout | Branch
 
 
 def as_method(method: AnyMethod) -> Method:
-    """The `Method` that a method, a rule alone or a layout alone stands for."""
+    """The `Method` that a method, or a part of one alone, stands for."""
     if isinstance(method, Method):
         return method
     if isinstance(method, Rule):
         return Method(FULL, method)
     if isinstance(method, Layout):
         return Method(method, DENSE)
+    if isinstance(method, Branch):
+        return Method(FULL, DENSE, method)
     raise TypeError(f"expected a method such as crisp.TopK(sparsity=0.8), got {method!r}")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
-from crisp_attention.methods.part import P, Part, called, is_ours, registered, where
+from crisp_attention.methods.part import P, Part, called, is_ours, options, registered, where
 
 # where a class can be imported from, in what is saved of it; no field of a dataclass can have that name
 CLASS = "class"
@@ -13,11 +13,14 @@ CLASS = "class"
 def to_dict(part: Part) -> dict[str, Any]:
     """A plain dictionary that JSON can hold; `from_dict` is its inverse.
 
+    Keyword-only options, such as every rule's temperature, are in it where they are not as by default.
     Raises ValueError for a class without a name.
     """
     check_named(part)
     origin = {} if is_ours(type(part)) else {CLASS: where(type(part))}
-    return {"name": part.name, **origin, **asdict(part)}
+    usual = {f.name: f.default for f in fields(part) if f.kw_only}
+    own = {k: v for k, v in _own(part).items() if k not in usual or v != usual[k]}
+    return {"name": part.name, **origin, **own}
 
 
 def from_dict(kind: type[P], data: Any) -> P:
@@ -25,21 +28,19 @@ def from_dict(kind: type[P], data: Any) -> P:
     if not isinstance(data, Mapping) or "name" not in data:
         raise ValueError(f"expected a dictionary with a 'name', got {data!r}")
     known, name = registered(kind), data["name"]
-    options = {
-        key: value for key, value in data.items() if key != "name" and (key != CLASS or ":" not in value)
-    }
+    own = {key: value for key, value in data.items() if key != "name" and (key != CLASS or ":" not in value)}
     if name not in list(known):
         raise ValueError(f"unknown name {name!r}; {_missing(data, known)}")
     cls = known[name]
-    names = [f.name for f in fields(cls)]
-    if unknown := set(options) - set(names):
+    names = list(options(cls))
+    if unknown := set(own) - set(names):
         has = f"it has {', '.join(names)}" if names else "it has none"
         raise ValueError(f"{name!r} has no option {', '.join(sorted(unknown))}; {has}")
-    needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in options]
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in own]
     if needed:
         raise ValueError(f"{name!r} needs the option {', '.join(needed)}")
     try:
-        return cls(**options)
+        return cls(**own)
     except TypeError as error:
         raise ValueError(f"{name!r}: {error}") from error
 
@@ -50,8 +51,9 @@ def in_words(part: Part) -> str:
     A class without a name goes by that of the class.
     """
     needed = {f.name: getattr(part, f.name) for f in fields(part) if f.default is MISSING}
-    usual, own = asdict(type(part)(**needed)), asdict(part)
-    always = [*needed, *list(own)[:1]]  # what a method is named with is said even where it is as by default
+    usual, own = _own(type(part)(**needed)), _own(part)
+    positional = [f.name for f in fields(part) if not f.kw_only]
+    always = [*needed, *positional[:1]]  # what a method is named with is said even where it is as by default
     told = {k: v for k, v in own.items() if v is not None and (k in always or v != usual[k])}
     return ":".join([called(part), *(f"{k}={v}" for k, v in told.items())])
 
@@ -59,8 +61,8 @@ def in_words(part: Part) -> str:
 def options_of(part: type[Part]) -> dict[str, Any]:
     """The options of a part and their defaults, None for one that is needed or worked out."""
     if any(f.default is MISSING for f in fields(part)):
-        return {f.name: None if f.default is MISSING else f.default for f in fields(part)}
-    return asdict(part())
+        return {name: None if f.default is MISSING else f.default for name, f in options(part).items()}
+    return _own(part())
 
 
 def check_named(part: Part) -> None:
@@ -70,6 +72,11 @@ def check_named(part: Part) -> None:
             f"{where(type(part))} has no name of its own, so it cannot be saved or written as a spec: "
             f'give the class one, such as name: ClassVar[str] = "{type(part).__name__.lower()}"'
         )
+
+
+def _own(part: Part) -> dict[str, Any]:
+    values = asdict(part)
+    return {name: values[name] for name in options(type(part))}
 
 
 def _missing(data: Mapping[str, Any], known: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import re
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
@@ -78,6 +78,14 @@ class Part(ABC):
         super().__init_subclass__(**more)
         if "name" in vars(cls):
             _register(cls)
+        if "__repr__" not in vars(cls):  # else the decorator of dataclasses writes one
+            cls.__repr__ = Part.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        # keyword-only options, such as the temperature, only where they are not as by default
+        shown = [(f, getattr(self, name)) for name, f in options(type(self)).items()]
+        told = [f"{f.name}={value!r}" for f, value in shown if not f.kw_only or value != f.default]
+        return f"{type(self).__qualname__}({', '.join(told)})"
 
     def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
         """What a layer of this shape holds for the part, by name; nothing for most parts."""
@@ -105,6 +113,11 @@ class Part(ABC):
 
 P = TypeVar("P", bound=Part)
 _parts: dict[str, type[Part]] = {}
+
+
+def options(part: type[Part]) -> dict[str, Field[Any]]:
+    """The options of a class by name, those that can be given by keyword only at the end, as in calls."""
+    return {f.name: f for f in sorted(fields(part), key=lambda f: bool(f.kw_only))}
 
 
 def registered(kind: type[P]) -> dict[str, type[P]]:

@@ -25,7 +25,9 @@ def parse(spec: str, **options: Any) -> Method:
             raise ValueError(f"unknown method {name!r}{close or f'; the methods are {listed(names)}'}")
         kind = known[name].kind
         if kind in own:
-            raise ValueError(f"method {spec!r} names two {kind}s; join at most one layout and one rule")
+            raise ValueError(
+                f"method {spec!r} names two {kind}s; join at most one layout, one rule and one branch"
+            )
         own[kind] = {"name": name}
         for key, value in (_setting(name, each) for each in settings):
             if key in own[kind]:

@@ -218,7 +218,7 @@ def control_of(method: Method) -> Method | None:
     """Random keys, as many as the method keeps of what its layout shows; None if it has no one sparsity."""
     if not method.sparsity:
         return None
-    rule = RandomK(sparsity=method.sparsity)
+    rule = RandomK(sparsity=method.sparsity, temperature=method.rule.temperature)
     return replace(method, rule=rule) if hasattr(method.rule, "sparsity") else Method(rule=rule)
 
 

@@ -1,5 +1,5 @@
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 from crisp_attention.methods.part import Part
 from crisp_attention.methods.ranking import on_host
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.temperature import Temperature, check_temperature
 
 # scores of less than this are dropped by adding the lowest number there is
 MODERATE = 1e30
@@ -15,11 +16,20 @@ MODERATE = 1e30
 
 @dataclass(frozen=True)
 class Rule(Part):
-    """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores."""
+    """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores.
+
+    With `temperature`, the products of queries and keys are multiplied by it first: above 1 the attention is sharper,
+    below 1 flatter. "learned" gives every head its own, which starts at 1 and is trained with the model.
+    """
+
+    temperature: Temperature = field(default=1.0, kw_only=True)
 
     kind: ClassVar[str] = "rule"
     uses_seed: ClassVar[bool] = False
     zeros_are_dropped: ClassVar[bool] = False  # the weights themselves say what is kept
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
 
     @abstractmethod
     def select(self, rows: Rows, visible: Tensor) -> Tensor:

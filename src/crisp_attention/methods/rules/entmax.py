@@ -34,6 +34,7 @@ class Entmax(Rule):
     zeros_are_dropped: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.alpha == "learned":
             return
         if isinstance(self.alpha, str):

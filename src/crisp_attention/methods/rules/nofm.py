@@ -25,6 +25,7 @@ class NofM(Rule):
     name: ClassVar[str] = "nofm"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole("n", self.n, 1)
         check_whole("m", self.m, self.n)
 

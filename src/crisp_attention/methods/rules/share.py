@@ -24,6 +24,7 @@ class ShareRule(Rule):
     keep: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.keep is not None:
             check_whole("keep", self.keep, 1)
             if self.sparsity is not None or self.min_keep != 1:

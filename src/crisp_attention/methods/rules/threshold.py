@@ -23,6 +23,7 @@ class Threshold(Rule):
     name: ClassVar[str] = "threshold"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("epsilon", self.epsilon, "[0, 1]")
 
     def drops_nothing(self, keys: int | None = None) -> bool:

@@ -25,6 +25,7 @@ class TopP(Rule):
     name: ClassVar[str] = "topp"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("mass", self.mass, "(0, 1]")
 
     def drops_nothing(self, keys: int | None = None) -> bool:

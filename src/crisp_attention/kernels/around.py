@@ -1,0 +1,54 @@
+"""What is the same around every kernel: the temperature before it, the branch after it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels.blocks import exactly, with_blocks
+from crisp_attention.kernels.call import Call
+from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.method import TEMPERATURE
+from crisp_attention.methods.temperature import LEARNED, factors
+
+
+def tempered(call: Call) -> Call:
+    """The call with its rule's temperature in the queries or, where it is one number, in their scale."""
+    methods = call.method.methods if isinstance(call.method, PerHead) else (call.method,)
+    given = [each.rule.temperature for each in methods]
+    if all(each == 1 for each in given):
+        return call
+    if len(given) == 1 and not isinstance(given[0], str):
+        return replace(call, scale=call.scale * given[0])
+    raw = call.parameters.get(TEMPERATURE)
+    if raw is None and LEARNED in given:
+        raise ValueError(
+            "temperature='learned' needs a parameter, which this call lacks; a model holds it: use crisp.sparsify"
+        )
+    own = factors(given * (call.query.shape[1] // len(given)), raw, call.query)
+    return replace(call, query=(call.query * own[:, None, None]).to(call.query.dtype))
+
+
+def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None) -> Tensor:
+    """A kernel's output (B, H, L, Dv) of a call, plus that of the branches; `blocks` are those of the kernel."""
+    if not call.method.has_branch:
+        return output
+    if not isinstance(call.method, PerHead):
+        assert call.method.branch is not None
+        exact = torch.promote_types(output.dtype, torch.float32)
+        with exactly(output.device):
+            more = call.method.branch.attention(replace(call, blocks=blocks))
+        return (output.to(exact) + more).to(output.dtype)
+    groups = [(call.of(heads, method), heads) for method, heads in call.method.groups().items()]
+    outputs = [
+        with_branches(output[:, heads], part, with_blocks(tempered(part)).blocks) for part, heads in groups
+    ]
+    return together(outputs, [heads for _, heads in groups])
+
+
+def together(outputs: list[Tensor], heads: list[list[int]]) -> Tensor:
+    """Groups of heads (B, h, ...), in the order of the heads."""
+    grouped = [head for each in heads for head in each]
+    order = sorted(range(len(grouped)), key=grouped.__getitem__)
+    return torch.cat(outputs, dim=1)[:, order]

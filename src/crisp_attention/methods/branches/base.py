@@ -1,0 +1,52 @@
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.part import Part
+from crisp_attention.methods.rows import Rows
+
+
+class Attended(Protocol):
+    """What a branch may look at: the call as the kernel got it, with the blocks that the kernel took."""
+
+    @property
+    def query(self) -> Tensor:
+        """(B, H, L, D)"""
+
+    @property
+    def key(self) -> Tensor:
+        """(B, G, S, D)"""
+
+    @property
+    def value(self) -> Tensor:
+        """(B, G, S, Dv)"""
+
+    @property
+    def rows(self) -> Rows:
+        """Valid pairs, positions, scale, bias and softcap."""
+
+    @property
+    def blocks(self) -> BlockGraph | None:
+        """Which blocks see each other, where the layout decides on whole blocks."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What the layer holds for the method; `self.parameter(call, name)` gives the branch's own."""
+
+
+@dataclass(frozen=True)
+class Branch(Part):
+    """A second output that is added to that of the kernel, for example for the keys that no query kept.
+
+    Every kernel gets it for nothing. A method with a branch has no attention weights to return.
+    """
+
+    kind: ClassVar[str] = "branch"
+
+    @abstractmethod
+    def attention(self, call: Attended) -> Tensor:
+        """What is added to the output, (B, H, L, Dv), differentiable, in float32 or better."""
