@@ -15,7 +15,7 @@ from crisp_attention.methods import part
 from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.part import Parameter, Part, Shape
 from crisp_attention.methods.rows import Rows
-from tests.models.tiny import BATCH, distilbert, logits
+from tests.models.tiny import BATCH, distilbert, logits, noisy
 
 
 @dataclass(frozen=True)
@@ -282,18 +282,19 @@ def test_a_layout_may_have_trained_parameters(tmp_path) -> None:
     assert logits(crisp.load(tmp_path)).equal(logits(model))
 
 
-def test_a_layout_may_have_fitted_parameters() -> None:
+def test_a_layout_may_have_fitted_parameters(tmp_path) -> None:
+    model = crisp.sparsify(noisy(distilbert()), Nearest())
     with pytest.raises(
-        ValueError, match=r"'nearest' needs the parameter 'centres', .* call crisp\.fit\(model, batches\)"
+        ValueError, match=r"'nearest' needs the parameter 'centres', .* call crisp\.fit\(model"
     ):
-        dispatch.attention(call(Method(Nearest())))
-    given = call(Method(Nearest()))
-    fitter = Nearest().fitter(given.shape)
-    fitter.see(given.rows)
-    fitted = call(
-        Method(Nearest()), parameters={f"layout.{name}": each for name, each in fitter.values().items()}
-    )
-    seen = Nearest().visible(fitted.rows)
-    _, weights = dispatch.attention(fitted, weights=True)
-    assert (weights > 0).equal(seen)
-    assert 0 < seen.float().mean() < 1
+        logits(model)
+    crisp.fit(model, [BATCH])
+    fitted = logits(model)
+    assert not fitted.equal(logits(noisy(distilbert())))
+    assert not [name for name, _ in model.named_parameters() if "centres" in name]
+    model.save_pretrained(tmp_path)
+    assert logits(crisp.load(tmp_path)).equal(fitted)
+    given = call(Method(Nearest()), parameters={"layout.centres": call(Method()).key[0, :, :2]})
+    _, weights = dispatch.attention(given, weights=True)
+    assert (weights > 0).equal(Nearest().visible(given.rows))
+    assert 0 < (weights > 0).float().mean() < 1
