@@ -17,7 +17,6 @@ from time import perf_counter
 import pandas as pd
 import torch
 import tyro
-from rich.console import Console
 from torch.utils.data import DataLoader
 
 import crisp_attention as crisp
@@ -25,10 +24,9 @@ from crisp_attention.methods.method import AnyMethod, as_method
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.sources import load_source
 from crisp_attention.runs.spec import Data
-from crisp_attention.studies.options import SweepOptions
+from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.plan import Configuration
 from crisp_attention.studies.statistics import mean_interval, paired_difference
-from crisp_attention.studies.study import Configuration, Study
-from crisp_attention.studies.sweep.command import sweep
 
 LEVELS = (0.5, 0.8)
 MODEL = "builtin:minilm"
@@ -80,22 +78,17 @@ def main(options: Options) -> None:
     """Calibrate, train, print the table."""
     options.output.mkdir(parents=True, exist_ok=True)
     specs = calibrated(options)
-    study = sweep(
-        SweepOptions(
-            model=MODEL,
-            dataset=options.dataset,
-            output=options.output / "study",
-            method=tuple(specs),
-            seeds=options.seeds,
-            workers=options.workers,
-            train_examples=options.train_examples,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            training=("save_strategy=no", "eval_strategy=no", "bf16=true", "use_cpu=true"),
-        ),
-        Console(),
+    training = {"save_strategy": "no", "eval_strategy": "no", "bf16": True, "use_cpu": True}
+    study = crisp.sweep(
+        MODEL,
+        crisp.Data(source=options.dataset, train_examples=options.train_examples),
+        methods=[crisp.parse(spec) for spec in specs],
+        output=options.output / "study",
+        seeds=options.seeds,
+        workers=options.workers,
+        recipe=crisp.Recipe(epochs=options.epochs, learning_rate=options.learning_rate, training=training),
     )
-    table(study, steps(options, ["dense", *specs]))
+    table(study.folder, steps(options, ["dense", *specs]))
 
 
 def calibrated(options: Options) -> list[str]:
@@ -162,7 +155,7 @@ def steps(options: Options, specs: list[str]) -> dict[str, float]:
     return ratios
 
 
-def table(study: Study, ratios: dict[str, float]) -> None:
+def table(study: StudyFolder, ratios: dict[str, float]) -> None:
     """Print one line per method, in Markdown: means over seeds, accuracies with 95 % t-intervals."""
     dense = accuracies(study, study.dense, "test")
     print("|".join(["", "method", *COLUMNS, ""]))
@@ -173,19 +166,19 @@ def table(study: Study, ratios: dict[str, float]) -> None:
         validation = mean_interval(accuracies(study, configuration, "validation"))
         gap, at = paired_difference(test, dense), mean_interval(test)
         cells = [
-            f"`{configuration.method}`",
+            f"`{configuration.spec}`",
             f"{runs['achieved_sparsity'].mean():.1%}",
             f"{runs['kept_mass'].mean():.1%}",
             f"{validation.mean:.1f} ± {validation.half_width:.1f}",
             f"{at.mean:.1f} ± {at.half_width:.1f}",
             "" if configuration.is_dense else f"{gap.mean:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})",
             f"{runs['seconds_per_step'].mean():.2f}",
-            f"{ratios[configuration.method]:.2f}",
+            f"{ratios[configuration.spec]:.2f}",
         ]
         print("|".join(["", *cells, ""]))
 
 
-def accuracies(study: Study, configuration: Configuration, split: str) -> list[float]:
+def accuracies(study: StudyFolder, configuration: Configuration, split: str) -> list[float]:
     """In percent, by seed."""
     return [100 * run.metrics[split]["accuracy"] for run in study.finished(configuration)]
 

@@ -5,20 +5,20 @@ python -m benchmarks.study_tables
 
 from pathlib import Path
 
+from crisp_attention.runs.task.metrics import ACCURACY
 from crisp_attention.studies.analysis import Analysis, Line, analyse
-from crisp_attention.studies.report.numbers import (
+from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.numbers import (
     NONE,
+    Unit,
     decimal,
     percent,
-    plus_minus,
     points,
     probability,
-    span,
 )
-from crisp_attention.studies.report.tables import mean_of
-from crisp_attention.studies.study import Study
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
+UNIT = Unit(ACCURACY)
 NAMES = ("digits", "sst2", "rte")
 HEADINGS = (
     "attention",
@@ -40,17 +40,17 @@ HEADINGS = (
 
 def table(name: str) -> list[str]:
     """The lines of a study's table in Markdown."""
-    analysis = analyse(Study.read(STUDIES / name))
+    analysis = analyse(StudyFolder.read(STUDIES / name))
     rows = [HEADINGS, ["---"] * len(HEADINGS), *(_cells(line) for line in analysis.lines)]
     return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def control(name: str) -> list[str]:
     """What each configuration gains over as many random keys, as one line each."""
-    analysis: Analysis = analyse(Study.read(STUDIES / name))
+    analysis: Analysis = analyse(StudyFolder.read(STUDIES / name))
     return [
         f"{line.configuration.label} minus {line.to_random.baseline.label}: "
-        f"{points(line.to_random.difference.mean)} [{span(line.to_random.difference)}]"
+        f"{points(line.to_random.difference.mean)} [{UNIT.span(line.to_random.difference)}]"
         for line in analysis.lines
         if line.to_random
     ]
@@ -61,22 +61,22 @@ def _cells(line: Line) -> list[str]:
     compared = [NONE] * 4
     if found:
         compared = [
-            f"{points(found.difference.mean)} [{span(found.difference)}]",
-            f"[{span(found.bootstrap)}]",
+            f"{points(found.difference.mean)} [{UNIT.span(found.difference)}]",
+            f"[{UNIT.span(found.bootstrap)}]",
             probability(found.p),
             percent(found.detectable),
         ]
     return [
         line.configuration.label,
-        f"{line.configuration.epochs:g}",
-        f"{percent(mean_of(line, 'accuracy'))} {plus_minus(line.accuracy)}",
+        f"{line.configuration.recipe.epochs:g}",
+        f"{percent(line.mean('score'))} {UNIT.plus_minus(line.score)}",
         *compared,
-        decimal(mean_of(line, "loss")),
-        percent(mean_of(line, "ece"), 1),
-        percent(mean_of(line, "train_accuracy"), 1),
-        points(mean_of(line, "gap")),
-        percent(mean_of(line, "achieved_sparsity"), 1),
-        percent(mean_of(line, "kept_mass"), 1),
+        decimal(line.mean("loss")),
+        percent(line.mean("ece"), 1),
+        percent(line.mean("train_score"), 1),
+        points(line.mean("gap")),
+        percent(line.mean("achieved_sparsity"), 1),
+        percent(line.mean("kept_mass"), 1),
         ", ".join(line.kernels) or "not recorded",
     ]
 

@@ -20,22 +20,26 @@ import transformers
 from datasets import concatenate_datasets
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from crisp_attention.files import plain
+from crisp_attention.cli.demo import demo_study
+from crisp_attention.cli.study_options import DemoOptions
+from crisp_attention.cli.sweep import plan_of
+from crisp_attention.methods.spec import parse
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.evaluation import evaluate
 from crisp_attention.runs.prepare import make_sparse, train
 from crisp_attention.runs.sources import load_source
-from crisp_attention.runs.spec import Data, RunSpec
+from crisp_attention.runs.spec import Data
 from crisp_attention.runs.terminal import be_quiet
-from crisp_attention.studies.demo import demo_study
-from crisp_attention.studies.options import DemoOptions
-from crisp_attention.studies.study import Configuration
-from crisp_attention.studies.sweep.plan import run_options
+from crisp_attention.studies.attention import as_treatment
+from crisp_attention.studies.plan import Configuration
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS = (40, 80, 120)
 SPLITS = 3
+PLAN, _ = plan_of(demo_study(DemoOptions()))
+RECIPE = PLAN.configurations[0].recipe
+NO_LOGS = {"eval_strategy": "no", "logging_strategy": "no"}
 
 
 def validation_accuracy(configuration: Configuration, seed: int) -> float:
@@ -49,9 +53,7 @@ def validation_accuracy(configuration: Configuration, seed: int) -> float:
     transformers.set_seed(seed)
     source = load_source("builtin:vit", task, max_length=None)
     with tempfile.TemporaryDirectory() as scratch:
-        options = run_options(demo_study(DemoOptions()), configuration, seed, Path(scratch))
-        options = replace(options, training=(*options.training, "eval_strategy=no", "logging_strategy=no"))
-        spec = RunSpec.from_dict(plain(options))
+        spec = PLAN.run(configuration, seed)
         make_sparse(source.model, spec)
         trainer = train(source, task, training_arguments(spec, Path(scratch)))
         return evaluate(trainer, task.target, source.encode(images.select(held_out)))["accuracy"]
@@ -65,7 +67,10 @@ def start_worker() -> None:
 
 def main() -> None:
     recipes = [
-        Configuration(method, rate, epochs)
+        Configuration(
+            as_treatment(parse(method)),
+            replace(RECIPE, learning_rate=rate, epochs=epochs, training={**RECIPE.training, **NO_LOGS}),
+        )
         for method in ("dense", "topk:sparsity=0.8")
         for rate in LEARNING_RATES
         for epochs in EPOCHS
@@ -75,9 +80,9 @@ def main() -> None:
         scores = list(pool.map(validation_accuracy, *zip(*jobs, strict=True)))
     table = pd.DataFrame(
         {
-            "attention": [recipe.label for recipe, _ in jobs],
-            "learning rate": [recipe.learning_rate for recipe, _ in jobs],
-            "epochs": [recipe.epochs for recipe, _ in jobs],
+            "attention": [each.label for each, _ in jobs],
+            "learning rate": [each.recipe.learning_rate for each, _ in jobs],
+            "epochs": [each.recipe.epochs for each, _ in jobs],
             "validation accuracy (%)": [100 * score for score in scores],
         }
     )

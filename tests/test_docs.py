@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks import study_tables
 from crisp_attention.cli import main as cli
-from crisp_attention.studies.study import Study
+from crisp_attention.studies.folder import StudyFolder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,7 +106,7 @@ def test_the_readme_s_python_says_what_it_uses():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", study_tables.NAMES)
 def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
-    assert Study.read(study_tables.STUDIES / name).missing() == []
+    assert StudyFolder.read(study_tables.STUDIES / name).missing() == []
     text = (ROOT / "docs" / "results.md").read_text()
     missing = [line for line in (*study_tables.table(name), *study_tables.control(name)) if line not in text]
     assert missing == []

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from crisp_attention.runs.spec import Data as Data
     from crisp_attention.runs.spec import Recipe as Recipe
     from crisp_attention.schedule import Schedule as Schedule
+    from crisp_attention.studies.study import Study as Study
+    from crisp_attention.studies.sweep.sweep import sweep as sweep
 
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
 _HOME = {
@@ -77,6 +79,7 @@ _HOME = {
     "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
     "Threshold": "methods.rules",
+    "Study": "studies.study",
     "TopK": "methods.rules",
     "TopP": "methods.rules",
     "Window": "methods.layouts",
@@ -94,6 +97,7 @@ _HOME = {
     "restore": "models.persistence",
     "set_sparsity": "models.sparse_model",
     "sparsify": "models.apply",
+    "sweep": "studies.sweep.sweep",
 }
 __all__ = sorted(_HOME)
 

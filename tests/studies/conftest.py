@@ -4,7 +4,8 @@ import datasets
 import pytest
 
 from crisp_attention.cli import main as cli
-from crisp_attention.studies.report import write_report
+from crisp_attention.studies.analysis import analyse
+from crisp_attention.studies.report.writing import write_report
 from tests.runs import small
 from tests.studies.reports import hostile_study
 from tests.studies.viewing import TEXT, save_bert
@@ -50,4 +51,6 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        return write_report(hostile_study(folder / "study"), folder / "report"), folder / "report"
+        analysis = analyse(hostile_study(folder / "study"))
+        write_report(analysis, folder / "report")
+        return analysis, folder / "report"

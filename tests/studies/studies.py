@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, ndtri
 
-from crisp_attention.files import PACKAGES, plain, write_json
+from crisp_attention.files import PACKAGES, write_json
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.run_directory import RunDirectory
-from crisp_attention.studies.study import STUDY, Configuration, Study, failure_file, pairs
+from crisp_attention.runs.spec import Data, Recipe
+from crisp_attention.studies.attention import as_treatment
+from crisp_attention.studies.folder import StudyFolder, failure_file
+from crisp_attention.studies.plan import Configuration, Plan
 
 VERSIONS = dict.fromkeys(PACKAGES, "1.2.3")
 LAYERS, HEADS, STEPS, EPOCHS = 3, 2, 40, 4
@@ -59,7 +61,8 @@ def make_study(
     texts: Sequence[str] = (),
     device: str = "cpu",
     diverged: Collection[tuple[str, int]] = (),
-) -> Study:
+    metric: str | None = None,
+) -> StudyFolder:
     """A study in `path` whose methods, by spec, have these true accuracies. Example:
 
     make_study(tmp_path, {"dense": 0.85, "topk:sparsity=0.8": 0.87, "random:sparsity=0.8": 0.70})
@@ -69,20 +72,20 @@ def make_study(
     example, the data set is in the folder `data`, as text and label; else only its name is recorded.
     """
     world = world or World(examples=len(texts) or 400)
-    configurations = tuple(Configuration(method, learning_rate=5e-5, epochs=EPOCHS) for method in accuracies)
+    recipe = Recipe(learning_rate=5e-5, epochs=EPOCHS, batch_size=32, max_length=128)
+    configurations = tuple(Configuration(as_treatment(parse(method)), recipe) for method in accuracies)
     data = str(path / "data") if texts else "stanfordnlp/sst2"
-    study = Study(
-        path,
-        name="fake",
-        command=["crisp", "sweep", "--output", str(path)],
-        options={"model": "bert-base-uncased", "dataset": data, "batch_size": 32, "max_length": 128},
+    path.mkdir(parents=True, exist_ok=True)
+    plan = Plan(
+        model="bert-base-uncased",
+        data=Data(source=data),
         configurations=configurations,
         seeds=tuple(range(seeds)),
-        created="2025-01-31T12:00:00+00:00",
-        versions=VERSIONS,
+        metric=metric,
     )
-    path.mkdir(parents=True, exist_ok=True)
-    (path / STUDY).write_text(json.dumps(study.record()), encoding="utf-8")
+    study = StudyFolder.begin(path, "fake", plan, ("crisp", "sweep", "--output", str(path)), None)
+    study = replace(study, created="2025-01-31T12:00:00+00:00", versions=VERSIONS)
+    study.write()
     labels = {split: world.labels() for split in ("train", *splits)}
     hardness = {split: world.random.normal(size=world.examples) for split in labels}
     if texts:
@@ -90,15 +93,15 @@ def make_study(
         for split, of_split in labels.items():
             table = pd.DataFrame({"text": list(texts), "label": of_split})
             table.to_json(path / "data" / f"{split}.jsonl", orient="records", lines=True)
-    for configuration, seed in pairs(configurations, study.seeds):
-        key, directory = (configuration.method, seed), study.directory(configuration, seed)
+    for configuration, seed in plan.runs():
+        key, directory = (configuration.spec, seed), study.directory(configuration, seed)
         deviation = world.seed_sd * world.random.normal()
         if key in (failed or {}):
             file = failure_file(directory.path)
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps({"reason": (failed or {})[key]}), encoding="utf-8")
         elif key not in missing:
-            accuracy = accuracies[configuration.method] + deviation
+            accuracy = accuracies[configuration.spec] + deviation
             logits = {
                 split: world.logits(labels[split], hardness[split], accuracy + (split == "train") * 0.05)
                 for split in labels
@@ -110,7 +113,7 @@ def make_study(
 
 
 def _write_run(
-    study: Study,
+    study: StudyFolder,
     configuration: Configuration,
     seed: int,
     directory: RunDirectory,
@@ -128,22 +131,11 @@ def _write_run(
     measured = _measurements(configuration)
     measured.to_csv(directory.measurements, index=False)
     _history(splits["train"]["loss"], splits["validation"]).to_csv(directory.history, index=False)
-    options = FinetuneOptions(
-        model=study.options["model"],
-        dataset=study.options["dataset"],
-        output=directory.path,
-        method=configuration.method,
-        epochs=configuration.epochs,
-        learning_rate=configuration.learning_rate,
-        seed=seed,
-    )
     names = [str(label) for label in range(logits["train"].shape[1])]
     task = {"text_columns": ["text"], "image_column": None, "label_names": names}
     config = {
-        "options": plain(options),
+        "options": study.plan.run(configuration, seed).to_dict(),
         "command": study.command,
-        "method": parse(configuration.method).to_dict(),
-        "schedule": None,
         "task": task | {"examples": {split: len(each) for split, each in labels.items()}},
         "notes": ["text column: text; label column: label"],
         "versions": VERSIONS,
@@ -175,14 +167,14 @@ def _measurements(configuration: Configuration) -> pd.DataFrame:
     """Columns of `Measurement.table()`; later layers and heads keep a little less of the mass."""
     table = pd.DataFrame([(layer, head) for layer in range(LAYERS) for head in range(HEADS)])
     table.columns = ["layer", "head"]
-    sparsity = 0.5 if configuration.sparsity is None else configuration.sparsity
+    sparsity = 0.5 if configuration.treatment.sparsity is None else configuration.treatment.sparsity
     lost = sparsity * (0.2 + 0.05 * table["layer"] + 0.02 * table["head"])
     names = table["layer"].map("bert.encoder.layer.{}.attention.self".format)
     measured = table.assign(
         name=names,
-        method=configuration.name,
+        method=configuration.treatment.name,
         sparsity=sparsity,
-        kept_mass=1 - (3 * lost if configuration.is_random else lost),
+        kept_mass=1 - (3 * lost if configuration.is_control else lost),
         entropy=1.5 - lost,
         keys_per_row=20 * (1 - sparsity),
         valid_pairs=2000,

@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 import psutil
 
-from crisp_attention.studies.study import Study
+from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.sweep.storage import DATABASE
 
 SECONDS = 400  # a process starts within seconds, but cores may be busy with other things
@@ -91,7 +91,7 @@ def metrics_files(*outputs: Path) -> dict[Path, tuple[int, bytes]]:
 
 def same_results(left: Path, right: Path) -> None:
     """Asserts that two folders hold the same finished runs: metrics but for times, and every logit."""
-    studies = [Study.read(left), Study.read(right)]
+    studies = [StudyFolder.read(left), StudyFolder.read(right)]
     assert studies[0].missing() == studies[1].missing() == []
     for configuration in studies[0].configurations:
         for one, other in zip(*(study.finished(configuration) for study in studies), strict=True):

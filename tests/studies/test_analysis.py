@@ -6,14 +6,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import matthews_corrcoef
 
 from crisp_attention.errors import OptionError
-from crisp_attention.studies.analysis import Comparison, Verdict, analyse
-from crisp_attention.studies.analysis.evidence import Evidence, compare, decide
-from crisp_attention.studies.analysis.lines import COLUMNS
-from crisp_attention.studies.report.verdicts import answer
+from crisp_attention.runs.task.metrics import ACCURACY, MCC
+from crisp_attention.studies.analysis import Comparison, Verdict, analyse, answer, statements
+from crisp_attention.studies.analysis.compare import Evidence, compare, decide
+from crisp_attention.studies.analysis.read import COLUMNS
+from crisp_attention.studies.analysis.verdicts import sentence
+from crisp_attention.studies.attention import DENSE
+from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.numbers import Unit
+from crisp_attention.studies.plan import Configuration
 from crisp_attention.studies.statistics import Interval
-from crisp_attention.studies.study import Configuration, Study
 from tests.studies.studies import World, make_study
 
 TOPK, RANDOM, WINDOW = "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=9"
@@ -26,7 +31,7 @@ def analysis(tmp_path_factory):
 
 
 def line(analysis, method):
-    return next(each for each in analysis.lines if each.configuration.method == method)
+    return next(each for each in analysis.lines if each.configuration.spec == method)
 
 
 def rewritten(file, **changes):
@@ -34,15 +39,15 @@ def rewritten(file, **changes):
 
 
 def first_run(study, method="dense"):
-    return study.directory(next(each for each in study.configurations if each.method == method), 0)
+    return study.directory(next(each for each in study.configurations if each.spec == method), 0)
 
 
 def test_the_truth_of_a_study_is_found(analysis):
-    verdicts = {each.configuration.method: each.to_dense and each.to_dense.verdict for each in analysis.lines}
+    verdicts = {each.configuration.spec: each.to_dense and each.to_dense.verdict for each in analysis.lines}
     expected = {"dense": None, TOPK: Verdict.NOT_SHOWN, RANDOM: Verdict.WORSE, WINDOW: Verdict.BETTER}
     assert verdicts == expected
     assert line(analysis, TOPK).to_random.verdict is Verdict.BETTER
-    assert line(analysis, TOPK).to_random.baseline.method == RANDOM
+    assert line(analysis, TOPK).to_random.baseline.spec == RANDOM
     assert line(analysis, WINDOW).to_random is None  # it has no control
     assert line(analysis, RANDOM).to_random is None
 
@@ -53,14 +58,14 @@ def test_the_numbers_are_those_of_the_files(analysis):
     assert found.runs.columns.tolist() == COLUMNS
     files = analysis.study.finished(found.configuration)
     accuracies = [each.metrics["test"]["accuracy"] for each in files]
-    assert found.runs["accuracy"].tolist() == accuracies
-    assert found.accuracy.mean == pytest.approx(np.mean(accuracies))
+    assert found.runs["score"].tolist() == accuracies
+    assert found.score.mean == pytest.approx(np.mean(accuracies))
     assert found.sd == pytest.approx(np.std(accuracies, ddof=1))
     gap = files[0].metrics["train"]["accuracy"] - files[0].metrics["validation"]["accuracy"]
     assert found.runs["gap"][0] == pytest.approx(gap)
     assert (found.relative_time, found.relative_memory) == pytest.approx((0.122 / 0.102, 1.5))
     assert (dense.relative_time, dense.relative_memory) == (1, 1)
-    differences = found.runs["accuracy"] - dense.runs["accuracy"]
+    differences = found.runs["score"] - dense.runs["score"]
     assert found.to_dense.difference.mean == pytest.approx(differences.mean())
     assert found.to_dense.bootstrap.mean == pytest.approx(differences.mean())
 
@@ -77,7 +82,7 @@ def test_mcnemar_s_table_counts_what_only_one_side_has_right(analysis):
 def test_flips_count_the_pairs_of_equal_seeds(analysis):
     flips, study = analysis.flips, analysis.study
     top = flips.iloc[0]
-    sparse = [each for each in study.configurations if each.method in (TOPK, WINDOW)]
+    sparse = [each for each in study.configurations if each.spec in (TOPK, WINDOW)]
     differ = [
         run.predictions("test")["prediction"][top["index"]]
         != dense.predictions("test")["prediction"][top["index"]]
@@ -100,7 +105,7 @@ def test_an_unfinished_study_says_what_is_absent(tmp_path):
     study = make_study(tmp_path / "s", TRUTH, seeds=4, failed={(WINDOW, 1): "out of memory"}, missing=missing)
     found = analyse(study)
     assert line(found, WINDOW).to_dense.seeds == (0, 2, 3)
-    assert line(found, TOPK).to_dense is line(found, TOPK).accuracy is None
+    assert line(found, TOPK).to_dense is line(found, TOPK).score is None
     assert found.notes == (
         "failed: window:width=9, seed 1: out of memory",
         "2 of 16 runs are still to do, or finished on another machine: copy its folder here "
@@ -138,7 +143,7 @@ def test_a_study_whose_runs_all_diverged_says_so(tmp_path):
 
 def test_two_seeds_say_nothing(tmp_path):
     found = analyse(make_study(tmp_path / "s", TRUTH, seeds=2))
-    assert all(each.to_dense is each.to_random is each.accuracy is None for each in found.lines)
+    assert all(each.to_dense is each.to_random is each.score is None for each in found.lines)
     assert answer(found) == (
         "Nothing can be said yet: no sparse configuration shares 3 seeds with dense, which a comparison needs."
     )
@@ -153,7 +158,7 @@ def test_a_baseline_that_learned_nothing_is_noted(tmp_path):
 
 
 def test_what_computed_the_attention_is_said(analysis, tmp_path):
-    kernels = {each.configuration.method: each.kernels for each in analysis.lines}
+    kernels = {each.configuration.spec: each.kernels for each in analysis.lines}
     assert kernels == {"dense": ("sdpa",), TOPK: ("cpu",), RANDOM: ("cpu",), WINDOW: ("cpu",)}
     study = make_study(tmp_path / "s", TRUTH)
     metrics = first_run(study, TOPK).metrics
@@ -207,33 +212,100 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
 
 
 def comparison(verdict, mean, low, high, detectable):
-    interval, wider = Interval(mean, mean, mean), Interval(mean, low, high)
-    evidence = Evidence(interval, wider, 0.5, 0.5, detectable)
-    dense = Configuration("dense", 1e-5, 1)
+    evidence = Evidence(Interval(mean, mean, mean), Interval(mean, low, high), 0.5, 0.5, detectable)
     return Comparison(
-        dense, (0, 1), p=0.5, mcnemar=pd.DataFrame(), p_mcnemar=0.5, verdict=verdict, **evidence._asdict()
+        baseline=Configuration(DENSE),
+        seeds=(0, 1),
+        comparisons=4,
+        p=0.053,
+        mcnemar=None,
+        p_mcnemar=None,
+        verdict=verdict,
+        **evidence._asdict(),
     )
 
 
 @pytest.mark.parametrize(
-    ("verdict", "numbers", "words"),
+    ("metric", "verdict", "numbers", "words"),
     [
-        (Verdict.BETTER, (0.012, 0.004, 0.02, 0.01), "better: +1.20 points (bootstrap: +0.40 to +2.00)"),
-        (Verdict.WORSE, (-0.03, -0.041, -0.019, 0.01), "worse: −3.00 points (bootstrap: −4.10 to −1.90)"),
         (
+            ACCURACY,
+            Verdict.BETTER,
+            (0.012, 0.004, 0.02, 0.01),
+            "better: +1.20 points (bootstrap: +0.40 to +2.00)",
+        ),
+        (
+            MCC,
+            Verdict.WORSE,
+            (-0.03, -0.041, -0.019, 0.01),
+            "worse: −0.030 MCC (bootstrap: −0.041 to −0.019)",
+        ),
+        (
+            ACCURACY,
             Verdict.NOT_SHOWN,
             (-0.0002, -0.009, 0.015, 0.016),
             "no difference shown: −0.02 points (bootstrap: −0.90 to +1.50); this study could have shown ±1.60",
         ),
         (
+            ACCURACY,
+            Verdict.NOT_SHOWN,
+            (-0.01, -0.02, -0.001, 0.016),
+            "no difference shown: −1.00 points (bootstrap: −2.00 to −0.10); after Holm's correction over "
+            "4 comparisons p = 0.053; this study could have shown ±1.60",
+        ),
+        (
+            ACCURACY,
             Verdict.NOT_SHOWN,
             (0, 0, 0, 0),
             "no difference shown: right and wrong on the same examples as dense",
         ),
     ],
 )
-def test_the_verdict_in_words(verdict, numbers, words):
-    assert comparison(verdict, *numbers).words == words
+def test_the_verdict_in_words(metric, verdict, numbers, words):
+    assert sentence(comparison(verdict, *numbers), Unit(metric)) == words
+
+
+def test_the_main_metric_of_a_study_is_compared_like_accuracy(tmp_path):
+    study = make_study(tmp_path / "s", TRUTH, metric="mcc")
+    found = analyse(study)
+    assert found.metric is MCC
+    for each in found.lines:
+        runs = [run.predictions("test") for run in study.finished(each.configuration)]
+        scores = [matthews_corrcoef(run["label"], run["prediction"]) for run in runs]
+        assert each.runs["score"].tolist() == pytest.approx(scores)
+        if each.to_dense:
+            differences = each.runs["score"] - line(found, "dense").runs["score"]
+            assert each.to_dense.difference.mean == pytest.approx(differences.mean())
+            assert each.to_dense.bootstrap.mean == pytest.approx(differences.mean())
+            assert each.to_dense.mcnemar is each.to_dense.p_mcnemar is None
+    verdicts = {each.configuration.spec: each.to_dense and each.to_dense.verdict for each in found.lines}
+    assert verdicts == {
+        "dense": None,
+        TOPK: Verdict.NOT_SHOWN,
+        RANDOM: Verdict.WORSE,
+        WINDOW: Verdict.BETTER,
+    }
+    assert answer(found).startswith(
+        "Yes, in 1 of 2 sparse configurations: a higher MCC than dense with window"
+    )
+
+
+def test_every_comparison_has_a_statement_also_where_nothing_can_be_said(analysis, tmp_path):
+    pairs = [(each.configuration.spec, each.baseline.spec) for each in statements(analysis)]
+    assert pairs == [(TOPK, "dense"), (TOPK, RANDOM), (RANDOM, "dense"), (WINDOW, "dense")]
+    assert [each.verdict for each in statements(analysis)] == [
+        Verdict.NOT_SHOWN,
+        Verdict.BETTER,
+        Verdict.WORSE,
+        Verdict.BETTER,
+    ]
+    failed = {(TOPK, seed): "crashed" for seed in (0, 1, 2)}
+    few = statements(analyse(make_study(tmp_path / "few", TRUTH, failed=failed)))
+    assert few[0].verdict is None
+    assert few[0].words == "nothing can be said: a comparison needs 3 seeds that both have, and there are 2"
+    unfinished = analyse(make_study(tmp_path / "unfinished", TRUTH, missing=[(WINDOW, 4)]))
+    assert answer(unfinished) == "19 of 20 runs are finished: no verdict yet."
+    assert {each.verdict for each in statements(unfinished)} == {None}
 
 
 def test_identical_answers_show_nothing():
@@ -271,7 +343,7 @@ def test_the_order_of_seeds_and_the_side_change_only_the_sign(order, seed):
 
 
 def test_the_fake_study_reads_as_it_was_made(analysis):
-    assert Study.read(analysis.study.path) == analysis.study
+    assert StudyFolder.read(analysis.study.path) == analysis.study
 
 
 def test_peaks_of_whole_processes_are_not_compared_without_a_word(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtri
 
 from crisp_attention.studies.analysis import Verdict
-from crisp_attention.studies.analysis.evidence import compare, decide
+from crisp_attention.studies.analysis.compare import compare, decide
 
 DRAWS = 1000  # with a few hundred the draws, always the same, favour one side
 

@@ -6,13 +6,14 @@ import sys
 import pandas as pd
 import pytest
 
-from crisp_attention.studies.demo import demo_study
-from crisp_attention.studies.options import DemoOptions
-from crisp_attention.studies.sweep.plan import grid
+from crisp_attention.cli.demo import demo_study
+from crisp_attention.cli.study_options import DemoOptions
+from crisp_attention.cli.sweep import plan_of
 
 
 def test_dense_is_trained_with_a_recipe_of_its_own():
-    found = {each.label: (each.learning_rate, each.epochs) for each in grid(demo_study(DemoOptions()))}
+    plan, _ = plan_of(demo_study(DemoOptions()))
+    found = {each.label: (each.recipe.learning_rate, each.recipe.epochs) for each in plan.configurations}
     assert found == {
         "dense": (3e-4, 120),
         "topk 50 %": (3e-4, 40),

@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from crisp_attention.studies.report import write_report
-from crisp_attention.studies.report.verdicts import answer
+from crisp_attention.studies.analysis import analyse, answer, statements
+from crisp_attention.studies.report.writing import write_report
 from tests.studies.reports import ACCURACIES, HOSTILE, NAMES
 from tests.studies.studies import World, make_study
 
@@ -39,10 +39,10 @@ def overflow(tab):
 def test_the_accuracies_in_the_page_are_those_of_the_analysis(report, tab):
     analysis, folder = report
     tab.open(folder / "report.html")
-    rows = tab.evaluate(VALUES % "accuracies")
+    rows = tab.evaluate(VALUES % "scores")
     assert len(rows) == len(ACCURACIES)
     for row, line in zip(rows, analysis.lines, strict=True):
-        expected = [line.runs["accuracy"].mean(), line.sd]
+        expected = [line.runs["score"].mean(), line.sd]
         if (dense := line.to_dense) is not None:
             expected += [dense.difference.mean, dense.p, dense.p_mcnemar, dense.detectable]
         if (random := line.to_random) is not None:
@@ -53,13 +53,13 @@ def test_the_accuracies_in_the_page_are_those_of_the_analysis(report, tab):
 def test_the_other_measures_and_the_runs_are_those_of_the_analysis(report, tab):
     analysis, folder = report
     tab.open(folder / "report.html")
-    columns = ["train_accuracy", "gap", "loss", "ece", "achieved_sparsity", "kept_mass"]
+    columns = ["train_score", "gap", "loss", "ece", "achieved_sparsity", "kept_mass"]
     for row, line in zip(tab.evaluate(VALUES % "other measures"), analysis.lines, strict=True):
         means = line.runs.mean()
         time, memory = means["seconds_per_step"], means["peak_memory_bytes"]
         assert row == [*means[columns], time, line.relative_time, memory, line.relative_memory]
     runs = [
-        [run[each] for each in ["accuracy", "loss", "ece", "train_accuracy", *columns[1:2], *columns[4:]]]
+        [run[each] for each in ["score", "loss", "ece", "train_score", *columns[1:2], *columns[4:]]]
         for line in analysis.lines
         for _, run in line.runs.iterrows()
     ]
@@ -71,18 +71,19 @@ def test_it_opens_with_the_answer_and_a_sentence_for_each_configuration(report, 
     tab.open(folder / "report.html")
     assert tab.evaluate("document.querySelector('.answer').textContent") == answer(analysis)
     said = tab.evaluate("[...document.querySelectorAll('.verdicts li')].map(each => each.textContent)")
-    compared = [line for line in analysis.lines if line.to_dense]
-    for text, line in zip(said, compared, strict=True):
-        assert text[2:].replace("\n", "") == line.configuration.label + line.to_dense.words
+    compared = [each for each in statements(analysis) if each.verdict and each.baseline.is_dense]
+    assert len(said) == 4
+    for text, each in zip(said, compared, strict=True):
+        assert text[2:].replace("\n", "") == each.configuration.label + each.words
     text = tab.evaluate("document.body.innerText")
     assert all(" ".join(note.split())[:60] in " ".join(text.split()) for note in analysis.notes)
 
 
-def test_published_numbers_stand_beside_ours(report, tab):
+def test_published_numbers_stand_next_to_ours(report, tab):
     analysis, folder = report
     tab.open(folder / "report.html")
     ours = next(line for line in analysis.lines if line.configuration.label == "topk 80 %")
-    assert tab.evaluate(VALUES % "published numbers") == [[0.9159, ours.runs["accuracy"].mean()], [0.5]]
+    assert tab.evaluate(VALUES % "published numbers") == [[0.9159, ours.runs["score"].mean()], [0.5]]
 
 
 # --- text stays text
@@ -183,9 +184,10 @@ def test_it_can_be_read_aloud(report, tab):
     ids=["one seed", "only dense", "no sparse run", "no dense run", "no run"],
 )
 def test_a_study_with_little_in_it_says_so(tmp_path, tab, accuracies, seeds, missing):
-    make_study(tmp_path / "study", accuracies, seeds, World(examples=50), missing=missing)
-    write_report(tmp_path / "study", tmp_path / "report")
+    study = make_study(tmp_path / "study", accuracies, seeds, World(examples=50), missing=missing)
+    write_report(analyse(study), tmp_path / "report")
     tab.open(tmp_path / "report" / "report.html")
-    assert tab.evaluate("document.querySelector('.answer').textContent").startswith("Nothing can be said yet")
+    said = "no verdict yet" if missing else "Nothing can be said yet"
+    assert said in tab.evaluate("document.querySelector('.answer').textContent")
     assert "nan" not in tab.evaluate("document.body.textContent").lower()
     assert overflow(tab) <= 0

@@ -1,41 +1,44 @@
 """`crisp report A B`: what two studies say beside each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
 
-from crisp_attention.studies.analysis import analyse
-from crisp_attention.studies.options import ReportOptions
-from crisp_attention.studies.report import run_report
+from crisp_attention.cli.report import run_report
+from crisp_attention.cli.study_options import ReportOptions
+from crisp_attention.errors import OptionError
+from crisp_attention.runs.spec import Data, Recipe
+from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.report.comparison import compare
 from crisp_attention.studies.study import Study
-from tests.studies.reports import HOSTILE, change, exact
+from tests.studies.reports import HOSTILE, exact
 from tests.studies.studies import World, make_study
 
 METHODS = {"dense": 0.80, "topk:sparsity=0.5": 0.82}
 
 
 def study(folder, accuracies=METHODS, seeds=3, random=0, **values):
-    make_study(folder, accuracies, seeds, World(examples=200, random=np.random.default_rng(random)))
-    if values:
-        change(folder, **values)
+    made = make_study(folder, accuracies, seeds, World(examples=200, random=np.random.default_rng(random)))
+    replace(made, **values).write()
     return folder
 
 
 def compared(first, second):
-    return compare(*(analyse(Study.read(each)) for each in (first, second)))
+    return compare(*(Study.open(each).analysis for each in (first, second)))
 
 
 def accuracies(line):
-    return line.runs["accuracy"].to_numpy()
+    return line.runs["score"].to_numpy()
 
 
 def test_with_the_same_seeds_and_examples_differences_are_paired(tmp_path):
     higher = {"topk:sparsity=0.5": 0.88, "dense": 0.85, "topk:sparsity=0.9": 0.8}
     found = compared(study(tmp_path / "a"), study(tmp_path / "b", higher))
     assert found.paired
-    assert [each.first.configuration.method for each in found.both] == list(METHODS)
+    assert [each.first.configuration.spec for each in found.both] == list(METHODS)
     for each in found.both:
         difference = accuracies(each.second) - accuracies(each.first)
         half = stats.t.ppf(0.975, 2) * stats.sem(difference)
@@ -71,24 +74,38 @@ def test_one_run_each_has_no_interval(tmp_path):
 
 
 def test_what_differs_between_the_studies_is_named(tmp_path):
-    options = {"model": "other", "dataset": "stanfordnlp/sst2", "batch_size": 32, "text_columns": ["a", "b"]}
-    found = compared(
-        study(tmp_path / "a", versions={"torch": "2.11"}),
-        study(tmp_path / "b", options=options, versions={"torch": "2.12"}),
+    first, second = (
+        study(tmp_path / name, versions={"torch": f"2.{minor}"}) for name, minor in (("a", 11), ("b", 12))
     )
-    assert found.options == {
+    made = StudyFolder.read(second)
+    recipe = Recipe(learning_rate=5e-5, epochs=5, batch_size=32)
+    lines = tuple(replace(each, recipe=recipe) for each in made.configurations)
+    data = Data(source="stanfordnlp/sst2", text_columns=("a", "b"))
+    replace(made, plan=replace(made.plan, model="other", data=data, configurations=lines)).write()
+    assert compared(first, second).options == {
         "model": ("bert-base-uncased", "other"),
-        "max length": ("128", "not given"),
         "text columns": ("not given", "a b"),
+        "epochs": ("4", "5"),
+        "max length": ("128", "not given"),
+        "epochs of dense": ("4", "5"),
+        "epochs of topk 50 %": ("4", "5"),
         "version of torch": ("2.11", "2.12"),
     }
+
+
+def test_studies_that_are_judged_differently_are_not_compared(tmp_path):
+    second = study(tmp_path / "b")
+    made = StudyFolder.read(second)
+    replace(made, plan=replace(made.plan, metric="f1")).write()
+    with pytest.raises(OptionError, match=r"a is judged by accuracy, .*b by F1: expected studies of one"):
+        compared(study(tmp_path / "a"), second)
 
 
 def test_the_page_shows_it_and_text_stays_text(tmp_path, tab, capsys):
     first, second = study(tmp_path / "a"), study(tmp_path / "b", name=HOSTILE, versions={"torch": HOSTILE})
     run_report(ReportOptions((first, second)), Console(stderr=True))
     said, notes = capsys.readouterr()
-    folder = first / "report-beside-b"
+    folder = first / "report-with-b"
     assert str(folder / "report.html") in said
     assert "paired by seed" in notes
     tab.open(folder / "report.html")

@@ -3,6 +3,7 @@
 import io
 import sys
 from base64 import b64decode
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -12,13 +13,14 @@ from PIL import Image
 from crisp_attention.cli import main as cli
 from crisp_attention.drawing.svg import standalone
 from crisp_attention.errors import DataError, OptionError
-from crisp_attention.studies.report import folder as report_folder
-from crisp_attention.studies.report import write_report, writing
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.spec import Data
+from crisp_attention.studies.analysis import analyse, statements
+from crisp_attention.studies.report import writing
 from crisp_attention.studies.report.examples import read_examples
 from crisp_attention.studies.report.figures import main_pictures
-from crisp_attention.studies.study import Study
-from tests.runs.tables import task_of
-from tests.studies.reports import ACCURACIES, HOSTILE, NAMES, change, exact
+from crisp_attention.studies.report.writing import write_report
+from tests.studies.reports import ACCURACIES, HOSTILE, NAMES, exact
 from tests.studies.studies import World, make_study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -28,8 +30,7 @@ FILES = ["figures", "report.html", "runs.csv", "summary.md", "table.csv"]
 @pytest.fixture
 def small(tmp_path):
     """A study of two configurations."""
-    make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 3, World(examples=50))
-    return tmp_path / "study"
+    return make_study(tmp_path / "study", {"dense": 0.8, "topk:sparsity=0.5": 0.8}, 3, World(examples=50))
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_the_tables_hold_every_number_exactly(report):
     table = exact(folder / "table.csv")
     assert table["method"].tolist() == list(ACCURACIES)
     for (_, row), line in zip(table.iterrows(), analysis.lines, strict=True):
-        assert row["accuracy"] == line.runs["accuracy"].mean()
-        assert (row["accuracy_low"], row["accuracy_high"]) == line.accuracy[1:]
+        assert row["accuracy"] == line.runs["score"].mean()
+        assert (row["accuracy_low"], row["accuracy_high"]) == line.score[1:]
         assert row["note"] == HOSTILE
         for name, found in (("dense", line.to_dense), ("random", line.to_random)):
             if found is None:
@@ -68,8 +69,9 @@ def test_the_tables_hold_every_number_exactly(report):
                 assert (row[f"to_{name}_p"], row[f"to_{name}_verdict"]) == (found.p, found.verdict.value)
     runs = exact(folder / "runs.csv")
     for line in analysis.lines:
-        own = runs[runs["method"] == line.configuration.method].reset_index(drop=True)
-        assert own[line.runs.columns].to_numpy().tolist() == line.runs.to_numpy().tolist()
+        own = runs[runs["method"] == line.configuration.spec].reset_index(drop=True)
+        columns = [each.replace("score", "accuracy") for each in line.runs.columns]
+        assert own[columns].to_numpy().tolist() == line.runs.to_numpy().tolist()
 
 
 def test_the_figures_are_svg_files_of_their_own(report):
@@ -102,9 +104,11 @@ def test_the_summary_has_the_verdicts_the_table_and_the_command_and_no_markup_fr
     text = (folder / "summary.md").read_text(encoding="utf-8")
     for line in analysis.lines:
         label = line.configuration.label.replace("_", "\\_")
-        assert f"\n| {label} | {len(line.runs)} | {100 * line.runs['accuracy'].mean():.2f} ±" in text
-        if line.to_dense:
-            assert f"- **{label}**: {line.to_dense.words}" in text
+        assert f"\n| {label} | {len(line.runs)} | {100 * line.runs['score'].mean():.2f} ±" in text
+    for each in statements(analysis):
+        label = each.configuration.label.replace("_", "\\_")
+        shown = each.verdict is not None and each.baseline.is_dense
+        assert (f"- **{label}**: {each.words}" in text) == shown
     prose = [each for each in text.splitlines() if not each.startswith("    ")]
     assert not [each for each in prose if "<script" in each.replace("\\<", "")]
     rows = [each.replace("\\|", "") for each in prose if each.startswith("|")]
@@ -115,10 +119,14 @@ def test_the_summary_has_the_verdicts_the_table_and_the_command_and_no_markup_fr
 # --- examples
 
 
-def test_a_data_set_that_is_not_there_leaves_the_table_without_texts(small):
-    change(small, options={"model": "m", "dataset": "/nowhere/sst2"})
-    write_report(small, small.parent / "report")
-    page = (small.parent / "report" / "report.html").read_text(encoding="utf-8")
+def on(study, source):
+    """The study, as if it had been made on other data."""
+    return replace(study, plan=replace(study.plan, data=Data(source=source)))
+
+
+def test_a_data_set_that_is_not_there_leaves_the_table_without_texts(small, tmp_path):
+    write_report(analyse(on(small, "/nowhere/sst2")), tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
     assert "runs</td>" in page
 
@@ -135,40 +143,33 @@ def test_texts_of_other_data_are_not_shown(tmp_path):
         read_examples(study, "test", [40], [0])
 
 
-def test_two_texts_are_joined_and_long_ones_cut(tmp_path):
+def test_two_texts_are_joined_and_long_ones_cut(small, tmp_path):
     rows = pd.DataFrame({"premise": ["a b"] * 20, "hypothesis": ["c" * 400] * 20, "label": [0, 1] * 10})
-    study = make_study(tmp_path / "study", {"dense": 0.8}, 1)
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
         rows.to_json(tmp_path / "data" / f"{split}.jsonl", orient="records", lines=True)
-    change(tmp_path / "study", options={"dataset": str(tmp_path / "data")})
-    found = read_examples(Study.read(study.path), "test", [1], [1])[0]
+    found = read_examples(on(small, str(tmp_path / "data")), "test", [1], [1])[0]
     assert found.text == ("a b ⏎ " + "c" * 400)[:299] + "…"
 
 
-def test_images_become_small_pictures(tmp_path):
-    make_study(tmp_path / "study", {"dense": 0.8}, 1)
-    change(tmp_path / "study", options={"dataset": "builtin:digits"})
-    split = task_of("builtin:digits").splits["test"]
-    found = read_examples(Study.read(tmp_path / "study"), "test", [5], split["labels"][5:6])[0]
+def test_images_become_small_pictures(small):
+    split = load_task(Data(source="builtin:digits")).splits["test"]
+    found = read_examples(on(small, "builtin:digits"), "test", [5], split["labels"][5:6])[0]
     picture = Image.open(io.BytesIO(b64decode(found.picture.removeprefix("data:image/png;base64,"))))
     assert picture.tobytes() == split[5]["image"].tobytes()
     assert (found.text, found.label) == ("", str(split["labels"][5]))
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(small, tmp_path):
     for row in range(4):
         folder = tmp_path / "data" / "train" / "ab"[row % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4), row).save(folder / f"{row}.png")
-    make_study(tmp_path / "study", {"dense": 0.8}, 1)
-    change(tmp_path / "study", options={"dataset": str(tmp_path / "data")})
-    study = Study.read(tmp_path / "study")
-    row = task_of(str(tmp_path / "data")).splits["train"][0]
+    row = load_task(Data(source=str(tmp_path / "data"))).splits["train"][0]
     file = tmp_path / "data" / "train" / "ab"[row["labels"]] / f"{[0, 2, 1, 3][row['index']]}.png"
     file.write_text("no image")
     with pytest.raises(DataError, match=f"cannot read 1 of 1 images of the train split: {file} "):
-        read_examples(study, "train", [row["index"]], [row["labels"]])
+        read_examples(on(small, str(tmp_path / "data")), "train", [row["index"]], [row["labels"]])
 
 
 def test_names_of_classes_are_those_of_the_data(report):
@@ -181,30 +182,30 @@ def test_names_of_classes_are_those_of_the_data(report):
 
 
 def test_an_earlier_report_is_replaced_and_other_things_are_not(small):
-    output = small / "report"
+    found, output = analyse(small), small.path / "report"
     (output / "figures").mkdir(parents=True)
     (output / "figures" / "old.svg").touch()
-    write_report(small, output)
+    write_report(found, output)
     assert sorted(each.name for each in output.iterdir()) == FILES
     assert not (output / "figures" / "old.svg").exists()
     (output / "thesis.tex").touch()
     with pytest.raises(OptionError, match=r"holds files that are not of a report \(thesis.tex\)"):
-        write_report(small, output)
+        write_report(found, output)
     with pytest.raises(OptionError, match="is a file; expected a folder"):
-        write_report(small, small / "study.json")
+        write_report(found, small.path / "study.json")
     with pytest.raises(OptionError, match=r"not of a report \(report, runs, study.json\)"):
-        write_report(small, small)
+        write_report(found, small.path)
 
 
 def test_a_failure_leaves_the_earlier_report_and_nothing_else(small, monkeypatch):
-    output = small / "report"
+    output = small.path / "report"
     output.mkdir()
     (output / "summary.md").write_text("earlier")
     monkeypatch.setattr(writing, "_write_figures", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_report(small, output)
+        write_report(analyse(small), output)
     assert (output / "summary.md").read_text() == "earlier"
-    assert sorted(each.name for each in small.iterdir()) == ["report", "runs", "study.json"]
+    assert sorted(each.name for each in small.path.iterdir()) == ["report", "runs", "study.json"]
 
 
 def test_a_report_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path, monkeypatch):
@@ -219,7 +220,7 @@ def test_a_report_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path,
         return rename(self, target)
 
     monkeypatch.setattr(type(output), "rename", failing)
-    with pytest.raises(OptionError, match="No space left on device"), report_folder.replacing(output):
+    with pytest.raises(OptionError, match="No space left on device"), writing.replacing(output):
         pass
     assert (output / "summary.md").read_text() == "earlier"
     assert [each.name for each in tmp_path.iterdir()] == ["report"]
@@ -229,11 +230,11 @@ def test_a_report_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path,
 
 
 def test_the_command_prints_the_answer_the_table_and_where_the_report_is(crisp, small):
-    status, out, err = crisp(small)
+    status, out, err = crisp(small.path)
     assert status == 0
     assert "no difference" in out
     assert "topk 50 %" in out
-    assert f"the report is {small / 'report' / 'report.html'}" in out.splitlines()
+    assert f"the report is {small.path / 'report' / 'report.html'}" in out.splitlines()
     assert "intervals over 3 seeds are wide" in err
 
 

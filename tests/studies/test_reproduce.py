@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from crisp_attention.studies import reproduce
-from crisp_attention.studies.options import ReproduceOptions
-from crisp_attention.studies.sweep.plan import grid
+from crisp_attention.cli import reproduce
+from crisp_attention.cli.study_options import ReproduceOptions
+from crisp_attention.cli.sweep import plan_of
 
 
 @pytest.fixture
@@ -33,14 +33,15 @@ def test_it_is_dense_three_sparsities_and_the_control(asked):
         "stanfordnlp/sst2",
         5,
     )
-    assert [each.label for each in grid(options)] == [
+    assert [each.label for each in plan_of(options)[0].configurations] == [
         "dense",
         "topk 40 %",
         "topk 60 %",
         "topk 80 %",
         "random 80 %",
     ]
-    assert {(each.learning_rate, each.epochs) for each in grid(options)} == {(2e-5, 3.0)}
+    recipes = {(each.recipe.learning_rate, each.recipe.epochs) for each in plan_of(options)[0].configurations}
+    assert recipes == {(2e-5, 3.0)}
 
 
 def test_local_ones_swap_in(asked):
@@ -60,7 +61,7 @@ def test_local_ones_swap_in(asked):
 
 def test_the_published_numbers_belong_to_configurations_that_are_run(asked):
     options, published = asked()
-    labels = [each.label for each in grid(options)]
+    labels = [each.label for each in plan_of(options)[0].configurations]
     assert {row["label"] for row in published["rows"]} <= set(labels)
     gain = published["rows"][1]["accuracy"] - published["rows"][0]["accuracy"]
     assert gain == pytest.approx(0.0097)

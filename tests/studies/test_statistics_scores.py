@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef, root_mean_squared_error
 
-from crisp_attention.studies.statistics import (
-    bootstrap_of_score,
-    f1,
-    hierarchical_bootstrap,
+from crisp_attention.studies.statistics import bootstrap_of_score, hierarchical_bootstrap
+from crisp_attention.studies.statistics.scores import (
+    binary_f1,
+    macro_f1,
     matthews,
     pearson,
     repeating,
@@ -17,9 +17,8 @@ from crisp_attention.studies.statistics import (
 )
 
 CLASSES = {
-    f1: lambda labels, predictions: f1_score(
-        labels, predictions, average="binary" if labels.max() < 2 else "macro", zero_division=0
-    ),
+    binary_f1: lambda labels, predictions: f1_score(labels == 1, predictions == 1, zero_division=0),
+    macro_f1: lambda labels, predictions: f1_score(labels, predictions, average="macro", zero_division=0),
     matthews: matthews_corrcoef,
 }
 NUMBERS = {
@@ -57,7 +56,7 @@ def test_scores_of_numbers(score, digits):
     assert found == pytest.approx(np.array(repeated(NUMBERS[score], runs, labels, weights)))
 
 
-@pytest.mark.parametrize("score", [f1, matthews, pearson, spearman], ids=lambda score: score.__name__)
+@pytest.mark.parametrize("score", [binary_f1, matthews, pearson, spearman], ids=lambda score: score.__name__)
 def test_what_is_not_defined_is_0(score):
     labels = np.array([0, 1, 1, 0])
     assert score(np.zeros((1, 4), dtype=int), labels, np.ones((4, 1))) == 0

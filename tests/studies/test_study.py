@@ -1,15 +1,16 @@
 """A study's configurations: their names, and which random control belongs to which."""
 
-from pathlib import Path
-
 import pytest
 
-from crisp_attention.studies.study import Configuration, Study
+from crisp_attention.methods.spec import parse
+from crisp_attention.runs.spec import Data, Recipe
+from crisp_attention.studies.attention import as_treatment
+from crisp_attention.studies.plan import Configuration, planned
 
 
-def study(*methods):
-    configurations = tuple(Configuration(method, 1e-4, 3) for method in ("dense", *methods))
-    return Study(Path("unused"), "name", [], {}, configurations, (0, 1), "", {})
+def plan(*methods, **values):
+    given = {"seeds": 2, "recipe": Recipe()} | values
+    return planned("model", Data(source="data"), [parse(each) for each in methods], **given)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,8 @@ def study(*methods):
     ],
 )
 def test_names(method, folder, label, sparsity):
-    found = Configuration(method, 1e-4, 3)
-    assert (found.id, found.label, found.sparsity) == (folder, label, sparsity)
+    found = Configuration(as_treatment(parse(method)))
+    assert (found.id, found.label, found.treatment.sparsity) == (folder, label, sparsity)
 
 
 def test_the_control_keeps_as_many_keys_of_what_the_layout_shows():
@@ -45,9 +46,9 @@ def test_the_control_keeps_as_many_keys_of_what_the_layout_shows():
         "window:width=5+random:sparsity=0.8",
         "window:width=9+random:sparsity=0.8",
     )
-    found = study(*methods)
-    control = {each.method: found.control(each) for each in found.configurations}
-    assert {key: each.method for key, each in control.items() if each} == {
+    found = plan(*methods)
+    control = {each.spec: found.control(each) for each in found.configurations}
+    assert {key: each.spec for key, each in control.items() if each} == {
         "topk:sparsity=0.8": "random:sparsity=0.8",
         "block_topk:sparsity=0.8:block_size=4": "random:sparsity=0.8",
         "window:width=9+topk:sparsity=0.8": "window:width=9+random:sparsity=0.8",

@@ -1,21 +1,30 @@
-"""A small study from end to end: every run once, and what is refused."""
+"""A small study from end to end: every run once, what it grows by, and what is refused."""
 
 import io
+import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from datasets import DatasetDict
 from rich.console import Console
 
+import crisp_attention as crisp
 from crisp_attention.cli import main as cli
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.options import words as typed
-from crisp_attention.studies.options import SweepOptions
-from crisp_attention.studies.study import Study, failure_file
-from crisp_attention.studies.sweep.command import sweep
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.spec import Data
+from crisp_attention.studies.folder import StudyFolder, failure_file
+from crisp_attention.studies.plan import planned
+from crisp_attention.studies.sweep import sweep as sweeping
+from crisp_attention.studies.sweep.sweep import Work, carry_out
 from tests.studies.sweeping import database, metrics_files, states
+from tests.studies.toy import Magnitude
+
+RECIPE = crisp.Recipe(epochs=1, batch_size=8, training={"use_cpu": True})
+TIMES = ["seconds_per_step", "peak_memory_bytes", "relative_time", "relative_memory"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,114 +32,200 @@ def _own_cache(own_cache) -> None:
     pass
 
 
-def swept(options):
-    """Sweep; the study and what was said."""
-    console = Console(file=io.StringIO(), width=80)
-    return sweep(options, console), console.file.getvalue()
+@pytest.fixture
+def no_runs(monkeypatch) -> None:
+    """Studies are planned and recorded, and nothing is run."""
+    monkeypatch.setattr(sweeping, "_run_all", lambda *given: None)
 
 
 @pytest.fixture(scope="module")
 def finished(small_bert, reviews, tmp_path_factory):
-    """The options of a study of four runs, of which one had no place for itself, and what was said."""
+    """The plan of a study of two runs, of which one had no place for itself, its folder, and what was said."""
     output = tmp_path_factory.mktemp("sweep") / "study"
-    options = SweepOptions(
-        model=small_bert,
-        dataset=reviews,
-        output=output,
-        method=("topk",),
-        sparsity=("0.5",),
-        seeds=2,
-        epochs=1.0,
-        batch_size=8,
-        training=("use_cpu=true",),
-        workers=3,
-    )
-    strange = output / "runs" / "topk-sparsity-0.5-seed-1" / "notes.txt"
+    strange = output / "runs" / "topk-sparsity-0.5-seed-0" / "notes.txt"
     strange.parent.mkdir(parents=True)
-    strange.write_text("somebody's")
+    strange.write_text("not of a run")
     left = output / "runs" / "dense-seed-0" / "checkpoints"  # of a run that was killed before it began
     left.mkdir(parents=True)
-    return options, *swept(options)
+    plan = planned(small_bert, Data(source=reviews), [crisp.TopK(0.5)], 1, recipe=RECIPE)
+    console = Console(file=io.StringIO(), width=80)
+    study = carry_out(plan, Work(output=output, workers=2), console, command=("crisp", "sweep"))
+    return plan, study, console.file.getvalue()
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The plan, and a folder with a copy of the study."""
+    return finished[0], Path(shutil.copytree(finished[1].path, tmp_path / "study"))
+
+
+def swept(plan, output, **work):
+    """Sweep; the study and what was said."""
+    console = Console(file=io.StringIO(), width=80)
+    study = carry_out(plan, Work(output=output, **work), console, command=("crisp", "again"))
+    return study, console.file.getvalue()
 
 
 def test_every_run_is_done_once_and_a_failure_stops_no_other(finished):
-    options, study, said = finished
-    assert states("study", database(options.output)) == {
+    _, study, said = finished
+    assert states("study", database(study.path)) == {
         "dense-seed-0": ["COMPLETE"],
-        "topk-sparsity-0.5-seed-0": ["COMPLETE"],
-        "dense-seed-1": ["COMPLETE"],
-        "topk-sparsity-0.5-seed-1": ["FAIL"],
+        "topk-sparsity-0.5-seed-0": ["FAIL"],
     }
-    reason = study.failed()["topk-sparsity-0.5", 1]
+    reason = study.failed()["topk-sparsity-0.5", 0]
     assert "holds files that are not of a Crisp run (notes.txt)" in reason
-    assert f"topk-sparsity-0.5-seed-1: failed: {reason}; its log is {options.output / 'logs'}" in said
+    assert f"topk-sparsity-0.5-seed-0: failed: {reason}; its log is {study.path / 'logs'}" in said
     assert "dense-seed-0: validation accuracy " in said
     assert study.missing() == []
-    log = options.output / "logs" / "topk-sparsity-0.5-seed-1.log"
-    assert "Traceback" in log.read_text()
+    assert "Traceback" in (study.path / "logs" / "topk-sparsity-0.5-seed-0.log").read_text()
 
 
-def test_the_same_command_does_what_is_left_and_no_more(finished, tmp_path):
-    options = replace(finished[0], output=Path(shutil.copytree(finished[0].output, tmp_path / "study")))
-    done = metrics_files(options.output)
-    assert len(done) == 3
-    _, said = swept(options)
-    assert metrics_files(options.output) == done
+def test_the_same_study_does_what_is_left_and_no_more(copied):
+    plan, output = copied
+    done, record = metrics_files(output), (output / "study.json").read_bytes()
+    _, said = swept(plan, output)
+    assert metrics_files(output) == done
+    assert (output / "study.json").read_bytes() == record
     assert "validation accuracy" not in said
-    shutil.rmtree(options.output / "runs" / "topk-sparsity-0.5-seed-1")
-    study, said = swept(replace(options, retry_failed=True))
-    assert metrics_files(options.output).items() > done.items()
-    assert said.count("validation accuracy") == 1
+
+
+def test_a_study_that_grew_is_the_study_that_was_planned_so_from_the_start(copied, tmp_path):
+    plan, output = copied
+    before = metrics_files(output)
+    shutil.rmtree(output / "runs" / "topk-sparsity-0.5-seed-0")
+    methods = [crisp.TopK(0.5), crisp.RandomK(0.5)]
+    study = crisp.sweep(
+        plan.model,
+        plan.data,
+        methods,
+        output=output,
+        seeds=2,
+        recipe=RECIPE,
+        workers=2,
+        retry_failed=True,
+        verbose=False,
+    )
+    found = study.folder
+    assert found.missing() == []
     assert study.failed() == {}
-    assert not failure_file(options.output / "runs" / "topk-sparsity-0.5-seed-1").exists()
+    assert not failure_file(output / "runs" / "topk-sparsity-0.5-seed-0").exists()
+    assert metrics_files(output).items() > before.items()
+    (added,) = found.additions
+    assert (added.configurations, added.seeds) == (("random 50 %",), (1,))
+    assert StudyFolder.read(output) == found
+    assert (found.command, found.created) == (("crisp", "sweep"), StudyFolder.read(output).created)
+
+    whole = planned(plan.model, plan.data, methods, 2, recipe=RECIPE)
+    shutil.copytree(output / "runs", tmp_path / "whole" / "runs")
+    other = crisp.Study(StudyFolder.begin(tmp_path / "whole", "study", whole, ("crisp",), None))
+    assert study.table().to_csv() == other.table().to_csv()
+    page = study.report().read_text()
+    assert str(added) in page
+    assert [each.verdict for each in study.verdicts()] == [None, None, None]
+    assert (study.table()["runs"] == 2).all()
+
+
+def test_a_treatment_of_weights_is_swept_measured_and_reported(small_bert, reviews, tmp_path):
+    study = crisp.sweep(
+        small_bert,
+        reviews,
+        [Magnitude(0.75)],
+        output=tmp_path / "study",
+        seeds=2,
+        recipe=RECIPE,
+        workers=2,
+        verbose=False,
+    )
+    table = study.table().set_index("method")
+    assert table.loc["magnitude:sparsity=0.75", "achieved_sparsity"] == pytest.approx(0.75, abs=0.01)
+    assert table.loc["dense", "achieved_sparsity"] == 0
+    assert study.analysis.words == "weights"
+    assert "magnitude 75 %" in study.report().read_text()
+    run = study.folder.directory(study.folder.configurations[1], 0)
+    assert run.spec().treatment == Magnitude(0.75)
+    assert crisp.Study.open(tmp_path / "study").folder.plan == study.folder.plan
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 2.0}, "--epochs was 1.0, is 2.0"),
-        ({"seeds": 3}, "--seeds was 2, is 3"),
-        ({"sparsity": ("0.6",)}, "--sparsity was 0.5, is 0.6"),
-        ({"recipe": ("dense:epochs=2",)}, "--recipe was not given, is dense:epochs=2"),
-        ({"workers": 0}, "--workers must be at least 1, got 0"),
-        ({"seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"recipe": replace(RECIPE, epochs=2.0)}, "epochs was 1, is 2.0"),
+        ({"recipes": {"topk": replace(RECIPE, learning_rate=1e-3)}}, "topk 50 %: learning_rate was 2e-05"),
+        ({"methods": [crisp.RandomK(0.5)]}, "has topk 50 % already: a study grows, and nothing is removed"),
+        ({"seeds": (1, 2)}, "has seed 0 already: a study grows"),
+        ({"metric": "mcc"}, "metric was not given, is mcc"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"methods": [crisp.Dense()]}, "methods name only dense attention: there is nothing to compare"),
+        ({"recipes": {"topp": RECIPE}}, "no configuration of the study is topp; it has dense, topk"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )
-def test_what_would_change_results_is_refused_by_its_name(finished, changes, message):
-    before = metrics_files(finished[0].output)
+def test_what_would_change_results_or_remove_some_is_refused_before_anything_is_read(
+    copied, changes, message, monkeypatch
+):
+    monkeypatch.setattr(sweeping, "check", lambda *given: pytest.fail("read"))
+    plan, output = copied
+    before = metrics_files(output)
+    given = {"methods": [crisp.TopK(0.5)], "seeds": 1, "recipe": RECIPE} | changes
     with pytest.raises(OptionError, match=message):
-        sweep(replace(finished[0], **changes), Console(quiet=True))
-    assert metrics_files(finished[0].output) == before
+        crisp.sweep(plan.model, plan.data, output=output, verbose=False, **given)
+    assert metrics_files(output) == before
+
+
+def test_a_storage_that_holds_another_study_is_refused(copied, small_bert, reviews, tmp_path, no_runs):
+    plan, output = copied
+    other = replace(plan, model=str(shutil.copytree(small_bert, tmp_path / "bert")))
+    with pytest.raises(OptionError, match=r"study\.db, study, was started with other values: model was"):
+        swept(other, tmp_path / "new", storage=database(output), name="study")
+
+
+def test_data_in_memory_are_kept_once_and_others_are_refused(small_bert, reviews, tmp_path, no_runs):
+    splits = DatasetDict(
+        {name: rows.remove_columns("index") for name, rows in load_task(Data(source=reviews)).splits.items()}
+    )
+    given = {"methods": [crisp.TopK(0.5)], "output": tmp_path / "study", "recipe": RECIPE, "verbose": False}
+    study = crisp.sweep(small_bert, splits, **given)
+    assert study.folder.plan.data.source == str(tmp_path / "study" / "data")
+    assert load_task(study.folder.plan.data).splits["train"]["labels"] == splits["train"]["labels"]
+    crisp.sweep(small_bert, splits, **given)
+    with pytest.raises(OptionError, match="data are others than those in "):
+        crisp.sweep(small_bert, splits["train"], **given)
 
 
 def test_a_folder_of_something_else_is_refused(finished, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"holds files that are not of a study \(letter.txt\)"):
-        sweep(replace(finished[0], output=tmp_path), Console(quiet=True))
+        swept(finished[0], tmp_path)
     with pytest.raises(OptionError, match=r"letter.txt is a file; expected a folder"):
-        sweep(replace(finished[0], output=tmp_path / "letter.txt"), Console(quiet=True))
+        swept(finished[0], tmp_path / "letter.txt")
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_a_study_whose_record_was_cut_short_goes_on(finished, tmp_path):
-    options = replace(finished[0], output=Path(shutil.copytree(finished[0].output, tmp_path / "study")))
-    (options.output / "study.json").rename(options.output / "study.partial")
-    study, _ = swept(options)
-    assert Study.read(options.output).seeds == study.seeds == (0, 1)
+def test_a_study_whose_record_was_cut_short_goes_on(copied):
+    plan, output = copied
+    (output / "study.json").rename(output / "study.partial")
+    study, _ = swept(plan, output)
+    assert StudyFolder.read(output).plan == study.plan == plan
 
 
-def test_a_finished_study_is_told_to_a_terminal_of_few_characters(finished, monkeypatch):
-    options, study, _ = finished
+def test_a_finished_study_is_told_to_a_terminal_of_few_characters(copied, monkeypatch):
+    plan, output = copied
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
-    words = ["sweep", *typed(replace(options, retry_failed=False))]
-    for name, value in (("argv", ["crisp", *words]), ("stdout", out), ("stderr", err)):
+    words = f"sweep --model {plan.model} --dataset {plan.data.source} --output {output} --method topk --sparsity 0.5"
+    recipe = "--seeds 1 --epochs 1 --batch-size 8 --training use_cpu=true"
+    for name, value in (
+        ("argv", ["crisp", *words.split(), *recipe.split()]),
+        ("stdout", out),
+        ("stderr", err),
+    ):
         monkeypatch.setattr(sys, name, value)
     with pytest.raises(SystemExit) as end:
         cli.main()
     monkeypatch.undo()
-    assert end.value.code == 3  # one run failed
     err.flush()
-    assert "+/-" in out.buffer.getvalue().decode("ascii")
+    assert end.value.code == 3, err.buffer.getvalue()  # one run failed
+    assert "Nothing can be said yet" in out.buffer.getvalue().decode("ascii")
     assert err.buffer.getvalue().decode("ascii").splitlines()[-1].startswith("1 runs failed")
-    for log in (study.path / "logs").glob("*.log"):
+    for log in (output / "logs").glob("*.log"):
         log.read_text(encoding="utf-8")
+    assert json.loads((output / "study.json").read_text())["command"] == ["crisp", "sweep"]

@@ -7,11 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+import crisp_attention as crisp
 from crisp_attention.errors import OptionError
-from crisp_attention.studies.options import SweepOptions
-from crisp_attention.studies.sweep.command import sweep
 from tests.studies.sweeping import Worker, database, each_once, metrics_files, states, until
 
 
@@ -65,6 +63,5 @@ def test_a_read_only_disk_is_refused_at_once(small_bert, reviews, disk):
     (disk / "there").mkdir()
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for output in (disk / "there", disk / "new" / "study"):
-        options = SweepOptions(model=small_bert, dataset=reviews, output=output)
         with pytest.raises(OptionError, match=rf"^output {output}: nothing can be written in {disk}"):
-            sweep(options, Console(quiet=True))
+            crisp.sweep(small_bert, reviews, [crisp.TopK()], output=output, verbose=False)

@@ -98,11 +98,11 @@ def test_a_run_that_is_killed_is_recorded_and_the_study_goes_on(start, tmp_path)
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (signal.SIGINT, 130, "interrupted; the same command continues the study"),
-        (signal.SIGTERM, 143, "told to end; the same command continues the study"),
+        (signal.SIGINT, 130, "interrupted; run the same command again to continue"),
+        (signal.SIGTERM, 143, "stopped by the system; run the same command again to continue"),
     ],
 )
-def test_a_worker_told_to_end_gives_its_runs_back(start, tmp_path, number, code, message):
+def test_a_worker_that_is_stopped_gives_its_runs_back(start, tmp_path, number, code, message):
     worker = start("--workers", "2", epochs=300)
     runs = worker.wait_for_runs()
     until(lambda: list((tmp_path / "study").glob("runs/*/checkpoints/checkpoint-*")))

@@ -16,16 +16,11 @@ import tyro
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.cli.config import with_config
 from crisp_attention.cli.options import MethodsOptions, ProfileOptions
+from crisp_attention.cli.study_options import DemoOptions, ReportOptions, ReproduceOptions, SweepOptions
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
-from crisp_attention.studies.options import (
-    DemoOptions,
-    ReportOptions,
-    ReproduceOptions,
-    SweepOptions,
-    ViewOptions,
-)
+from crisp_attention.view.options import ViewOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,17 +31,21 @@ INTERRUPTED = 130
 # the options of every command, and what is called with them and a console
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "finetune": (FinetuneOptions, "cli.finetune", "run_finetune"),
-    "sweep": (SweepOptions, "studies.sweep.command", "run_sweep"),
-    "reproduce": (ReproduceOptions, "studies.reproduce", "run_reproduce"),
+    "sweep": (SweepOptions, "cli.sweep", "run_sweep"),
+    "reproduce": (ReproduceOptions, "cli.reproduce", "run_reproduce"),
     "profile": (ProfileOptions, "cli.profile", "run_profile"),
-    "view": (ViewOptions, "view", "run_view"),
-    "report": (ReportOptions, "studies.report", "run_report"),
-    "demo": (DemoOptions, "studies.demo", "run_demo"),
+    "view": (ViewOptions, "view.command", "run_view"),
+    "report": (ReportOptions, "cli.report", "run_report"),
+    "demo": (DemoOptions, "cli.demo", "run_demo"),
     "bench": (BenchOptions, "bench.command", "run_bench"),
     "methods": (MethodsOptions, "cli.methods", "run_methods"),
 }
 STUDIES = (SweepOptions, ReproduceOptions, DemoOptions)
-FLAGS = {"data": "dataset"}  # what the command line calls otherwise than Python
+FLAGS = {
+    "data": "dataset",
+    "methods": "method",
+    "recipes": "recipe",
+}  # what the command line calls otherwise than Python
 CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; those after it win."
 IN_SPECS = {"method", "sparsity"}  # written as sparsity=0.8 in a method's spec too
 

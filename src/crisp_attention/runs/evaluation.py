@@ -19,6 +19,7 @@ from crisp_attention.runs.sources import Source
 from crisp_attention.runs.task import Metric, Target, Task
 from crisp_attention.runs.terminal import is_main
 from crisp_attention.runs.trainer import longest_first
+from crisp_attention.runs.treatment import ModelTreatment
 
 MEASURED_EXAMPLES = 512
 TRAIN_EXAMPLES_EVALUATED = 2000
@@ -60,12 +61,13 @@ def results(
     metric: Metric,
     *,
     measured: bool = True,
+    treatment: ModelTreatment | None = None,
 ) -> dict[str, Any]:
     """Evaluate every split of the encoded task, measure the attention, and draw the course of the main `metric`.
 
     Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
     `measured` False leaves out the attention of a dense model that Crisp cannot look into: by definition it
-    drops nothing and keeps all mass, and its entropy is not known.
+    drops nothing and keeps all mass, and its entropy is not known. `treatment` is measured in place of the attention.
     """
     splits = {"validation": trainer.eval_dataset}
     if "test" in task.splits:
@@ -78,7 +80,9 @@ def results(
         )
     progress.phase = "training examples"
     metrics["train"] = evaluate(trainer, task.target, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
-    if measured:
+    if treatment is not None:
+        metrics |= _measure_treatment(trainer, treatment, directory)
+    elif measured:
         progress.phase = "measuring attention"
         metrics |= _measure(trainer, source, directory)
     else:
@@ -106,3 +110,13 @@ def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[
         "kept_mass": float(summary["kept_mass"]),
         "entropy": float(summary["entropy"]),
     }
+
+
+def _measure_treatment(
+    trainer: Trainer, treatment: ModelTreatment, directory: RunDirectory
+) -> dict[str, float | None]:
+    model: Any = trainer.model
+    table = treatment.measure(model)
+    if is_main():
+        table.to_csv(directory.measurements, index=False)
+    return {"achieved_sparsity": float(table["sparsity"].mean()), "kept_mass": None, "entropy": None}

@@ -202,7 +202,7 @@ def finetune(
     """
     spec = RunSpec(
         model=str(model),
-        data=data if isinstance(data, Data) else Data(source=_splits(data)),
+        data=as_data(data),
         method=method,  # type: ignore[arg-type]
         layers=layers,  # type: ignore[arg-type]
         attention=attention,
@@ -290,7 +290,16 @@ def carry_out(
 
     with progress, recording() as kernels.used:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = results(trainer, source, task, directory, progress, metric, measured=unmeasured is None)
+        metrics = results(
+            trainer,
+            source,
+            task,
+            directory,
+            progress,
+            metric,
+            measured=unmeasured is None,
+            treatment=spec.treatment,
+        )
     metrics |= {
         "metric": metric.name,
         "steps": trainer.state.global_step,
@@ -322,10 +331,13 @@ def carry_out(
     return Run(output, metrics)
 
 
-def _splits(data: str | Path | Dataset | Mapping[str, Dataset]) -> Any:
+def as_data(data: str | Path | Dataset | Mapping[str, Dataset] | Data) -> Data:
+    """The data that a name, a path, a Dataset or its splits stand for."""
+    if isinstance(data, Data):
+        return data
     if isinstance(data, Dataset):
-        return DatasetDict({"train": data})
-    return DatasetDict(data) if isinstance(data, Mapping) else data
+        return Data(source=DatasetDict({"train": data}))
+    return Data(source=DatasetDict(data) if isinstance(data, Mapping) else data)
 
 
 def _say(console: Console, *notes: str) -> None:

@@ -23,10 +23,12 @@ from crisp_attention.runs.trainer import RunTrainer, longest_first
 
 
 def make_sparse(model: PreTrainedModel, spec: RunSpec) -> None:
-    """Apply the run's method. A dense run keeps the model's own attention, the honest baseline for time.
+    """Apply the run's treatment and method. A dense run keeps the model's own attention, the honest baseline for time.
 
     Raises OptionError if the model is not supported or a layer does not exist.
     """
+    if spec.treatment is not None:
+        spec.treatment.apply(model)
     if spec.is_dense:
         return
     try:
@@ -44,6 +46,8 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> None:
 
 def described(model: PreTrainedModel, spec: RunSpec) -> str:
     """One sentence for the user: which attention the model has now."""
+    if spec.treatment is not None:
+        return f"treatment: {spec.treatment.spec}"
     if (sparse := SparseModel.find(model)) is None:
         return "attention: dense, the model's own"
     parts = ["budgets by layer and head" if isinstance(spec.method, Budgets) else spec.method.spec]

@@ -116,8 +116,8 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, {"options": spec.to_dict(), **resolved, "versions": versions()})
         self.figures.mkdir(exist_ok=True)
-        if held is not None and not self.data.is_dir():
-            held.save_to_disk(str(self.data))
+        if held is not None:
+            hold(held, self.data)
 
     def _entries(self) -> list[str]:
         return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
@@ -152,11 +152,18 @@ class RunDirectory:
                 "resume",
             )
 
-    def _check_same_data(self, held: DatasetDict) -> None:
-        kept = load_from_disk(str(self.data))
-        same = set(kept) == set(held) and all(
-            held[name].with_format("arrow")[:].equals(rows.with_format("arrow")[:])
-            for name, rows in kept.items()
-        )
-        if not same:
-            raise OptionError(f"resume: the run in {self.path} was started with other data", "resume")
+
+def hold(data: DatasetDict, folder: Path) -> None:
+    """Keep data that were in memory, unless they are kept already. Raises OptionError if others are."""
+    if not folder.is_dir():
+        data.save_to_disk(str(folder))
+    elif not same_data(data, folder):
+        raise OptionError(f"data are others than those in {folder}, with which this was started", "data")
+
+
+def same_data(data: DatasetDict, folder: Path) -> bool:
+    """Whether the folder holds the same splits with the same rows."""
+    kept = load_from_disk(str(folder))
+    return set(kept) == set(data) and all(
+        data[name].with_format("arrow")[:].equals(rows.with_format("arrow")[:]) for name, rows in kept.items()
+    )

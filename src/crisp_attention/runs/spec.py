@@ -14,6 +14,7 @@ from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules.topk import TopK
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.task.metrics import NAMES
+from crisp_attention.runs.treatment import ModelTreatment, treatment_from_dict
 from crisp_attention.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class RunSpec:
         Of the classifier's initial weights, the order of examples, dropout and random keys.
     metric
         By which runs are judged, such as ``"mcc"``; None for the main one of the task.
+    treatment
+        What is done to the model before it is trained, besides its attention; None for nothing.
 
     Raises
     ------
@@ -173,6 +176,7 @@ class RunSpec:
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
     metric: str | None = None
+    treatment: ModelTreatment | None = None
 
     def __post_init__(self) -> None:
         method: Any = self.method
@@ -225,6 +229,7 @@ class RunSpec:
             "layers": list(self.layers),
             "schedule": None if self.schedule is None else asdict(self.schedule),
             "recipe": asdict(self.recipe),
+            "treatment": None if self.treatment is None else self.treatment.to_dict(),
         }
 
     @staticmethod
@@ -247,11 +252,11 @@ class RunSpec:
                 | {
                     "data": Data.from_dict(data),
                     "method": method,
-                    "schedule": _typed_schedule(data, method),
+                    "schedule": schedule_to(method, data.get("schedule"), data.get("ramp")),
                     "recipe": Recipe.from_dict(data),
                 }
             )
-        schedule = data.get("schedule")
+        schedule, treatment = data.get("schedule"), data.get("treatment")
         return RunSpec(
             **own
             | {
@@ -259,6 +264,7 @@ class RunSpec:
                 "method": method_from_dict(data["method"]),
                 "schedule": None if schedule is None else Schedule(**schedule),
                 "recipe": Recipe.from_dict(data["recipe"]),
+                "treatment": None if treatment is None else treatment_from_dict(treatment),
             }
         )
 
@@ -315,8 +321,14 @@ def _typed_method(options: Mapping[str, Any]) -> AnyMethod:
         raise OptionError(f"method {spec}: {error}", "method") from error
 
 
-def _typed_schedule(options: Mapping[str, Any], method: AnyMethod) -> Schedule | None:
-    shape, ramp = options.get("schedule") or "constant", options.get("ramp")
+def schedule_to(
+    method: AnyMethod, shape: str | None, ramp: tuple[float, float] | None = None
+) -> Schedule | None:
+    """The schedule of that shape to the method's sparsity, over `ramp` of training; None for a constant one.
+
+    Raises OptionError where that cannot be.
+    """
+    shape = shape or "constant"
     if shape == "constant":
         if ramp is not None:
             raise OptionError("ramp needs a schedule that rises: linear, cosine or cubic", "ramp")

@@ -14,7 +14,7 @@ from crisp_attention.models.persistence import restore
 from crisp_attention.models.transformers.checkpoints import model_folder, read_config, read_model
 from crisp_attention.models.transformers.configs import recorded
 from crisp_attention.runs.sources import agree, minilm_folder, read_tokenizer
-from crisp_attention.studies.options import ViewOptions
+from crisp_attention.view.options import ViewOptions
 
 MAX_TOKENS = 128
 

@@ -2,5 +2,6 @@
 
 from crisp_attention.studies.analysis.analyse import analyse
 from crisp_attention.studies.analysis.results import Analysis, Comparison, Line, Verdict
+from crisp_attention.studies.analysis.verdicts import Statement, answer, statements
 
-__all__ = ["Analysis", "Comparison", "Line", "Verdict", "analyse"]
+__all__ = ["Analysis", "Comparison", "Line", "Statement", "Verdict", "analyse", "answer", "statements"]

@@ -1,21 +1,29 @@
-"""Two studies side by side: the configurations that both have."""
+"""Two studies side by side: the configurations that both have, as a page, a table and on the terminal."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from scipy import stats
 
-from crisp_attention.studies.analysis import Analysis, Line
+from crisp_attention.errors import OptionError
+from crisp_attention.studies.analysis import Analysis, Line, analyse
+from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.numbers import Unit
+from crisp_attention.studies.report.page import shared_options
+from crisp_attention.studies.report.templates import render
+from crisp_attention.studies.report.writing import check, replacing, write
 from crisp_attention.studies.statistics import SEEDS_NEEDED, Interval, seeds_interval
-from crisp_attention.studies.study import Study
 
 
 @dataclass(frozen=True)
 class Both:
-    """A configuration in both studies; `difference` is the second's mean accuracy minus the first's.
+    """A configuration in both studies; `difference` is the second's mean score minus the first's.
 
     interval: its 95 % interval, None with too few runs.
     """
@@ -28,7 +36,7 @@ class Both:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What two studies say beside each other.
+    """What two studies say next to each other.
 
     paired: whether differences are paired by seed; else they are between means (Welch).
     options: what differs, by name: the first study's value and the second's.
@@ -44,16 +52,24 @@ class Comparing:
 
 
 def compare(first: Analysis, second: Analysis) -> Comparing:
-    """Compare the configurations that both studies have, by method."""
+    """Compare the configurations that both studies have, by spec.
+
+    Raises OptionError if the studies are judged by different metrics.
+    """
+    if first.metric != second.metric:
+        raise OptionError(
+            f"{first.study.path} is judged by {first.metric.title}, {second.study.path} by {second.metric.title}: "
+            f"expected studies of one metric"
+        )
     reason = _not_paired(first, second)
     how = (
         f"Only means are compared (95 % intervals of Welch): {reason}."
         if reason
         else "Both studies have the same examples and seeds: differences are paired by seed (95 % t-intervals)."
     )
-    theirs = {line.configuration.method: line for line in second.lines if len(line.runs)}
-    shared = [line for line in first.lines if len(line.runs) and line.configuration.method in theirs]
-    both = tuple(_both(line, theirs[line.configuration.method], paired=not reason) for line in shared)
+    theirs = {line.configuration.spec: line for line in second.lines if len(line.runs)}
+    shared = [line for line in first.lines if len(line.runs) and line.configuration.spec in theirs]
+    both = tuple(_both(line, theirs[line.configuration.spec], paired=not reason) for line in shared)
     notes = (how, *_prefixed(first), *_prefixed(second))
     return Comparing(first, second, not reason, both, _differing(first.study, second.study), notes)
 
@@ -64,24 +80,15 @@ def _not_paired(first: Analysis, second: Analysis) -> str:
         return (
             f"the first study is measured on its {first.split} split, the second on its {second.split} split"
         )
-    ours, theirs = (_examples(each) for each in (first, second))
-    if ours is None or theirs is None or not ours.equals(theirs):
+    if not len(first.labels) or not first.labels.equals(second.labels):
         return f"the {first.split} examples of the two studies differ"
     if first.study.seeds != second.study.seeds:
         return "the studies have different seeds"
     return ""
 
 
-def _examples(analysis: Analysis) -> pd.Series | None:
-    """The labels by index, of any run."""
-    for configuration in analysis.study.configurations:
-        for run in analysis.study.finished(configuration):
-            return run.predictions(analysis.split)["label"].astype("int64")
-    return None
-
-
 def _both(first: Line, second: Line, paired: bool) -> Both:
-    ours, theirs = (line.runs.set_index("seed")["accuracy"] for line in (first, second))
+    ours, theirs = (line.runs.set_index("seed")["score"] for line in (first, second))
     if paired:
         differences = (theirs - ours).dropna()
         return Both(first, second, float(differences.mean()), seeds_interval(differences.tolist()))
@@ -98,32 +105,82 @@ def _welch(ours: np.ndarray, theirs: np.ndarray, difference: float) -> Interval 
     return Interval(difference, float(bounds.low), float(bounds.high))
 
 
-def _differing(first: Study, second: Study) -> dict[str, tuple[str, str]]:
+def _differing(first: StudyFolder, second: StudyFolder) -> dict[str, tuple[str, str]]:
     ours, theirs = _recorded(first), _recorded(second)
-    names = [*ours, *(name for name in theirs if name not in ours)]
     return {
-        name: (_said(ours.get(name)), _said(theirs.get(name)))
-        for name in names
+        name: (ours.get(name, "not given"), theirs.get(name, "not given"))
+        for name in dict.fromkeys([*ours, *theirs])
         if ours.get(name) != theirs.get(name)
     }
 
 
-def _recorded(study: Study) -> dict[str, Any]:
-    found: dict[str, Any] = {name.replace("_", " "): value for name, value in study.options.items()}
-    found["seeds"] = list(study.seeds)
+def _recorded(study: StudyFolder) -> dict[str, str]:
+    found = shared_options(study) | {"seeds": " ".join(map(str, study.seeds))}
     for each in study.configurations:
-        found[f"learning rate of {each.label}"] = each.learning_rate
-        found[f"epochs of {each.label}"] = each.epochs
+        found[f"learning rate of {each.label}"] = str(each.recipe.learning_rate)
+        found[f"epochs of {each.label}"] = str(each.recipe.epochs)
     return found | {f"version of {name}": value for name, value in study.versions.items()}
-
-
-def _said(value: Any) -> str:
-    if value is None or value == []:
-        return "not given"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}={each}" for name, each in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _prefixed(analysis: Analysis) -> list[str]:
     return [f"{analysis.study.name} ({analysis.study.path}): {note}" for note in analysis.notes]
+
+
+def write_comparison(first: Path, second: Path, output: Path) -> Comparing:
+    """Compare two studies and write that into `output`, in place of an earlier report; what it says.
+
+    Raises OptionError if a study is missing, or `output` cannot be written or holds other things.
+    """
+    check(output)
+    found = compare(*(analyse(StudyFolder.read(each)) for each in (first, second)))
+    values = {
+        "comparing": found,
+        "unit": Unit(found.first.metric),
+        "lines": [(each, *_means(each)) for each in found.both],
+    }
+    with replacing(output) as folder:
+        write(folder / "report.html", render("comparison.html", **values))
+        write(folder / "summary.md", render("comparison.md", **values))
+        write(folder / "table.csv", _table(found).to_csv(index=False))
+    return found
+
+
+def show_comparison(found: Comparing, console: Console) -> None:
+    """Print the table of the comparison, and what differs between the studies."""
+    unit = Unit(found.first.metric)
+    title = unit.metric.title
+    table = Table("attention", title, f"{title} of the second", "second − first", box=box.SIMPLE_HEAD)
+    for each in found.both:
+        ours, theirs = _means(each)
+        table.add_row(
+            escape(each.first.configuration.label),
+            f"{unit.score(ours)} {unit.plus_minus(each.first.score)}",
+            f"{unit.score(theirs)} {unit.plus_minus(each.second.score)}",
+            f"{unit.difference(each.difference)} \\[{unit.span(each.interval)}]",
+        )
+    console.print(table)
+    for name, (before, after) in found.options.items():
+        console.print(f"{name}: {before} / {after}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _means(each: Both) -> tuple[float, float]:
+    return each.first.mean("score"), each.second.mean("score")
+
+
+def _table(found: Comparing) -> pd.DataFrame:
+    rows = [
+        {
+            "method": each.first.configuration.spec,
+            "first": ours,
+            "second": theirs,
+            "difference": each.difference,
+            "low": each.interval and each.interval.low,
+            "high": each.interval and each.interval.high,
+            "paired": found.paired,
+            "runs_first": len(each.first.runs),
+            "runs_second": len(each.second.runs),
+        }
+        for each in found.both
+        for ours, theirs in [_means(each)]
+    ]
+    return pd.DataFrame(rows)

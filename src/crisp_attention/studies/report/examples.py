@@ -11,9 +11,8 @@ from datasets import Dataset
 from crisp_attention.errors import DataError
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.images import WHITE, as_rgb, survey
-from crisp_attention.runs.spec import Data
 from crisp_attention.runs.task import Task
-from crisp_attention.studies.study import Study
+from crisp_attention.studies.folder import StudyFolder
 
 MOST_LETTERS = 300
 MOST_PIXELS = 64
@@ -27,12 +26,14 @@ class Example(NamedTuple):
     label: str
 
 
-def read_examples(study: Study, split: str, indices: Sequence[int], labels: Sequence[int]) -> list[Example]:
+def read_examples(
+    study: StudyFolder, split: str, indices: Sequence[int], labels: Sequence[int]
+) -> list[Example]:
     """The examples with these indices, from the data set on which the study was made.
 
     Raises DataError if the data set, or one of the images, cannot be read, or the labels there are others.
     """
-    task = load_task(replace(Data.from_dict(study.options), train_examples=None))
+    task = load_task(replace(study.plan.data, train_examples=None))
     if split not in task.splits:
         raise DataError(f"expected a labelled {split} split; found {', '.join(task.splits)}")
     rows = task.splits[split]

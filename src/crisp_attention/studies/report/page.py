@@ -2,19 +2,20 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from crisp_attention.drawing.svg import inline
 from crisp_attention.errors import DataError
-from crisp_attention.studies.analysis import Analysis, Line
+from crisp_attention.studies.analysis import Analysis, Line, answer, statements
+from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.report.examples import Example, read_examples
 from crisp_attention.studies.report.figures import Picture
-from crisp_attention.studies.report.tables import MEANS, mean_of
+from crisp_attention.studies.report.tables import MEANS
 from crisp_attention.studies.report.templates import render
-from crisp_attention.studies.report.verdicts import answer, sentences
-from crisp_attention.studies.study import Study
 
 MOST_FLIPS = 20
 
@@ -44,27 +45,35 @@ def page(analysis: Analysis, main: list[Picture], curves: list[Picture], heads: 
 def facts(analysis: Analysis) -> dict[str, Any]:
     """What the page says as well as the summary."""
     study = analysis.study
+    command = study.command[0] if len(study.command) == 1 else shlex.join(study.command)
     return {
         "analysis": analysis,
         "study": study,
+        "unit": Unit(analysis.metric),
         "answer": answer(analysis),
-        "verdicts": sentences(analysis),
-        "lines": [
-            (line, {name: mean_of(line, name) for name in ("accuracy", *MEANS)}) for line in analysis.lines
+        "verdicts": [
+            each for each in statements(analysis) if each.verdict is not None and each.baseline.is_dense
         ],
-        "examples": _examples(analysis),
-        "command": shlex.join(study.command),
-        "options": _said(study),
+        "lines": [(line, {name: line.mean(name) for name in ("score", *MEANS)}) for line in analysis.lines],
+        "examples": len(analysis.labels),
+        "command": command,
+        "options": shared_options(study),
         "published": _published(analysis),
     }
 
 
-def _said(study: Study) -> dict[str, str]:
-    """The options that were given or have a value, as text."""
-    given = {name: value for name, value in study.options.items() if value not in (None, [], (), "")}
+def shared_options(study: StudyFolder) -> dict[str, str]:
+    """What all runs of the study have in common and is not as it would be without a word, as text."""
+    plan, recipes = study.plan, [each.recipe for each in study.configurations]
+    found: dict[str, Any] = {"model": plan.model, "dataset": plan.data.source, "metric": plan.metric}
+    found |= {name: value for name, value in asdict(plan.data).items() if name != "source"}
+    for name, value in asdict(recipes[0]).items():
+        if name != "report_to" and all(getattr(each, name) == value for each in recipes):
+            found[name] = [f"{key}={one}" for key, one in value.items()] if name == "training" else value
     return {
         name.replace("_", " "): " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        for name, value in given.items()
+        for name, value in found.items()
+        if value not in (None, [], (), "")
     }
 
 
@@ -76,19 +85,12 @@ def _inline(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(analysis: Analysis) -> int:
-    """How many examples stand behind each accuracy; 0 without runs."""
-    study = analysis.study
-    runs = [run for each in study.configurations for run in study.finished(each)]
-    return int(runs[0].metrics[analysis.split]["examples"]) if runs else 0
-
-
 def _published(analysis: Analysis) -> list[tuple[dict[str, Any], Line | None, float | None]]:
-    """Each published number beside our line of the same label or method, and that line's mean accuracy."""
+    """Each published number with our line of the same label or method, and that line's mean score."""
     lines = {each.configuration.label: each for each in analysis.lines}
-    lines |= {each.configuration.method: each for each in analysis.lines}
+    lines |= {each.configuration.spec: each for each in analysis.lines}
     found = [(row, lines.get(row["label"])) for row in (analysis.study.published or {}).get("rows", [])]
-    return [(row, line, mean_of(line, "accuracy") if line else None) for row, line in found]
+    return [(row, line, line.mean("score") if line else None) for row, line in found]
 
 
 def _flips(analysis: Analysis) -> tuple[list[Flip], str]:

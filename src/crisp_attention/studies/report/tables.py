@@ -10,7 +10,7 @@ from crisp_attention.studies.statistics import Interval
 MEANS = (
     "loss",
     "ece",
-    "train_accuracy",
+    "train_score",
     "train_loss",
     "gap",
     "achieved_sparsity",
@@ -22,43 +22,38 @@ MEANS = (
 
 def configurations(analysis: Analysis) -> pd.DataFrame:
     """One row per configuration, shares as fractions of 1: table.csv."""
-    return pd.DataFrame([_row(analysis, line) for line in analysis.lines])
+    return _named(analysis, pd.DataFrame([_row(analysis, line) for line in analysis.lines]))
 
 
 def runs(analysis: Analysis) -> pd.DataFrame:
     """One row per finished run: runs.csv."""
     frames = [
-        line.runs.assign(method=line.configuration.method, split=analysis.split)
+        line.runs.assign(method=line.configuration.spec, split=analysis.split)
         for line in analysis.lines
         if len(line.runs)
     ]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "split"])
     first = ["method", "split"]
-    return table[[*first, *(name for name in table.columns if name not in first)]]
-
-
-def mean_of(line: Line, column: str) -> float:
-    """The mean over the line's runs; NaN without runs."""
-    return float(line.runs[column].mean()) if len(line.runs) else float("nan")
+    return _named(analysis, table[[*first, *(name for name in table.columns if name not in first)]])
 
 
 def _row(analysis: Analysis, line: Line) -> dict[str, Any]:
     configuration = line.configuration
     row = {
-        "method": configuration.method,
-        "target_sparsity": configuration.sparsity,
-        "learning_rate": configuration.learning_rate,
-        "epochs": configuration.epochs,
+        "method": configuration.spec,
+        "target_sparsity": configuration.treatment.sparsity,
+        "learning_rate": configuration.recipe.learning_rate,
+        "epochs": configuration.recipe.epochs,
         "note": configuration.note,
         "split": analysis.split,
         "runs": len(line.runs),
         "diverged": len(line.diverged),
         "kernels": " ".join(line.kernels),
-        "accuracy": mean_of(line, "accuracy"),
+        "score": line.mean("score"),
         "sd": line.sd,
-        **_bounds("accuracy", line.accuracy),
+        **_bounds("score", line.score),
     }
-    row |= {name: mean_of(line, name) for name in MEANS}
+    row |= {name: line.mean(name) for name in MEANS}
     row |= {"relative_time": line.relative_time, "relative_memory": line.relative_memory}
     return row | _compared("dense", line.to_dense) | _compared("random", line.to_random)
 
@@ -80,3 +75,9 @@ def _compared(name: str, found: Comparison | None) -> dict[str, Any]:
 
 def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
     return {f"{name}_low": interval and interval.low, f"{name}_high": interval and interval.high}
+
+
+def _named(analysis: Analysis, table: pd.DataFrame) -> pd.DataFrame:
+    """Scores under the name of the metric: accuracy, accuracy_low, train_accuracy."""
+    scores = ("score", "score_low", "score_high", "train_score")
+    return table.rename(columns={each: each.replace("score", analysis.metric.name) for each in scores})

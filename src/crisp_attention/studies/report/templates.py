@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from crisp_attention.drawing.palette import DARK, LIGHT
 from crisp_attention.drawing.style import parts
-from crisp_attention.studies.report import numbers
+from crisp_attention.studies import numbers
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
 
@@ -27,6 +27,7 @@ def render(name: str, **values: Any) -> str:
     )
     environment.filters["markdown"] = _markdown
     environment.filters["parts"] = parts
+    environment.filters["capitalized"] = lambda text: text[:1].upper() + text[1:]
     style = environment.get_template("report.css").render(light=LIGHT, dark=DARK)
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return environment.get_template(name).render(

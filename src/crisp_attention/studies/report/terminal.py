@@ -5,10 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crisp_attention.studies.analysis import Analysis, Line, Verdict
-from crisp_attention.studies.report import numbers
-from crisp_attention.studies.report.tables import mean_of
-from crisp_attention.studies.report.verdicts import answer, sentences
+from crisp_attention.studies import numbers
+from crisp_attention.studies.analysis import Analysis, Line, Verdict, answer, statements
+from crisp_attention.studies.numbers import Unit
 
 COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.NOT_SHOWN: "default"}
 
@@ -16,13 +15,10 @@ COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.NOT_SHOWN: "de
 def show(analysis: Analysis, console: Console) -> None:
     """Print the answer, a verdict for each configuration, and the table."""
     say(console, answer(analysis))
-    for line, verdict, words in sentences(analysis):
-        colour = COLOURS[verdict]
-        console.print(
-            f"  [bold {colour}]{escape(line.configuration.label)}[/]: {escape(words)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    for each in statements(analysis):
+        if each.verdict is not None and each.baseline.is_dense:
+            label = f"[bold {COLOURS[each.verdict]}]{escape(each.configuration.label)}[/]"
+            console.print(f"  {label}: {escape(each.words)}", highlight=False, soft_wrap=True)
     console.print(_table(analysis))
 
 
@@ -32,21 +28,22 @@ def say(console: Console, text: str) -> None:
 
 
 def _table(analysis: Analysis) -> Table:
-    title = f"accuracy on the {analysis.split} examples in %, ±: 95 %; differences in points"
+    unit = Unit(analysis.metric)
+    title = f"{unit.metric.title} on the {analysis.split} examples {unit.caption}; ±: 95 %"
     table = Table("attention", box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for heading in ("accuracy", "to dense", "p", "to random", "sparsity"):
+    for heading in (unit.metric.title, "minus dense", "p", "minus random", "sparsity (%)"):
         table.add_column(heading, justify="right")
     for line in analysis.lines:
-        table.add_row(escape(line.configuration.label), *_cells(line))
+        table.add_row(escape(line.configuration.label), *_cells(line, unit))
     return table
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, unit: Unit) -> list[str]:
     dense, random = line.to_dense, line.to_random
     return [
-        f"{numbers.percent(mean_of(line, 'accuracy'))} {numbers.plus_minus(line.accuracy)}",
-        numbers.points(dense.difference.mean) if dense else "",
+        f"{unit.score(line.mean('score'))} {unit.plus_minus(line.score)}",
+        unit.difference(dense.difference.mean) if dense else "",
         numbers.probability(dense.p) if dense else "",
-        numbers.points(random.difference.mean) if random else "",
-        numbers.percent(mean_of(line, "achieved_sparsity"), 1),
+        unit.difference(random.difference.mean) if random else "",
+        numbers.percent(line.mean("achieved_sparsity"), 1),
     ]

@@ -1,24 +1,29 @@
-"""The report of one study: the page, the tables, the figures and the summary."""
+"""The report of one study: page, tables, figures and summary, in a folder that is whole or as it was."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from crisp_attention.drawing.svg import standalone
-from crisp_attention.studies.analysis import Analysis, analyse
+from crisp_attention.errors import OptionError
+from crisp_attention.files import check_ours
+from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report import tables
 from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
-from crisp_attention.studies.report.folder import check, replacing
 from crisp_attention.studies.report.page import facts, page
 from crisp_attention.studies.report.templates import render
-from crisp_attention.studies.study import Study
+
+OWN = {"report.html", "summary.md", "table.csv", "runs.csv", "figures"}
 
 
-def write_report(study_folder: Path, output: Path) -> Analysis:
-    """Analyse the study and write its report into `output`, in place of an earlier one; what it says.
+def write_report(analysis: Analysis, output: Path) -> None:
+    """Write the report into `output`, in place of an earlier one.
 
-    Raises OptionError if there is no study, or `output` cannot be written or holds other things.
+    Raises OptionError if `output` cannot be written or holds other things.
     """
     check(output)
-    analysis = analyse(Study.read(study_folder))
     main, curves, heads = main_pictures(analysis), curve_pictures(analysis), head_pictures(analysis)
     with replacing(output) as folder:
         write(folder / "report.html", page(analysis, main, curves, heads))
@@ -26,7 +31,35 @@ def write_report(study_folder: Path, output: Path) -> Analysis:
         write(folder / "table.csv", tables.configurations(analysis).to_csv(index=False))
         write(folder / "runs.csv", tables.runs(analysis).to_csv(index=False))
         _write_figures(folder / "figures", [*main, *curves, *heads])
-    return analysis
+
+
+def check(output: Path) -> None:
+    """Raises OptionError if `output` is a file, or a folder with other things in it than a report."""
+    check_ours(output, "a report", OWN.__contains__)
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A new folder next to `output`, which takes its place, and that of an earlier report, at the end.
+
+    Raises OptionError if what is there is no report, or the folder cannot be written.
+    """
+    output = output.resolve()
+    check(output)
+    new, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
+    except OSError as error:
+        raise OptionError(f"output {output}: {error.strerror or error}", "output") from error
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:

@@ -9,17 +9,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 Score = Callable[[NDArray, NDArray, NDArray], NDArray[np.floating]]
+BINS = 15  # of a calibration error
 AT_ONCE = 64  # draws whose ranks are in the cache at the same time
 
 
-def f1(predictions: NDArray, labels: NDArray, weights: NDArray) -> NDArray[np.floating]:
-    """F1 of class 1 where the classes are 0 and 1; else the mean over the classes that are there (macro F1)."""
+def binary_f1(predictions: NDArray, labels: NDArray, weights: NDArray) -> NDArray[np.floating]:
+    """F1 of class 1."""
+    return _f1(*_class_counts(predictions, labels, weights))[:, 1]
+
+
+def macro_f1(predictions: NDArray, labels: NDArray, weights: NDArray) -> NDArray[np.floating]:
+    """The mean F1 of the classes that are in a draw."""
     right, predicted, true = _class_counts(predictions, labels, weights)
-    both = predicted + true
-    each = np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)
-    return each[:, 1] if each.shape[1] == 2 else each.sum(axis=1) / (both > 0).sum(axis=1)
+    return _f1(right, predicted, true).sum(axis=1) / (predicted + true > 0).sum(axis=1)
 
 
 def matthews(predictions: NDArray, labels: NDArray, weights: NDArray) -> NDArray[np.floating]:
@@ -74,6 +79,11 @@ def _class_counts(predictions: NDArray, labels: NDArray, weights: NDArray) -> Se
     return (predicted * true) @ weights, predicted @ weights, true @ weights
 
 
+def _f1(right: NDArray, predicted: NDArray, true: NDArray) -> NDArray[np.floating]:
+    both = predicted + true
+    return np.divide(2 * right, both, out=np.zeros_like(both), where=both > 0)
+
+
 def _groups(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """The order of the values, the last place of each run of equal ones, and the run in which each value is."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -109,3 +119,16 @@ def _correlation(
     product = left * right
     varies = (left > 0) & (right > 0)
     return np.divide(together, np.sqrt(product), out=np.zeros_like(together), where=varies)
+
+
+def expected_calibration_error(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Expected calibration error, in [0, 1], of `logits` (examples, classes) for `labels` (examples,).
+
+    The gap between mean confidence (the largest softmax probability) and accuracy in 15 bins of equal
+    width, weighted by their examples (Guo et al. 2017, "On calibration of modern neural networks", eq. 3).
+    """
+    probabilities = softmax(np.asarray(logits, dtype=float), axis=1)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.ceil(confidence * BINS).astype(int)
+    return float(np.abs(np.bincount(bins, weights=confidence - right)).sum() / len(confidence))

@@ -1,5 +1,6 @@
 """Working on a queue until nothing is left: claim, run, record."""
 
+import math
 import shutil
 import signal
 import sys
@@ -14,9 +15,8 @@ from optuna.trial import TrialState
 
 from crisp_attention.errors import OptionError
 from crisp_attention.files import write_json
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.spec import RAMP
-from crisp_attention.studies.study import failure_file
+from crisp_attention.studies.folder import failure_file
+from crisp_attention.studies.sweep.child import Asked
 from crisp_attention.studies.sweep.pool import Job, Message, Pool
 from crisp_attention.studies.sweep.queue import LIVE, Planned, Queue
 from crisp_attention.studies.sweep.storage import HEARTBEAT_SECONDS
@@ -25,31 +25,33 @@ from crisp_attention.studies.sweep.view import View
 LOOK_SECONDS = 2.0
 FREE_BYTES = 2**22  # with less, a failure is laid to the full disk and not to the run
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-Starter = Callable[[optuna.Trial], FinetuneOptions]
+Starter = Callable[[optuna.Trial], Asked]
 
 
 class Campaign:
     """One worker process at work on the planned runs of a study, together with others or alone."""
 
     def __init__(self, queue: Queue, pool: Pool, view: View, start: Starter, *, pruned: bool = False) -> None:
-        """`start` gives a claimed run its options; `pruned` ends hopeless runs, as the study's pruner says."""
+        """`start` says what a claimed run is; `pruned` ends hopeless runs, as the study's pruner says."""
         self.queue, self.pool, self.view, self.start, self.pruned = queue, pool, view, start, pruned
         self._trials: dict[str, optuna.Trial] = {}
-        self._options: dict[str, FinetuneOptions] = {}
+        self._asked: dict[str, Asked] = {}
 
     def work(self, planned: list[Planned]) -> None:
         """Return when every planned run has ended, here or elsewhere.
 
         Whatever ends this early, the runs at work here are given back. Raises OptionError if the disk is
-        full or the storage does not answer, SystemExit when the process is told to end.
+        full or the storage does not answer, SystemExit when the system ends the process.
         """
-        with _told_to_end(), self.queue.storage.answering():
+        with _ended_by_the_system(), self.queue.storage.answering():
             try:
                 self._work(planned)
             except OSError as error:
-                raise OptionError(f"{error}; the study is intact: run the same command again") from error
+                raise OptionError(
+                    f"{error}; the study is intact: run the same command again to continue"
+                ) from error
             except SystemExit:
-                self.view.say("told to end; the same command continues the study")
+                self.view.say("stopped by the system; run the same command again to continue")
                 raise
             finally:
                 self._give_back()
@@ -68,7 +70,7 @@ class Campaign:
                 self._beat()  # the clock does not count the time a computer sleeps
                 while self.pool.has_room and self._claim(planned):
                     pass
-                self.view.states, self.view.accuracy = self.queue.states(), self.queue.values()
+                self.view.states, self.view.scores = self.queue.states(), self.queue.values()
                 if not self.pool.jobs and not any(map(self._is_live, planned)):
                     return
             for job, message in self.pool.messages(LOOK_SECONDS if self.pool.has_room else 1.0):
@@ -86,11 +88,11 @@ class Campaign:
         trial = self.queue.claim(planned)
         if trial is None:
             return False
-        options = self.start(trial)
-        self.queue.begin(trial, options.output)
-        name = options.output.name
-        self._trials[name], self._options[name] = trial, options
-        self.view.step(self.pool.start(name, options), 0, 1)
+        asked = self.start(trial)
+        self.queue.begin(trial, asked.output)
+        name = asked.output.name
+        self._trials[name], self._asked[name] = trial, asked
+        self.view.step(self.pool.start(name, asked), 0, 1)
         return True
 
     def _beat(self) -> None:
@@ -109,35 +111,38 @@ class Campaign:
         kind, *what = message
         if kind == "step":
             self.view.step(job, *what)
-        elif kind == "accuracy":
+        elif kind == "scores":
             self._judge(job, *what)
         elif kind == "done":
-            accuracy = what[0]["validation"]["accuracy"]
-            failure_file(self._options[job.name].output).unlink(missing_ok=True)
-            self.queue.finish(self._trials.pop(job.name), accuracy)
+            metric = self.view.metric
+            if (score := what[0]["validation"][metric.name]) is None:  # predictions are not finite
+                score = -math.inf if metric.higher_is_better else math.inf
+            failure_file(self._asked[job.name].output).unlink(missing_ok=True)
+            self.queue.finish(self._trials.pop(job.name), score)
             self.view.states = self.queue.states()
-            self.view.ended(job, accuracy)
+            self.view.ended(job, score)
         else:
             self._failed(job, kind, *what)
 
-    def _judge(self, job: Job, step: int, steps: int, accuracy: float) -> None:
-        options = self._options[job.name]
-        ramp = 0.0 if options.schedule == "constant" else (options.ramp or RAMP)[1]
+    def _judge(self, job: Job, step: int, steps: int, scores: dict[str, float]) -> None:
+        schedule, metric = self._asked[job.name].spec.schedule, self.view.metric
+        ramp = 0.0 if schedule is None else schedule.end
         # earlier, what starts slowly would look hopeless, and what is not yet sparse better than it is
         if not self.pruned or step < max(0.5, ramp) * steps:
             return
+        score = scores[metric.name]
         trial = self._trials[job.name]
-        trial.report(accuracy, step)
+        trial.report(score, step)
         if trial.should_prune():
             self.pool.stop(job)
             self.queue.prune(self._trials.pop(job.name))
-            shutil.rmtree(self._options[job.name].output, ignore_errors=True)
+            shutil.rmtree(self._asked[job.name].output, ignore_errors=True)
             self.view.gone(
-                job, f"stopped as hopeless at step {step} of {steps} ({accuracy:.1%} on validation)"
+                job, f"stopped as hopeless at step {step} of {steps} ({metric.shown(score)} on validation)"
             )
 
     def _failed(self, job: Job, kind: str, reason: str) -> None:
-        output = self._options[job.name].output
+        output = self._asked[job.name].output
         if kind == "full" or shutil.disk_usage(output.parent).free < FREE_BYTES:
             raise OptionError(
                 f"no space is left for {output} ({reason}); the study is intact: make room and run the same "
@@ -158,8 +163,8 @@ class Campaign:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[None]:
-    """End as after Ctrl-C when the system, or a lost terminal, tells the process to."""
+def _ended_by_the_system() -> Iterator[None]:
+    """End as after Ctrl-C when the system, or a lost terminal, sends a signal to."""
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

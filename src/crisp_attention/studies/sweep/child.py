@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -14,16 +15,16 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crisp_attention.errors import CheckpointError, OptionError, Shortage, first_line, shortage
-from crisp_attention.files import plain
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.finetune import carry_out
-from crisp_attention.runs.options import FinetuneOptions, words
 from crisp_attention.runs.run_directory import OWN, RunDirectory
 from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.terminal import be_quiet, replace_unencodable
-from crisp_attention.studies.sweep.reporting import Reporter
+
+SECONDS = 0.5  # between two messages of a run's progress
 
 
 class Place(NamedTuple):
@@ -35,7 +36,16 @@ class Place(NamedTuple):
     lock: Path
 
 
-def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
+class Asked(NamedTuple):
+    """What a process is to do: a run, in its folder, for the study that this command made."""
+
+    spec: RunSpec
+    output: Path
+    keep_model: bool
+    command: tuple[str, ...]
+
+
+def work(asked: Asked, place: Place, pipe: Connection) -> None:
     """Do the run, or what is left of it, as soon as no other process is at it; what it prints goes to its log.
 
     Sends what `Reporter` sends, and at last ("done", metrics), ("full", reason) if no space is left on
@@ -48,11 +58,11 @@ def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     torch.set_num_threads(place.threads)
     be_quiet()
-    sys.argv = ["crisp", "finetune", *words(options)]
+    sys.argv = list(asked.command)
     try:
         _write_to(place.log)
         with FileLock(place.lock):
-            pipe.send(("done", _run(options, pipe)))
+            pipe.send(("done", _run(asked, pipe)))
     except BaseException as error:  # whatever it is, the study goes on and says it
         pipe.send(("full" if shortage(error) is Shortage.DISK else "failed", first_line(error)))
         with suppress(OSError):  # the disk of the log may be full
@@ -60,8 +70,8 @@ def work(options: FinetuneOptions, place: Place, pipe: Connection) -> None:
             sys.stderr.flush()
 
 
-def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
-    directory = RunDirectory(options.output)
+def _run(asked: Asked, pipe: Connection) -> dict[str, Any]:
+    directory = RunDirectory(asked.output)
     resume = overwrite = False
     if directory.config.is_file():
         resume = True
@@ -73,15 +83,34 @@ def _run(options: FinetuneOptions, pipe: Connection) -> dict[str, Any]:
                 resume, overwrite = False, True
     elif not directory.complete and _is_own(directory.path):
         shutil.rmtree(directory.path)  # it was ended before it had said what it is
-    spec = RunSpec.from_dict(plain(options))
     return carry_out(
-        spec,
-        options.output,
+        asked.spec,
+        asked.output,
         callbacks=[Reporter(pipe)],
         resume=resume,
         overwrite=overwrite,
-        keep_model=not options.discard_model,
+        keep_model=asked.keep_model,
     ).metrics
+
+
+class Reporter(TrainerCallback):
+    """Sends ("step", done, all) now and then, and ("scores", step, all, scores by name) at each evaluation."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self._sent = pipe, 0.0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if time.monotonic() - self._sent > SECONDS:
+            self._sent = time.monotonic()
+            self.pipe.send(("step", state.global_step, state.max_steps))
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        scores = {name.removeprefix("eval_"): value for name, value in kwargs["metrics"].items()}
+        self.pipe.send(("scores", state.global_step, state.max_steps, scores))
 
 
 def _is_own(folder: Path) -> bool:

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.studies.sweep.child import Place, work
+from crisp_attention.studies.sweep.child import Asked, Place, work
 
 # glibc gives every large temporary back to the system at once; keeping them makes steps shorter
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -41,8 +40,9 @@ class Job:
 class Pool:
     """Runs jobs side by side, cores and GPUs shared out among them."""
 
-    def __init__(self, workers: int, logs: Path) -> None:
-        self.workers, self.logs = workers, logs
+    def __init__(self, workers: int, logs: Path, command: tuple[str, ...]) -> None:
+        """`command` is what the runs write down as theirs."""
+        self.workers, self.logs, self.command = workers, logs, command
         self.jobs: list[Job] = []
         self._threads = _threads(workers)
         self._devices = _devices()
@@ -64,13 +64,13 @@ class Pool:
         """Whether another job may start."""
         return len(self.jobs) < self.workers
 
-    def start(self, name: str, options: FinetuneOptions) -> Job:
+    def start(self, name: str, asked: Asked) -> Job:
         """Start a run in a process of its own."""
         slot = min(set(range(self.workers)) - {job.slot for job in self.jobs})
         device = self._devices[slot % len(self._devices)] if self._devices else None
         place = Place(self._threads, device, self.logs / f"{name}.log", self.logs / f".{name}.lock")
         mine, its = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(options, place, its), name=name, daemon=True)
+        process = self._context.Process(target=work, args=(asked, place, its), name=name, daemon=True)
         with _ctrl_c_is_ours():
             process.start()
         its.close()

@@ -5,7 +5,7 @@ import platform
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ CLOCK_SECONDS = 120  # the start of a process is known by a clock that may be se
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that the study shall have: its name, and what Optuna may not choose."""
+    """A planned run: its name, and what is to be known of it in the storage."""
 
     name: str
-    fixed: Mapping[str, Any]
+    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Queue:
@@ -36,7 +36,7 @@ class Queue:
         self.storage, self.study = storage, study
 
     def claim(self, planned: list[Planned]) -> optuna.Trial | None:
-        """Take a run that nobody has; None if all are taken or finished.
+        """Take a run that no worker has; None if all are taken or finished.
 
         Runs of dead workers, and planned runs that are in no queue yet, are queued first.
         """
@@ -46,8 +46,9 @@ class Queue:
             known, begun = self.states(), self._begun()
             for each in planned:
                 if each.name not in known:
-                    fixed = {**each.fixed, **begun.get(each.name, {})}
-                    self.study.enqueue_trial(fixed, user_attrs={RUN: each.name})
+                    self.study.enqueue_trial(
+                        begun.get(each.name, {}), user_attrs={RUN: each.name, **each.known}
+                    )
             if TrialState.WAITING not in self.states().values():
                 return None
             trial = self.study.ask()
@@ -65,7 +66,7 @@ class Queue:
         }
 
     def values(self) -> dict[str, float]:
-        """The validation accuracy of every finished run."""
+        """The validation score of every finished run."""
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return {trial.user_attrs[RUN]: trial.value for trial in trials if trial.value is not None}
 
@@ -109,7 +110,7 @@ class Queue:
         self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Somebody else, or this worker later, shall do the run."""
+        """Leave the run to another worker, or to this one later."""
         self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def retry(self) -> None:
@@ -120,7 +121,7 @@ class Queue:
                     self.study.enqueue_trial(trial.params, user_attrs={RUN: trial.user_attrs[RUN]})
 
     def _begun(self) -> dict[str, dict[str, Any]]:
-        """What Optuna chose for runs that were begun before: they shall continue, not be others."""
+        """What Optuna chose for runs that were begun before: they continue with it."""
         trials = self.study.get_trials(deepcopy=False)
         return {trial.user_attrs[RUN]: trial.params for trial in trials if trial.params}
 

@@ -49,7 +49,7 @@ class Storage:
                 )
         except ImportError as error:
             extra = "; pip install 'crisp-attention[postgresql]' brings it" if error.name == "psycopg" else ""
-            raise OptionError(f"--storage {self} needs the package {error.name}{extra}") from error
+            raise OptionError(f"storage {self} needs the package {error.name}{extra}", "storage") from error
         except (OSError, RuntimeError, SQLAlchemyError, StorageInternalError) as error:
             raise OptionError(f"the study's storage {self} cannot be opened: {_reason(error)}") from error
 
@@ -57,13 +57,13 @@ class Storage:
         """The URL without its password."""
         return without_password(self.url)
 
-    def study(self, name: str) -> optuna.Study:
-        """The study of that name, made if there is none; more is better."""
+    def study(self, name: str, *, higher_is_better: bool = True) -> optuna.Study:
+        """The study of that name, made if there is none."""
         return optuna.create_study(
             storage=self.optuna,
             study_name=name,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
-            direction="maximize",
+            direction="maximize" if higher_is_better else "minimize",
             load_if_exists=True,
         )
 
@@ -75,7 +75,7 @@ class Storage:
         except (SQLAlchemyError, StorageInternalError) as error:
             raise OptionError(
                 f"the study's storage {self} does not answer or cannot be written ({_reason(error)}); the study "
-                f"is intact: when that is mended, run the same command again"
+                f"is intact: once this is fixed, run the same command again"
             ) from error
 
     @contextmanager
@@ -118,14 +118,19 @@ def _url(text: str) -> URL:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError) as error:  # the text may hold a password
         raise OptionError(
-            "--storage: expected a URL such as sqlite:///study.db or postgresql://user@host:5432/database"
+            "storage: expected a URL such as sqlite:///study.db or postgresql://user@host:5432/database",
+            "storage",
         ) from error
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mariadb"):
-        raise OptionError(f"--storage: expected SQLite, PostgreSQL or MySQL, got {url.get_backend_name()}")
+        raise OptionError(
+            f"storage: expected SQLite, PostgreSQL or MySQL, got {url.get_backend_name()}", "storage"
+        )
     if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
-        raise OptionError("--storage: expected a SQLite file, such as sqlite:///study.db, got one in memory")
+        raise OptionError(
+            "storage: expected a SQLite file, such as sqlite:///study.db, got one in memory", "storage"
+        )
     return url
 
 

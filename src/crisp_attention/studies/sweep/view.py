@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from crisp_attention.runs.task.metrics import Metric
 from crisp_attention.studies.sweep.pool import Job
 
 WAITS, DONE, FAILED, ELSEWHERE, PRUNED = "·", "●", "✗", "◌", "–"
@@ -22,13 +23,14 @@ class View:
     """A live table on a terminal, elsewhere a line per finished run. A context manager.
 
     rows: for every label the names of its runs.
-    states, accuracy: of the runs of all workers, by name; accuracy is that on validation.
+    metric: how runs are judged.
+    states, scores: of the runs of all workers, by name; scores are those on validation.
     """
 
-    def __init__(self, console: Console, rows: Mapping[str, list[str]]) -> None:
-        self.console, self.rows = console, dict(rows)
+    def __init__(self, console: Console, rows: Mapping[str, list[str]], metric: Metric) -> None:
+        self.console, self.rows, self.metric = console, dict(rows), metric
         self.states: Mapping[str, TrialState] = {}
-        self.accuracy: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
         self.progress: dict[str, float] = {}
         self._seconds: list[float] = []
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self.render, transient=True)
@@ -48,13 +50,15 @@ class View:
         """A run went on."""
         self.progress[job.name] = done / max(steps, 1)
 
-    def ended(self, job: Job, accuracy: float) -> None:
-        """A run is finished, with this accuracy on validation."""
+    def ended(self, job: Job, score: float) -> None:
+        """A run is finished, with this score on validation."""
         self._seconds.append(time.monotonic() - job.began)
         self.progress.pop(job.name, None)
-        self.accuracy[job.name] = accuracy
+        self.scores[job.name] = score
         if not self.console.is_terminal:
-            self.say(f"{job.name}: validation accuracy {accuracy:.1%} ({self._summary()})")
+            self.say(
+                f"{job.name}: validation {self.metric.title} {self.metric.shown(score)} ({self._summary()})"
+            )
 
     def gone(self, job: Job, why: str) -> None:
         """A run is no more, and why."""
@@ -70,18 +74,18 @@ class View:
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("attention")
         table.add_column("runs")
-        table.add_column("validation accuracy", justify="right")
+        table.add_column(f"validation {self.metric.title}", justify="right")
         for label, names in self.rows.items():
-            done = [self.accuracy[name] for name in names if name in self.accuracy]
+            done = [self.scores[name] for name in names if name in self.scores]
             cells = Text(" ").join(self._cell(name) for name in names)
-            table.add_row(label, cells, f"{mean(done):.1%}" if done else "")
+            table.add_row(label, cells, self.metric.shown(mean(done)) if done else "")
         return Group(table, Text(self._summary()))
 
     def _cell(self, name: str) -> Text:
         progress, state = self.progress.get(name), self.states.get(name)
         if progress is not None:
             return Text(f"{progress:.0%}", style="cyan")
-        if name in self.accuracy or state == TrialState.COMPLETE:
+        if name in self.scores or state == TrialState.COMPLETE:
             return Text(DONE, style="green")
         if state == TrialState.FAIL:
             return Text(FAILED, style="red")
@@ -95,17 +99,17 @@ class View:
         running = counts[TrialState.RUNNING]
         parts = [f"{done} of {sum(map(len, self.rows.values()))} runs done", f"{running} running"]
         parts += [f"{failed} failed"] if failed else []
-        best = max(self._candidates(), key=lambda each: each[1], default=None)
-        parts += [f"best so far {best[0]} ({best[1]:.1%} on validation)"] if best else []
+        sign = 1 if self.metric.higher_is_better else -1
+        best = max(self._candidates(), key=lambda each: sign * each[1], default=None)
+        parts += [f"best so far {best[0]} ({self.metric.shown(best[1])} on validation)"] if best else []
         return ", ".join([*parts, *self._left(max(running, 1))])
 
     def _candidates(self) -> list[tuple[str, float]]:
         """Each row's mean; of a search, which is one row, each run."""
         if len(self.rows) == 1:
-            return list(self.accuracy.items())
+            return list(self.scores.items())
         found = {
-            label: [self.accuracy[n] for n in names if n in self.accuracy]
-            for label, names in self.rows.items()
+            label: [self.scores[n] for n in names if n in self.scores] for label, names in self.rows.items()
         }
         return [(label, mean(values)) for label, values in found.items() if values]
 

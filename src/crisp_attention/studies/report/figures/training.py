@@ -1,5 +1,6 @@
-"""Learning curves, a panel for each configuration."""
+"""What the runs logged while they trained, and what each layer and head kept."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from crisp_attention.drawing.maps import draw_map, draw_scale
 from crisp_attention.drawing.palette import BLUE, INK, QUIET, VERMILLION
 from crisp_attention.drawing.style import finish, legend, new_figure, wrapped
 from crisp_attention.studies.analysis import Analysis
+from crisp_attention.studies.numbers import Unit
 
 COLUMNS = 4
 
@@ -26,14 +29,16 @@ class Curve(NamedTuple):
 
 
 LOSSES = (Curve("loss", "training", BLUE), Curve("eval_loss", "validation", VERMILLION))
-ACCURACIES = (Curve("eval_accuracy", "validation", VERMILLION, 100),)
+
+
+def learning(unit: Unit) -> tuple[Curve, ...]:
+    """The main metric on validation."""
+    return (Curve(f"eval_{unit.metric.name}", "validation", VERMILLION, unit.scale),)
 
 
 def draw_curves(analysis: Analysis, curves: tuple[Curve, ...], ylabel: str) -> Figure:
     """Thin lines for the seeds, a thick one for their mean, and dense's mean in grey in every panel."""
-    study = analysis.study
-    found = [(each, [run.history() for run in study.finished(each)]) for each in study.configurations]
-    found = [(each, logs) for each, logs in found if logs]
+    found = [(line.configuration, list(line.histories)) for line in analysis.lines if line.histories]
     rows = -(-len(found) // COLUMNS) or 1
     figure = new_figure(12, 0.9 + 2.1 * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
@@ -72,3 +77,25 @@ def _mean(axes: Axes, logs: list[pd.DataFrame], curve: Curve, colour: str, style
     axes.plot(
         mean.index, curve.scale * mean, style, marker=marker, markersize=4, color=colour, linewidth=width
     )
+
+
+def draw_heads(measurements: Sequence[pd.DataFrame]) -> Figure:
+    """Achieved sparsity and kept mass of every layer and head, means over the runs, in percent.
+
+    What has no heads, such as the sparsity of weights, is one column; without a kept mass there is one panel.
+    """
+    table = pd.concat(measurements)
+    table = table if "head" in table else table.assign(head=0)
+    titles = {"sparsity": "achieved sparsity", "kept_mass": "kept mass"}
+    columns = [column for column in titles if column in table]
+    means = 100 * table.groupby(["layer", "head"])[columns].mean()
+    layers = means.index.get_level_values("layer").nunique()
+    figure = new_figure(12, min(max(1.3 + 0.27 * layers, 2.4), 10))
+    panels = list(figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel())
+    for axes, column in zip(panels, columns, strict=True):
+        grid = means[column].unstack("head")
+        image = draw_map(axes, grid, f"{titles[column]} (%)", low=0, high=100, numbers=True)
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+    draw_scale(panels, image, "")
+    return figure

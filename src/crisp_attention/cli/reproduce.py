@@ -1,14 +1,14 @@
-"""The paper's experiment as a study: Gandhi and Gandhi, "Crisp Attention", arXiv 2508.06016."""
+"""`crisp reproduce`: the paper's experiment, Gandhi and Gandhi, "Crisp Attention", arXiv 2508.06016."""
 
 from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
 
+from crisp_attention.cli.study_options import ReproduceOptions, StudyOptions, SweepOptions
+from crisp_attention.cli.sweep import run_sweep, without_secrets
 from crisp_attention.runs.options import words
-from crisp_attention.studies.options import ReproduceOptions, StudyOptions, SweepOptions
-from crisp_attention.studies.study import Study
-from crisp_attention.studies.sweep.command import run_sweep, without_secrets
+from crisp_attention.studies.folder import StudyFolder
 
 PAPER: dict[str, Any] = {
     "source": "Crisp Attention: Regularizing Transformers via Structured Sparsity, arXiv 2508.06016, "
@@ -29,7 +29,7 @@ PAPER: dict[str, Any] = {
 }
 
 
-def run_reproduce(options: ReproduceOptions, console: Console) -> Study:
+def run_reproduce(options: ReproduceOptions, console: Console) -> StudyFolder:
     """Run the study and report; raises as `run_sweep` does."""
     shared = {each.name: getattr(options, each.name) for each in fields(StudyOptions)}
     return run_sweep(

@@ -1,4 +1,4 @@
-"""What the commands for evidence can be asked for. Imports nothing heavy."""
+"""What the commands for studies can be asked for. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class DemoOptions:
     """
 
     output: Path = Path("runs/demo")
-    """Folder for the study. The same command again continues it."""
+    """Folder for the study. Run the same command again to continue."""
 
     seeds: int = 3
     """Runs per configuration."""
@@ -37,45 +37,12 @@ class DemoOptions:
     """Runs at a time; the cores are shared out among them."""
 
 
-@dataclass(frozen=True)
-class ViewOptions:
-    """Show the attention of a text as one HTML file: which pairs each method keeps, and what they weigh.
-
-    The model runs once per method, made sparse with it. The page needs no network.
-
-    For example:
-      crisp view --model builtin:minilm --text "The cat sat on the mat because it was tired."
-    """
-
-    model: str
-    """A run directory of `crisp finetune`, a model folder, a hub id or `builtin:minilm`. Text models only."""
-
-    text: str
-    """The text to look at; longer ones are cut to 128 tokens."""
-
-    text_pair: Text = None
-    """The second text, for models that read two."""
-
-    layer: int = 0
-    """The attention layer at which the page opens, counted from 0."""
-
-    head: int = 0
-    """The head at which the page opens, counted from 0."""
-
-    method: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="SPEC", help_behavior_hint="")]] = ()
-    """Such as topk:sparsity=0.8 or window:width=9+topk:sparsity=0.5; give it again for each method.
-    Default: one or two of every kind, top-k to random keys. A sparse model's own is always shown first."""
-
-    output: Path = Path("view.html")
-    """The file to write; one that is there is replaced."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """Where a study is kept and who works on it: what may change when a study is continued."""
 
     output: Path
-    """Folder for the study: its runs, study.json and report. The same command again continues it."""
+    """Folder for the study: its runs, study.json and report. Run the same command again to continue."""
 
     workers: int = 1
     """Runs at a time on this machine; the cores, and the GPUs, are shared out among them."""
@@ -88,7 +55,7 @@ class StudyOptions:
     """Name of the study in the storage. Default: that of the output folder."""
 
     keep_models: Flag = False
-    """Keep the models of the runs made from now on; else only what was measured."""
+    """Keep models of runs started from now on. Default: measurements only."""
 
     retry_failed: Flag = False
     """Run again what failed before."""
@@ -98,8 +65,9 @@ class StudyOptions:
 class SweepOptions(RecipeOptions, StudyOptions):
     """Does sparse attention help on your task? Fine-tune dense and sparse models with several seeds, and report.
 
-    Every method runs at every sparsity with every seed; dense always runs too. Interrupt it at any time:
-    the same command continues. It ends with `crisp report`.
+    Every method runs at every sparsity with every seed; dense always runs too. Interrupt it at any time: run the
+    same command again to continue. With more seeds, methods or sparsities the study grows, and what is finished is
+    kept. It ends with `crisp report`.
 
     For example:
       crisp sweep --model distilbert-base-uncased --dataset stanfordnlp/sst2 --method topk,random \\
@@ -136,7 +104,7 @@ class ReproduceOptions(StudyOptions):
     """The experiment of the Crisp Attention paper (arXiv 2508.06016), with seeds and a random control.
 
     DistilBERT on SST-2: dense, top-k at 40, 60 and 80 %, random keys at 80 %. The paper publishes two
-    accuracies and no recipe; the report shows them beside what was found here.
+    accuracies and no recipe; the report shows them next to what was found here.
 
     For example: crisp reproduce --output runs/paper
     """

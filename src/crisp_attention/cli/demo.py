@@ -1,14 +1,14 @@
-"""The demonstration: a small study on real data that comes with the package's own dependencies."""
+"""`crisp demo`: a small study on real data that comes with the package's own dependencies."""
 
 from rich.console import Console
 
+from crisp_attention.cli.study_options import DemoOptions, SweepOptions
+from crisp_attention.cli.sweep import run_sweep
 from crisp_attention.runs.options import words
-from crisp_attention.studies.options import DemoOptions, SweepOptions
-from crisp_attention.studies.study import Study
-from crisp_attention.studies.sweep.command import run_sweep
+from crisp_attention.studies.folder import StudyFolder
 
 
-def run_demo(options: DemoOptions, console: Console) -> Study:
+def run_demo(options: DemoOptions, console: Console) -> StudyFolder:
     """Run the study and report; raises as `run_sweep` does."""
     return run_sweep(demo_study(options), console, command=["crisp", "demo", *words(options)])
 

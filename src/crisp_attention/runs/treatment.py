@@ -1,0 +1,121 @@
+"""What is done to a model: all that sweeps, statistics and reports know of attention, weights and what may come."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from crisp_attention.runs.spec import RunSpec
+
+KINDS: dict[str, type["Treatment"]] = {}
+
+
+class Treatment(ABC):
+    """What the configurations of a study differ in: frozen dataclasses with `kind` in their own body.
+
+    Attributes
+    ----------
+    kind
+        Its name in files; a class can be read back wherever it has been imported.
+    words
+        What it drops, for people: ``"keys"``, ``"weights"``.
+    """
+
+    kind: ClassVar[str]
+    words: ClassVar[str]
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if (kind := vars(cls).get("kind")) is None:
+            return
+        other = KINDS.get(kind)
+        if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"two kinds of treatment are called {kind!r}: {other!r} and {cls!r}")
+        KINDS[kind] = cls
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Its name and options in one word, such as ``topk:sparsity=0.8``; no two in a study have the same."""
+
+    @property
+    @abstractmethod
+    def sparsity(self) -> float | None:
+        """The target sparsity, in [0, 1); None where it has no single one."""
+
+    @abstractmethod
+    def at(self, sparsity: float) -> Self:
+        """The same at another sparsity. Raises ValueError where it has no single one."""
+
+    def control(self) -> "Treatment | None":
+        """What drops as much at random; None where there is no such thing."""
+        return None
+
+    @abstractmethod
+    def run(self, base: "RunSpec") -> "RunSpec":
+        """The run that has this treatment and is otherwise like `base`, a dense one."""
+
+    @property
+    def name(self) -> str:
+        """The name without options: ``topk``."""
+        return self.spec.partition(":")[0]
+
+    @property
+    def series(self) -> str:
+        """The spec without the sparsity: what the same treatment at several sparsities has in common."""
+        return re.sub(r":sparsity=[^:+]*", "", self.spec)
+
+    @property
+    def label(self) -> str:
+        """For people: ``topk 80 %``, or the spec where it has more options than a sparsity."""
+        if self.spec != f"{self.name}:sparsity={self.sparsity}":
+            return self.spec
+        return f"{self.name} {100 * (self.sparsity or 0):.3g} %"
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it does nothing: the baseline of a study."""
+        return False
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it drops at random."""
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, for `treatment_from_dict`."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Treatment":
+        """The inverse of `to_dict`, without the kind."""
+        return cls(**data)
+
+
+class ModelTreatment(Treatment):
+    """A treatment of the model itself, once, before it is trained: its weights, for example."""
+
+    @abstractmethod
+    def apply(self, model: "nn.Module") -> None:
+        """Change the model in place; whatever training must keep as it is, such as zeros, is held by hooks on it."""
+
+    @abstractmethod
+    def measure(self, model: "nn.Module") -> "pd.DataFrame":
+        """The sparsity that the trained model has: one row per layer with ``layer``, ``name`` and ``sparsity``."""
+
+    def run(self, base: "RunSpec") -> "RunSpec":
+        return replace(base, treatment=self)
+
+
+def treatment_from_dict(data: Mapping[str, Any]) -> Treatment:
+    """The treatment that `to_dict` describes. Raises ValueError for a kind that no imported class has."""
+    if (kind := data["kind"]) not in KINDS:
+        raise ValueError(
+            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {', '.join(KINDS)}"
+        )
+    return KINDS[kind].from_dict({key: value for key, value in data.items() if key != "kind"})
