@@ -139,7 +139,8 @@ class RunDirectory:
             raise OptionError(f"resume: there is no run in {self.path}", "resume")
         before = self.spec()
         if held is not None and self.data.is_dir():  # the contents count, not how the folder is called now
-            self._check_same_data(held)
+            if not same_data(held, self.data):
+                raise OptionError(f"resume: the run in {self.path} was started with other data", "resume")
             spec = replace(spec, data=replace(spec.data, source=before.data.source))
         if changed := spec.differences(before):
             raise OptionError(
