@@ -270,6 +270,8 @@ def test_the_size_of_a_page_is_foreseen(view):
 
 @dataclass(frozen=True)
 class Refusing(TopK):
+    name: ClassVar[str] = "refusing"
+
     def select(self, rows, visible):
         raise ValueError("not here")
 
@@ -284,7 +286,7 @@ def test_the_methods_shown_by_default_all_fit_an_encoder(view, tab):
 def test_a_method_that_does_not_fit_is_left_out_with_a_note(view, tab, monkeypatch):
     monkeypatch.setattr(view_methods, "DEFAULTS", (Refusing(0.5), TopK(0.5)))
     status, _, err, output = view(methods=())
-    note = "Left out, as it does not fit this model: Refusing:sparsity=0.5 (not here)."
+    note = "Left out, as it does not fit this model: refusing:sparsity=0.5 (not here)."
     assert (status, err) == (0, note + "\n")
     tab.open(output)
     assert shown(tab, "#notes li") == [note]
