@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
