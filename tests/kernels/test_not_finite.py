@@ -68,7 +68,7 @@ def meant(name: str, row: str, mask: str) -> tuple[Tensor, Tensor]:
         method = Method(rule=method.rule)
     call = a_call(method, row, mask)
     rows = slice(None) if call.causal else slice(1)  # without a causal mask all are alike
-    seen = call.pairs.expand(1, 1, KEYS, KEYS)[:, :, rows]
+    seen = call.rows.valid.expand(1, 1, KEYS, KEYS)[:, :, rows]
     scores = (call.query.double() @ call.key.double().mT)[:, :, rows]
     top = scores.nan_to_num(nan=torch.inf).masked_fill(~seen, -torch.inf).amax(dim=-1)
     broken = top.abs() > torch.finfo(torch.float32).max

@@ -7,6 +7,7 @@ from torch import Tensor
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, TopK
 from crisp_attention.kernels import flex, triton_rows
+from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.method import as_method
 from tests.cases import METHODS, SEED, attention, normal, self_attention
@@ -64,7 +65,7 @@ def test_flex_attention_names_it_as_well(monkeypatch) -> None:
     with pytest.raises(
         NotImplementedError, match=r'the flex kernel has first derivatives only.*backend="reference"'
     ):
-        penalty(lambda *leaves: flex.attention(Call(*leaves, method, scale=0.3)), *states)
+        penalty(lambda *leaves: flex.attention(with_blocks(Call(*leaves, method, scale=0.3))), *states)
 
 
 @pytest.mark.slow
