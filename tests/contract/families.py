@@ -203,12 +203,20 @@ UNSUPPORTED: tuple[Family, ...] = (
 
 
 def available() -> list[Family]:
-    """The families that the installed transformers has and sends through its attention interface."""
+    """The families that the installed transformers has, and whose attention it computes by its interface in full.
+
+    Some versions load Gemma 2 with SDPA, which has no softcap, and drop it: no attention equals another there.
+    """
     installed = Version(Version(transformers.__version__).base_version)  # 5.17.0.dev0 counts as 5.17.0
     return [
         family
         for family in FAMILIES
-        if installed >= Version(family.min_transformers) and hasattr(transformers, family.config_class)
+        if installed >= Version(family.min_transformers)
+        and hasattr(transformers, family.config_class)
+        and not (
+            "attn_logit_softcapping" in family.settings
+            and getattr(transformers, family.model_class)._supports_sdpa
+        )
     ]
 
 

@@ -253,7 +253,11 @@ def test_under_autocast_it_is_as_near_to_full_precision_as_eager_attention(famil
 
 
 NOT_YET = [
-    family for family in FAMILIES if family not in available() and hasattr(transformers, family.config_class)
+    family
+    for family in FAMILIES
+    if family not in available()
+    and hasattr(transformers, family.config_class)
+    and "attn_logit_softcapping" not in family.settings  # refused in no version, see `available`
 ]
 
 
