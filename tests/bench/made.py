@@ -4,11 +4,10 @@ from dataclasses import asdict
 
 from crisp_attention.bench.bars import BARS
 from crisp_attention.bench.case import Case, Shape
-from crisp_attention.bench.contender import Absent
+from crisp_attention.bench.contender import CRISP, DENSE, REFERENCE, Absent
 from crisp_attention.bench.limit import arithmetic, products
-from crisp_attention.bench.ours import CRISP, DENSE, REFERENCE
 from crisp_attention.bench.results import Attention, FirstCall, Memory, Results, Step
-from crisp_attention.bench.spread import compared
+from crisp_attention.bench.rounds import compared
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 

@@ -1,4 +1,4 @@
-"""Who takes part, who cannot and why, and that none computes anything else than ours."""
+"""Who takes part, who cannot and why, and that none computes anything else than contender."""
 
 import importlib.util
 import shutil
@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from crisp_attention.bench import flex, ours, roster
-from crisp_attention.bench.agreement import disagreeing
-from crisp_attention.bench.attention import measure_attention
+from crisp_attention.bench import contender, peers, roster
+from crisp_attention.bench.attention import disagreeing, measure_attention
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.contender import Contender
 from crisp_attention.bench.methods import DEFAULT, achieved_sparsity, named
@@ -19,7 +18,7 @@ from crisp_attention.bench.rounds import Effort
 from crisp_attention.methods.spec import parse
 
 SHAPE = Shape(1, 2, 128, 16)
-NO_FLEX = {flex.FLEX: "compiles for half a minute"}
+NO_FLEX = {peers.FLEX: "compiles for half a minute"}
 
 
 def names(method, shape=SHAPE, skip=NO_FLEX):
@@ -32,7 +31,7 @@ def names(method, shape=SHAPE, skip=NO_FLEX):
 def test_all_agree(word, backward):
     reasons = disagreeing(named(word, 0.8, 512), SHAPE, backward, NO_FLEX)
     absent = {"x-transformers"} if importlib.util.find_spec("x_transformers") is None else set()
-    assert set(reasons) <= {flex.FLEX} | absent, reasons
+    assert set(reasons) <= {peers.FLEX} | absent, reasons
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -48,16 +47,16 @@ def test_one_that_computes_something_else_is_caught_and_not_timed(monkeypatch, b
     what = "gradients" if backward else "output"
     assert reasons["eager top-k"].startswith(f"wrong: its {what} differ from the reference's by ")
     assert "eager top-k" not in {timed.name for timed in cell.timed}
-    assert {ours.DENSE, ours.CRISP, ours.REFERENCE} <= {timed.name for timed in cell.timed}
+    assert {contender.DENSE, contender.CRISP, contender.REFERENCE} <= {timed.name for timed in cell.timed}
 
 
 def test_our_own_is_caught_too(monkeypatch):
-    nans = Contender(ours.CRISP, lambda query, key, value: value * torch.nan)
+    nans = Contender(contender.CRISP, lambda query, key, value: value * torch.nan)
     real = roster.crisp
     monkeypatch.setattr(
         roster, "crisp", lambda method, backend="auto": nans if backend == "auto" else real(method, backend)
     )
-    assert disagreeing(parse("topk"), SHAPE, False, NO_FLEX)[ours.CRISP].startswith("wrong: ")
+    assert disagreeing(parse("topk"), SHAPE, False, NO_FLEX)[contender.CRISP].startswith("wrong: ")
 
 
 def test_one_that_fails_says_how(monkeypatch):
@@ -97,13 +96,13 @@ class _Without:
 
 
 def test_flex_attention_says_why_it_is_not_there(monkeypatch):
-    assert "cannot rank a row" in names(parse("topk"), skip={})[1][flex.FLEX]
+    assert "cannot rank a row" in names(parse("topk"), skip={})[1][peers.FLEX]
     assert (
         "no whole number of blocks of 64"
-        in names(parse("block_topk"), replace(SHAPE, length=100), {})[1][flex.FLEX]
+        in names(parse("block_topk"), replace(SHAPE, length=100), {})[1][peers.FLEX]
     )
-    monkeypatch.setattr(flex, "which", lambda name: None)
-    assert "needs a C++ compiler" in names(parse("block_topk"), skip={})[1][flex.FLEX]
+    monkeypatch.setattr(peers, "which", lambda name: None)
+    assert "needs a C++ compiler" in names(parse("block_topk"), skip={})[1][peers.FLEX]
 
 
 @pytest.mark.slow
@@ -111,8 +110,8 @@ def test_flex_attention_says_why_it_is_not_there(monkeypatch):
 def test_flex_attention_chooses_the_blocks_that_we_choose():
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("needs a C++ compiler")
-    assert flex.FLEX not in disagreeing(parse("block_topk"), SHAPE, False, {})
-    assert disagreeing(parse("block_topk"), SHAPE, True, {})[flex.FLEX] == "has no backward pass on the CPU"
+    assert peers.FLEX not in disagreeing(parse("block_topk"), SHAPE, False, {})
+    assert disagreeing(parse("block_topk"), SHAPE, True, {})[peers.FLEX] == "has no backward pass on the CPU"
 
 
 def test_what_would_not_fit_is_not_tried(monkeypatch):

@@ -8,7 +8,7 @@ from triton import compile as compiled
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from crisp_attention.kernels.triton_rows import WIDEST, backward, cut, forward, operators
+from crisp_attention.kernels.triton_rows import WIDEST, cut, operators, passes
 
 FLOATS = {"cuts", "tops", "sums", "means"}
 NUMBERS = {"scale", "number", "dropout", "dropout_scale"}
@@ -45,7 +45,7 @@ def main() -> None:
         block = operators.block_size(dtype)
         flags = {"MASKED": every, "CAUSAL": every, "DROPOUT": every}
         kernels = [(cut.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
-        kernels += [(k, {}) for k in (forward.attend, backward.query_gradients, backward.key_gradients)]
+        kernels += [(k, {}) for k in (passes.attend, passes.query_gradients, passes.key_gradients)]
         for width, (kernel, more) in product((64, WIDEST), kernels):
             sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": width, "VALUE_WIDTH": width}
             found = compiled(

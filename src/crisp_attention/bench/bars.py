@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from crisp_attention.bench.ours import CRISP
+from crisp_attention.bench.contender import CRISP
 from crisp_attention.bench.results import Attention, Memory, Results, Step
 
 CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}

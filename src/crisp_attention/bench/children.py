@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from crisp_attention.bench.case import Case
-from crisp_attention.bench.contender import Absent, UnavailableError
-from crisp_attention.bench.ours import CRISP, DENSE, crisp, dense
+from crisp_attention.bench.contender import CRISP, DENSE, Absent, UnavailableError, crisp, dense
 from crisp_attention.bench.results import FirstCall, Memory
 from crisp_attention.bench.roster import fitting
 

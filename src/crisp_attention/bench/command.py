@@ -11,11 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from crisp_attention.bench.attention import measure_attention
 from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.limit import matrix_rate
-from crisp_attention.bench.machine import described, machine
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
-from crisp_attention.bench.results import Results
+from crisp_attention.bench.results import Results, described, machine
 from crisp_attention.bench.rounds import clock_of
 from crisp_attention.bench.step import measure_steps
 from crisp_attention.bench.tables import show

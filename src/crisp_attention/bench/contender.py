@@ -1,15 +1,19 @@
-"""Who takes part in a comparison, and who does not and why."""
+"""What takes part in a measurement: the contenders, dense attention and ours among them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from crisp_attention.bench.case import Shape
+from crisp_attention.functional import attention
+from crisp_attention.methods.method import Method
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Call = Callable[[], object]
+DENSE, CRISP, REFERENCE = "dense SDPA", "crisp", "crisp reference"
 
 
 class UnavailableError(Exception):
@@ -49,3 +53,17 @@ class Absent:
 
     name: str
     reason: str
+
+
+def dense() -> Contender:
+    """torch's scaled_dot_product_attention."""
+    return Contender(DENSE, lambda query, key, value: scaled_dot_product_attention(query, key, value))
+
+
+def crisp(method: Method, backend: str = "auto") -> Contender:
+    """`crisp.attention`, with the kernel that it chooses or with the reference."""
+    return Contender(
+        REFERENCE if backend == "reference" else CRISP,
+        lambda query, key, value: attention(query, key, value, method, backend=backend),
+        matrices=8 if backend == "reference" else 0,
+    )

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import norm
 
 from crisp_attention.bench.case import Shape
-from crisp_attention.bench.ours import crisp
+from crisp_attention.bench.contender import crisp
 from crisp_attention.methods.layouts import BlockTopK
 from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules import Entmax, NofM, Threshold, TopK, TopP

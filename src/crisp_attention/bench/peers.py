@@ -1,20 +1,23 @@
-"""What others compute the same with, each as its documentation or custom has it.
+"""Other implementations of the methods: eager ones, packages, and torch's FlexAttention with precomputed blocks."""
 
-Each function builds a contender for a method and a shape, or raises UnavailableError.
-"""
-
+from functools import cache
 from importlib import import_module
+from shutil import which
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import Contender, UnavailableError
+from crisp_attention.methods.layouts import BlockTopK
 from crisp_attention.methods.method import Method
+from crisp_attention.methods.ranking import share_count
 from crisp_attention.methods.rules import Entmax, TopK
 
 EAGER, X_TRANSFORMERS, ENTMAX = "eager top-k", "x-transformers", "entmax package"
+FLEX = "FlexAttention"
 
 
 def eager_topk(method: Method, shape: Shape) -> Contender:
@@ -63,3 +66,50 @@ def installed(module: str, package: str) -> Any:
 def _keep(method: Method, shape: Shape) -> int:
     assert isinstance(method.rule, TopK)
     return int(method.rule.count(torch.ones(1, shape.length, dtype=torch.bool)))
+
+
+def cannot_rank(method: Method, shape: Shape) -> Contender:
+    """FlexAttention for a rule on rows: raises UnavailableError."""
+    raise UnavailableError("a score_mod sees one score at a time and cannot rank a row")
+
+
+def flex_blocks(method: Method, shape: Shape) -> Contender:
+    """The choice of blocks by plain torch, a BlockMask made of their indices, compiled FlexAttention."""
+    layout = method.layout
+    assert isinstance(layout, BlockTopK)
+    size, blocks = layout.block_size, shape.length // layout.block_size
+    if shape.device == "cpu" and not (which("g++") or which("clang++")):
+        raise UnavailableError("on the CPU torch.compile needs a C++ compiler, and there is none")
+    if shape.length % size:
+        raise UnavailableError(f"{shape.length} tokens are no whole number of blocks of {size}")
+    if (layout.sink_blocks, layout.local_blocks) != (0, 1):
+        raise UnavailableError("compared without sink blocks, and with the query's own block alone")
+    keep = int(share_count(torch.tensor([blocks]), layout.sparsity))
+    own = torch.eye(blocks, dtype=torch.bool, device=shape.device)
+    options: Any = {"BLOCK_M": min(size, 128), "BLOCK_N": min(size, 128)} if shape.device == "cuda" else None
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.requires_grad and shape.device == "cpu":
+            raise UnavailableError("has no backward pass on the CPU")
+        with torch.no_grad():
+            means = [each.unflatten(2, (blocks, size)).mean(dim=3) for each in (query, key)]
+            ranked = (means[0] @ means[1].transpose(-1, -2)).masked_fill(own, torch.inf)
+            index = ranked.argsort(dim=-1, descending=True).to(torch.int32)
+            number = torch.full_like(index[..., 0], keep)
+            mask = BlockMask.from_kv_blocks(
+                torch.zeros_like(number),
+                torch.zeros_like(index),  # torch 2.13 does not compile where one tensor is both indices
+                number,
+                index,
+                BLOCK_SIZE=size,
+                compute_q_blocks=query.requires_grad,
+            )
+        output: Any = _compiled()(query, key, value, block_mask=mask, kernel_options=options)
+        return output
+
+    return Contender(FLEX, attend)
+
+
+@cache
+def _compiled() -> Any:
+    return torch.compile(flex_attention, dynamic=False)

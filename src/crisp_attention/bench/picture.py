@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from crisp_attention.bench.flex import FLEX
-from crisp_attention.bench.ours import CRISP, DENSE, REFERENCE
-from crisp_attention.bench.peers import EAGER, ENTMAX, X_TRANSFORMERS
+from crisp_attention.bench.contender import CRISP, DENSE, REFERENCE
+from crisp_attention.bench.peers import EAGER, ENTMAX, FLEX, X_TRANSFORMERS
 from crisp_attention.bench.results import Attention, Results
 from crisp_attention.drawing.palette import (
     BLUE,

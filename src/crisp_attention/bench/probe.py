@@ -10,8 +10,7 @@ import psutil
 import torch
 
 from crisp_attention.bench.case import Shape
-from crisp_attention.bench.contender import Call, Contender
-from crisp_attention.bench.ours import DENSE, crisp, dense
+from crisp_attention.bench.contender import DENSE, Call, Contender, crisp, dense
 from crisp_attention.methods.spec import parse
 from crisp_attention.peak_memory import forget_peak, peak_memory
 

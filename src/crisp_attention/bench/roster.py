@@ -6,10 +6,18 @@ import psutil
 import torch
 
 from crisp_attention.bench.case import Shape
-from crisp_attention.bench.contender import Absent, Contender, UnavailableError
-from crisp_attention.bench.flex import FLEX, cannot_rank, flex_blocks
-from crisp_attention.bench.ours import CRISP, REFERENCE, crisp
-from crisp_attention.bench.peers import EAGER, ENTMAX, X_TRANSFORMERS, eager_topk, entmax15, x_transformers
+from crisp_attention.bench.contender import CRISP, REFERENCE, Absent, Contender, UnavailableError, crisp
+from crisp_attention.bench.peers import (
+    EAGER,
+    ENTMAX,
+    FLEX,
+    X_TRANSFORMERS,
+    cannot_rank,
+    eager_topk,
+    entmax15,
+    flex_blocks,
+    x_transformers,
+)
 from crisp_attention.methods.layouts import BlockTopK, Full
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.rules import Dense, Entmax, TopK

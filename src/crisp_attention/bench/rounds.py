@@ -1,9 +1,10 @@
-"""Timing by turns: every contender once in each round, so that what slows the machine slows all."""
+"""Timing contenders in turns, and how far apart the times lie."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from crisp_attention.bench.contender import Call
@@ -60,3 +61,42 @@ def _on_cuda(call: Call) -> float:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median, and the quartiles below and above it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The spread of some numbers, at least one."""
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+        return cls(median, low, high)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A contender's times: seconds, and the ratios to the yardstick's time in the same round."""
+
+    name: str
+    seconds: Spread
+    ratio: Spread
+    rounds: int
+
+
+def compared(times: dict[str, list[float]], yardstick: str) -> list[Timed]:
+    """What the rounds say; `times`: seconds of every contender, in the order of the rounds."""
+    base = times[yardstick]
+    return [
+        Timed(
+            name,
+            Spread.of(taken),
+            Spread.of([own / dense for own, dense in zip(taken, base, strict=True)]),
+            len(taken),
+        )
+        for name, taken in times.items()
+    ]

@@ -6,11 +6,9 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from crisp_attention.bench.contender import Absent, Call
-from crisp_attention.bench.ours import CRISP, DENSE
+from crisp_attention.bench.contender import CRISP, DENSE, Absent, Call
 from crisp_attention.bench.results import Step
-from crisp_attention.bench.rounds import Effort, clock_of, interleaved, warm_up
-from crisp_attention.bench.spread import compared
+from crisp_attention.bench.rounds import Effort, clock_of, compared, interleaved, warm_up
 from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.method import Method
 from crisp_attention.models.apply import sparsify

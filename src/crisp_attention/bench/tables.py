@@ -8,8 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from crisp_attention.bench.bars import BARS, Verdict, crisp_ratio, verdict
-from crisp_attention.bench.contender import Absent
-from crisp_attention.bench.ours import CRISP, DENSE
+from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.results import Attention, Results
 
 MOST = 5  # lengths beside one another, in 80 columns

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
+from crisp_attention.methods.rules.entmax import alpha_entmax
 from tests import oracle
 from tests.cases import normal
 

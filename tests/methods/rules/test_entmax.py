@@ -5,8 +5,7 @@ import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, Method, PerHead
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.part import Shape
-from crisp_attention.methods.rules.alpha_entmax import alpha_entmax
-from crisp_attention.methods.rules.entmax import HIGHEST, LOWEST
+from crisp_attention.methods.rules.entmax import HIGHEST, LOWEST, alpha_entmax
 from tests.cases import attention, normal, self_attention
 from tests.methods.rules.rows import weights
 

@@ -1,6 +1,13 @@
-"""Fill in a job and run it: shapes, strides, addresses, scratch memory."""
+"""Starting compiled kernels: which symbols exist, what they are given, and the threads that run them."""
 
+import ctypes
+import logging
+import os
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from threading import Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -8,8 +15,74 @@ import torch
 from torch import Tensor
 
 from crisp_attention.kernels.cpu.plan import LANES, STRIP, Plan
-from crisp_attention.kernels.cpu.threads import run
 from crisp_attention.kernels.memory import by_rows
+
+PATIENCE = 4.0  # seconds; from the cache on disk, kernels are there in less
+Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_forked = False
+
+
+@cache
+def loaded(name: str) -> Any:
+    """The kernel `name`: "forward", "backward", "blocks_forward" or "blocks_backward"."""
+    text = "compiling a kernel for this CPU (%s): some ten seconds, once on this machine"
+    notice = Timer(PATIENCE, logging.getLogger(__name__).warning, (text, name))
+    notice.daemon = True
+    notice.start()
+    try:
+        module = import_module(f"crisp_attention.kernels.cpu.{name}")
+    finally:
+        notice.cancel()
+    return getattr(module, name.removeprefix("blocks_"))
+
+
+def run(work: int, job: int, threads: int) -> None:
+    """Call the function at address `work` with `job` from each of `threads` threads, and wait."""
+    if threads == 1:
+        Work(work)(job)
+    elif _forked:
+        # A child of fork has none of its parent's threads, and OpenMP waits for them for ever: only in a
+        # thread that is new does it start others.
+        _in_new_thread(lambda: _team()(work, job, threads))
+    else:
+        _team()(work, job, threads)
+
+
+@cache
+def _team() -> Callable[[int, int, int], None]:
+    libraries = [*Path(torch.__file__).parent.glob("lib/libgomp*.so*")] if os.name == "posix" else []
+    libraries += [*Path(torch.__file__).parent.parent.glob("torch.libs/libgomp*.so*")]
+    for library in libraries:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        return lambda work, job, threads: parallel(work, job, threads, 0)
+    return _python_threads
+
+
+def _python_threads(work: int, job: int, threads: int) -> None:
+    others = [Thread(target=Work(work), args=(job,)) for _ in range(threads - 1)]
+    for other in others:
+        other.start()
+    Work(work)(job)
+    for other in others:
+        other.join()
+
+
+def _in_new_thread(work: Callable[[], None]) -> None:
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.compiling import loaded
-from crisp_attention.kernels.cpu.launch import fill, launch, restrict
+from crisp_attention.kernels.cpu.launch import fill, launch, loaded, restrict
 from crisp_attention.kernels.cpu.plan import TOPK, Plan, counts_of
 from crisp_attention.kernels.derivatives import refuse_second
 
