@@ -21,7 +21,7 @@ from datasets import concatenate_datasets
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from crisp_attention.cli.demo import demo_study
-from crisp_attention.cli.study_options import DemoOptions
+from crisp_attention.cli.options import DemoOptions
 from crisp_attention.cli.sweep import plan_of
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.arguments import training_arguments

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from crisp_attention.runs.finetune import finetune as finetune
     from crisp_attention.runs.spec import Data as Data
     from crisp_attention.runs.spec import Recipe as Recipe
+    from crisp_attention.runs.treatment import ModelTreatment as ModelTreatment
     from crisp_attention.schedule import Schedule as Schedule
     from crisp_attention.studies.study import Study as Study
     from crisp_attention.studies.sweep.sweep import sweep as sweep
@@ -69,6 +70,7 @@ _HOME = {
     "Measurement": "insight.measuring",
     "Method": "methods.method",
     "NofM": "methods.rules",
+    "ModelTreatment": "runs.treatment",
     "PerHead": "methods.heads",
     "Profile": "insight.profile.profile",
     "RandomK": "methods.rules",
@@ -78,8 +80,8 @@ _HOME = {
     "Schedule": "schedule",
     "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
-    "Threshold": "methods.rules",
     "Study": "studies.study",
+    "Threshold": "methods.rules",
     "TopK": "methods.rules",
     "TopP": "methods.rules",
     "Window": "methods.layouts",

@@ -128,7 +128,7 @@ def database(output: Path) -> str:
 
 
 def each_once(found: dict[str, list[str]], runs: int) -> None:
-    """Asserts that there are so many runs, and each was completed exactly once, at last."""
+    """Asserts that there are `runs` runs, and each was completed exactly once, at last."""
     assert len(found) == runs
     for name, ends in found.items():
         assert ends.count("COMPLETE") == 1, (name, ends)

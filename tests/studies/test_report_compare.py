@@ -1,4 +1,4 @@
-"""`crisp report A B`: what two studies say beside each other."""
+"""`crisp report A B`: two studies compared."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from crisp_attention.cli.options import ReportOptions
 from crisp_attention.cli.report import run_report
-from crisp_attention.cli.study_options import ReportOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.runs.spec import Data, Recipe
 from crisp_attention.studies.folder import StudyFolder

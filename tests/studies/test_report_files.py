@@ -1,4 +1,4 @@
-"""`crisp report`: the files beside the page, the folder they are in, and the command."""
+"""`crisp report`: the files next to the page, the folder they are in, and the command."""
 
 import io
 import sys

@@ -1,11 +1,11 @@
-"""The paper's experiment: what is run, and what is said beside it."""
+"""The paper's experiment: what is run, and what is said with it."""
 
 from pathlib import Path
 
 import pytest
 
 from crisp_attention.cli import reproduce
-from crisp_attention.cli.study_options import ReproduceOptions
+from crisp_attention.cli.options import ReproduceOptions
 from crisp_attention.cli.sweep import plan_of
 
 

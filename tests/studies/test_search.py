@@ -12,7 +12,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from crisp_attention.cli.study_options import SweepOptions
+from crisp_attention.cli.options import SweepOptions
 from crisp_attention.cli.sweep import plan_of
 from crisp_attention.errors import OptionError
 from crisp_attention.methods.rules import TopK
@@ -43,7 +43,7 @@ def searching(**changes) -> Search:
 
 
 def drawn(search: Search, kind: str, count: int = 40):
-    """So many choices, in a study of their own."""
+    """Choices of a kind, in a study of their own."""
     study = optuna.create_study(direction="maximize")
     return [search.suggest(kind, study.ask(), LAYERS) for _ in range(count)]
 

@@ -187,6 +187,8 @@ def test_data_in_memory_are_kept_once_and_others_are_refused(small_bert, reviews
     study = crisp.sweep(small_bert, splits, **given)
     assert study.folder.plan.data.source == str(tmp_path / "study" / "data")
     assert load_task(study.folder.plan.data).splits["train"]["labels"] == splits["train"]["labels"]
+    shutil.move(tmp_path / "study", tmp_path / "renamed")  # the contents count
+    given["output"] = tmp_path / "renamed"
     crisp.sweep(small_bert, splits, **given)
     with pytest.raises(OptionError, match="data are others than those in "):
         crisp.sweep(small_bert, splits["train"], **given)

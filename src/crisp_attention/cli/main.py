@@ -15,8 +15,14 @@ import tyro
 
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.cli.config import with_config
-from crisp_attention.cli.options import MethodsOptions, ProfileOptions
-from crisp_attention.cli.study_options import DemoOptions, ReportOptions, ReproduceOptions, SweepOptions
+from crisp_attention.cli.options import (
+    DemoOptions,
+    MethodsOptions,
+    ProfileOptions,
+    ReportOptions,
+    ReproduceOptions,
+    SweepOptions,
+)
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main

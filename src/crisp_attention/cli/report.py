@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from crisp_attention.cli.study_options import ReportOptions
+from crisp_attention.cli.options import ReportOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.runs.terminal import table_console
 from crisp_attention.studies.folder import StudyFolder

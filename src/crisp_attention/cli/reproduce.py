@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crisp_attention.cli.study_options import ReproduceOptions, StudyOptions, SweepOptions
+from crisp_attention.cli.options import ReproduceOptions, StudyOptions, SweepOptions
 from crisp_attention.cli.sweep import run_sweep, without_secrets
 from crisp_attention.runs.options import words
 from crisp_attention.studies.folder import StudyFolder

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from crisp_attention.cli.options import StudyOptions, SweepOptions
 from crisp_attention.cli.report import end_with_report
-from crisp_attention.cli.study_options import StudyOptions, SweepOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.files import plain
 from crisp_attention.methods.method import Method
@@ -48,15 +48,16 @@ def plan_of(options: SweepOptions) -> tuple[Plan, Search | None]:
     if options.search and options.recipe:
         raise OptionError("recipe says what search is to find; leave one out", "recipe")
     levels = _levels(options)
-    values = plain(options)
-    recipe = Recipe.from_dict(values)
+    methods = [method for word in words(options.method) for method in _methods(word, levels)]
+    recipe, data = Recipe.from_dict(plain(options)), Data.from_dict(plain(options))
+    recipes = _recipes(options.recipe, recipe)
     plan = planned(
         options.model,
-        Data.from_dict(values),
-        [method for word in words(options.method) for method in _methods(word, levels)],
+        data,
+        methods,
         options.seeds,
         recipe=recipe,
-        recipes=_recipes(options.recipe, recipe),
+        recipes=recipes,
         metric=options.metric,
         # a search chooses a schedule itself
         schedule="constant" if options.search else options.schedule,

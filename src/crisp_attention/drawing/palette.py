@@ -1,4 +1,4 @@
-"""The colours of the page and its figures, light and dark. Series have those of Okabe and Ito.
+"""The colours of all pages and figures, light and dark. Series have those of Okabe and Ito.
 
 Figures are drawn in the light ones; where a page shows them, each becomes a variable of its style sheet.
 """
@@ -25,6 +25,7 @@ LIGHT = {
     "orange": ORANGE,
     "sky": SKY,
     "purple": PURPLE,
+    "hatch": "#c3c9d1",
     # the series colours as text need more contrast
     "better": "#00614a",
     "worse": "#a84300",
@@ -41,7 +42,19 @@ DARK = {
     "orange": "#f0b429",
     "sky": "#8fd0f5",
     "purple": "#e39cc3",
+    "hatch": "#39424d",
     "better": "#43d3a9",
     "worse": "#ff9d5c",
 }
 VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
+
+
+def style_sheet() -> str:
+    """The colours as variables of a page's style, dark where the reader's screen is."""
+    light, dark = (
+        " ".join(f"--{name}: {colour};" for name, colour in each.items()) for each in (LIGHT, DARK)
+    )
+    return (
+        f":root {{ color-scheme: light dark; {light} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+    )

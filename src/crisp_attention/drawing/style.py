@@ -48,7 +48,7 @@ def looks(names: Iterable[str], baseline: str = "", controls: Iterable[str] = ()
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that arranges itself."""
+    """A figure of this size in inches that arranges itself."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -87,7 +87,7 @@ def parts(label: str) -> list[str]:
 
 
 def wrapped(label: str, letters: int) -> str:
-    """The label in lines of at most so many letters, as far as it can be broken."""
+    """The label in lines of at most `letters`, as far as it can be broken."""
     lines = [""]
     for part in parts(label):
         if lines[-1] and len(lines[-1] + part) > letters:

@@ -98,7 +98,32 @@ class Treatment(ABC):
 
 
 class ModelTreatment(Treatment):
-    """A treatment of the model itself, once, before it is trained: its weights, for example."""
+    """A treatment of the model itself, once, before it is trained: its weights, for example.
+
+    A subclass is a frozen dataclass with `kind`, `words`, `spec`, `sparsity`, `at`, `apply` and `measure`;
+    `crisp.sweep` takes it among its methods.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass, replace
+    >>> @dataclass(frozen=True)
+    ... class Drop(ModelTreatment):
+    ...     sparsity: float = 0.5
+    ...     kind = "drop"
+    ...     words = "weights"
+    ...     spec = property(lambda self: f"drop:sparsity={self.sparsity}")
+    ...
+    ...     def at(self, sparsity):
+    ...         return replace(self, sparsity=sparsity)
+    ...
+    ...     def apply(self, model):
+    ...         ...
+    ...
+    ...     def measure(self, model):
+    ...         ...
+    >>> Drop(0.8).label
+    'drop 80 %'
+    """
 
     @abstractmethod
     def apply(self, model: "nn.Module") -> None:

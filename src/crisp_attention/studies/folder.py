@@ -145,17 +145,17 @@ class StudyFolder:
         study.write()
         return study
 
-    def grow(self, plan: Plan, command: tuple[str, ...]) -> "StudyFolder":
+    def grow(self, plan: Plan, command: tuple[str, ...], *, moved: bool = False) -> "StudyFolder":
         """The study with what the plan has more, written into the folder with the date.
 
-        Raises OptionError if the plan lacks a run of the study, or has another recipe for one.
+        Raises OptionError as `Plan.check_extends` does.
         """
-        plan.check_extends(self.plan, str(self.path))
+        plan.check_extends(self.plan, str(self.path), moved=moved)
         known = {each.id for each in self.plan.configurations}
         more = tuple(each.label for each in plan.configurations if each.id not in known)
         seeds = tuple(seed for seed in plan.seeds if seed not in self.plan.seeds)
         if not more and not seeds:
-            return self
+            return replace(self, plan=plan)
         added = Addition(_now(), command, more, seeds)
         grown = replace(self, plan=plan, additions=(*self.additions, added))
         grown.write()

@@ -92,8 +92,13 @@ class Plan:
         wanted = None if configuration.is_control else configuration.treatment.control()
         return next((each for each in self.configurations if wanted and each.spec == wanted.spec), None)
 
-    def check_extends(self, before: "Plan", where: str) -> None:
-        """Raise OptionError, saying which, unless the runs of the plan before are all here, and the same."""
+    def check_extends(self, before: "Plan", where: str, *, moved: bool = False) -> None:
+        """Raise OptionError, saying which, unless the runs of the plan before are all here, and the same.
+
+        moved: whether the data may be called otherwise, because they were compared by what they hold.
+        """
+        if moved:
+            before = replace(before, data=replace(before.data, source=self.data.source))
         if changed := self._changed(before):
             raise OptionError(
                 f"the study in {where} was started with other values: {changed}; what is finished stays as it "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from crisp_attention.drawing.palette import style_sheet
 from crisp_attention.view.capture import Layer, Seen
 
 SCRIPTS = ("data.js", "grid.js", "panel.js", "main.js")
@@ -25,7 +26,7 @@ def page(title: str, data: dict[str, Any]) -> str:
     def template(name: str) -> str:
         return (folder / name).read_text(encoding="utf-8")
 
-    style, script = template("view.css"), "".join(template(name) for name in SCRIPTS)
+    style, script = style_sheet() + template("view.css"), "".join(template(name) for name in SCRIPTS)
     return Template(template("view.html")).substitute(
         title=escape(title),
         style=style,

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from crisp_attention.drawing.palette import DARK, LIGHT
+from crisp_attention.drawing.palette import style_sheet
 from crisp_attention.drawing.style import parts
 from crisp_attention.studies import numbers
 
@@ -28,7 +28,7 @@ def render(name: str, **values: Any) -> str:
     environment.filters["markdown"] = _markdown
     environment.filters["parts"] = parts
     environment.filters["capitalized"] = lambda text: text[:1].upper() + text[1:]
-    style = environment.get_template("report.css").render(light=LIGHT, dark=DARK)
+    style = style_sheet() + environment.get_template("report.css").render()
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return environment.get_template(name).render(
         style=Markup(style), style_hash=f"sha256-{digest}", numbers=numbers, **values

@@ -59,7 +59,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def detectable_by_t_test(standard_error: float, seeds: int, comparisons: int) -> float:
-    """The smallest true difference that a two-sided paired t-test over so many seeds shows with a power of 80 %.
+    """The smallest true difference that a two-sided paired t-test over `seeds` shows with a power of 80 %.
 
     From the noncentral t distribution.
     """

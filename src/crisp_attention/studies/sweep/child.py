@@ -118,7 +118,7 @@ def _is_own(folder: Path) -> bool:
 
 
 def _end_with_parent() -> None:
-    """A worker that is killed takes its runs with it: whoever takes them over must be alone with them."""
+    """A worker that is killed takes its runs with it: the worker that takes them over must be alone with them."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -52,6 +52,14 @@ class Pool:
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         self._context.set_forkserver_preload(PRELOADED)  # so that not every run imports everything again
 
+    def warm_up(self) -> None:
+        """Begin to import what runs need, in the server that forks them, while this process does other things."""
+        if self._context.get_start_method() == "forkserver":
+            from multiprocessing import forkserver  # not everywhere
+
+            with _ctrl_c_is_ours():
+                forkserver.ensure_running()
+
     def get_ready(self) -> None:
         """Wait until a process can be started without delay: the first one waits for all that is imported."""
         process = self._context.Process(target=os.getpid, daemon=True)

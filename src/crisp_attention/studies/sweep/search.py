@@ -75,7 +75,7 @@ class Search:
         }
 
     def layers(self, count: int) -> dict[str, tuple[str, ...]]:
-        """The layers to choose from, of so many in the model."""
+        """The layers to choose from, in a model of `count` attention layers."""
         if self.given["layers"] or count < 2:
             return {"as given": tuple(self.given["layers"])}
         half = count // 2

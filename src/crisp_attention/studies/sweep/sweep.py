@@ -179,13 +179,17 @@ def carry_out(
     before = StudyFolder.read(work.output) if (work.output / STUDY).is_file() else None
     if before is not None:
         lines = stored.configurations if search is None else before.configurations
-        replace(stored, configurations=lines).check_extends(before.plan, str(work.output))
+        replace(stored, configurations=lines).check_extends(
+            before.plan, str(work.output), moved=held is not None
+        )
     if held is not None and data.is_dir():
         hold(held, data)
     name = work.name or (before.name if before else work.output.resolve().name)
-    checked = check(plan, work.output, partial(_say, console))
     pool = Pool(work.workers, work.output / "logs", tuple(command))
-    open_queue = partial(_open, work, checked, before)
+    if before is None or before.missing() or len(stored.runs()) > len(before.plan.runs()):
+        pool.warm_up()
+    checked = check(plan, work.output, partial(_say, console))
+    open_queue = partial(_open, work, checked, before, held is not None)
     try:
         work.output.mkdir(parents=True, exist_ok=True)
         if held is not None:
@@ -203,7 +207,7 @@ def carry_out(
         queue = open_queue(name, stored)
         with queue.storage.locked():
             if (work.output / STUDY).is_file():
-                study = StudyFolder.read(work.output).grow(stored, tuple(command))
+                study = StudyFolder.read(work.output).grow(stored, tuple(command), moved=held is not None)
             else:
                 study = StudyFolder.begin(work.output, name, stored, tuple(command), published)
         queue.redo_lost()
@@ -215,14 +219,16 @@ def carry_out(
     return study
 
 
-def _open(work: Work, checked: Checked, before: StudyFolder | None, name: str, plan: Plan) -> Queue:
+def _open(
+    work: Work, checked: Checked, before: StudyFolder | None, moved: bool, name: str, plan: Plan
+) -> Queue:
     """A queue in the storage. Raises OptionError if the study there is another one."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = Storage(work.storage, work.output)
     with storage.locked():
         study = storage.study(name, higher_is_better=checked.metric.higher_is_better)
         if (known := study.user_attrs.get(PLAN)) is not None:
-            plan.check_extends(Plan.from_dict(known), f"{storage}, {name},")
+            plan.check_extends(Plan.from_dict(known), f"{storage}, {name},", moved=moved)
         elif OPTIONS in study.user_attrs and before is None:
             raise OptionError(
                 f"the study {name} in {storage} was started with version 0.1.0, elsewhere: continue it in its folder, "
