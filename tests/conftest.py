@@ -1,5 +1,6 @@
 """Real data and models for the tests; where they are missing a test skips, except in CI, where it fails."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,33 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
 
 from crisp_attention.cli import main as cli
+from crisp_attention.runs import evaluation, figures
 from tests.browser import Browser, Tab, program_or_skip
 from tests.runs import small
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: a Trainer collects garbage as it begins, and need not look through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures_of_runs() -> Iterator[None]:
+    """Drawing a run's two pictures takes longer than the run; a test that looks at them asks for `pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "draw_learning", lambda history, metric, path: path.touch())
+        patch.setattr(evaluation, "draw_heads", lambda table, path: path.touch())
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch) -> None:
+    """Runs draw their pictures in this test."""
+    monkeypatch.setattr(evaluation, "draw_learning", figures.draw_learning)
+    monkeypatch.setattr(evaluation, "draw_heads", figures.draw_heads)
 
 
 def folder_or_skip(variable: str, default: Path) -> Path:
