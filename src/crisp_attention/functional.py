@@ -38,7 +38,7 @@ def attention(
     - `attn_mask` broadcasts to (B, H, L, S), bool (True = attend) or additive, where entries of
       -10,000 and below forbid the pair. Rows without a valid key give zeros.
     - `dropout_p`, in [0, 1), is the share of the kept weights that is set to 0; the rest is scaled up.
-    - `is_causal` forbids the keys j > i, aligned at the upper left. torch refuses it beside `attn_mask`;
+    - `is_causal` forbids the keys j > i, aligned at the upper left. torch refuses it together with `attn_mask`;
       here a pair is valid if both allow it.
     - `scale` defaults to D ** -0.5.
     - `enable_gqa` changes nothing: grouped heads (G < H) need no permission here.

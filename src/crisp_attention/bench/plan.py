@@ -9,7 +9,7 @@ from crisp_attention.bench.rounds import Effort
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.method import Method
 
-SHORT, SHORT_BATCH = 128, 32  # sequences up to so many tokens come in batches
+SHORT, SHORT_BATCH = 128, 32  # sequences up to this many tokens come in batches
 OTHERS = (128, 512, 2048)
 LENGTHS: dict[str, dict[str, tuple[int, ...]]] = {
     "cpu": {

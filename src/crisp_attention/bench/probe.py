@@ -19,7 +19,7 @@ WARM = 256  # tokens of the call that loads and compiles what the measured one n
 
 
 def memory(contender: Contender, shape: Shape, backward: bool) -> dict[str, Any]:
-    """Bytes that a call takes at its peak, beside its inputs."""
+    """Bytes that a call takes at its peak, on top of its inputs."""
     warm = Shape(shape.batch, shape.heads, min(WARM, shape.length), shape.width, shape.dtype, shape.device)
     contender.call(warm, backward)()
     call = contender.call(shape, backward)
@@ -53,7 +53,7 @@ def _seconds(call: Call) -> float:
 
 
 def _bound() -> None:
-    """An allocation beyond most of what is free shall fail here, and not bring the machine down."""
+    """An allocation beyond most of what is free must fail here, and not bring the machine down."""
     if sys.platform == "linux":
         room = psutil.Process().memory_info().vms + int(SHARE * psutil.virtual_memory().available)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))

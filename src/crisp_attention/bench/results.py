@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a call takes beside its inputs, at the peak, each contender in a process of its own."""
+    """Bytes that a call takes at its peak, on top of its inputs, each contender in a process of its own."""
 
     method: str
     shape: dict[str, Any]

@@ -15,7 +15,7 @@ LEAST = 3  # rounds, however long they take
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds there are, or fewer once they have taken so many seconds."""
+    """How many rounds there are, or fewer once they have taken `seconds`."""
 
     rounds: int
     seconds: float

@@ -11,7 +11,7 @@ from crisp_attention.bench.bars import BARS, Verdict, crisp_ratio, verdict
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.results import Attention, Results
 
-MOST = 5  # lengths beside one another, in 80 columns
+MOST = 5  # lengths side by side, in 80 columns
 
 
 def show(results: Results, console: Console) -> None:
@@ -102,9 +102,9 @@ def steps(results: Results) -> Table:
 
 
 def memory(results: Results) -> Table:
-    """Peak memory beside the inputs."""
+    """Peak memory in addition to the inputs."""
     first = results.memory[0]
-    title = f"peak memory beside the inputs, {first.method}, {first.shape['length']:,} tokens, MiB"
+    title = f"peak memory on top of the inputs, {first.method}, {first.shape['length']:,} tokens, MiB"
     table = _table(title, "")
     for heading in (DENSE, CRISP, "ratio"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""Kernels besides the reference have first derivatives only, and say so to whoever asks for second ones."""
+"""All kernels but the reference have first derivatives only, and say so to whoever asks for second ones."""
 
 from collections.abc import Callable
 from typing import Any

@@ -162,7 +162,7 @@ def _run(part: Part) -> Tensor:
 
 
 def _in_one_dtype(call: Call) -> Call:
-    # under autocast, rotary embeddings leave queries and keys in float32 beside values in half precision
+    # under autocast, rotary embeddings leave queries and keys in float32 next to values in half precision
     query, key, value = call.query, call.key, call.value
     if query.dtype == key.dtype == value.dtype:
         return call

@@ -1,4 +1,4 @@
-"""The kernels besides the reference. The module of one is imported when a call first considers it."""
+"""All kernels but the reference. The module of one is imported when a call first considers it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a part needs of every layer besides its options.
+    """What a part needs of every layer in addition to its options.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ def share_count(seen: Tensor, sparsity: float, minimum: int = 1) -> Tensor:
 
 
 def share_is_whole(seen: int, sparsity: float) -> bool:
-    """Whether `share_count` of so many, and of fewer, is all of them: sparsity * seen rounds down to 0."""
+    """Whether `share_count` of `seen` keys, and of fewer, is all of them: sparsity * seen rounds down to 0."""
     return sparsity * seen < 1 - ROUNDING
 
 

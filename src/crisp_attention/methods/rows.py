@@ -25,7 +25,7 @@ class Rows:
     mask
         Valid pairs, bool, broadcastable to (B, H, L, S); None where all are.
     causal
-        Whether the keys j > i are forbidden besides.
+        Whether the keys j > i are forbidden as well.
     softcap, bias
         What becomes of the products: capped to ±softcap by tanh, and added to, broadcastable to (B, H, L, S).
     seed

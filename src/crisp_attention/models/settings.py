@@ -48,7 +48,7 @@ class Settings:
         return self.method if self.phase in ("always", "train" if training else "eval") else None
 
     def why_dense(self, training: bool, keys: int | None) -> str | None:
-        """Why a call with so many keys is left to the attention that the model had; None if it is not.
+        """Why a call with this many keys is left to the attention that the model had; None if it is not.
 
         `keys` None stands for any number of them.
         """

@@ -34,7 +34,7 @@ def profile(
     block_size
         Keys in a block, for `BlockTopK`.
     sparsities
-        Target sparsities to know besides 0, 0.025 … 0.975.
+        Target sparsities to know in addition to 0, 0.025 … 0.975.
 
     Returns
     -------

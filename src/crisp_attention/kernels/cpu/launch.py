@@ -86,7 +86,7 @@ if hasattr(os, "register_at_fork"):
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
-# Beyond so many, the keys of a head are packed strip by strip for each tile.
+# Beyond this many, the keys of a head are packed strip by strip for each tile.
 PACKED_NUMBERS = 2**19
 
 

@@ -62,7 +62,7 @@ def _strip(out, out_row, a, a_row, a_step, b, b_row, count, rows, width, add):
 
 @intrinsic(prefer_literal=True)
 def _panel(typing, out, out_row, a, a_row, a_step, b, b_row, count, add, rows, width):
-    """`multiply` for so many rows and so wide that all sums fit into registers."""
+    """`multiply` for few enough rows and columns that all sums fit into registers."""
 
     def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
         out, out_row, a, a_row, a_step, b, b_row, count, add, _, _ = arguments

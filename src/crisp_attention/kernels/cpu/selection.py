@@ -15,7 +15,7 @@ INFINITY = np.float32(np.inf)
 # what a score of -inf is entered as, so that it stays a key: -inf itself is a pair that is not valid
 LOWEST = np.float32(np.finfo(np.float32).min)
 HALF = np.float32(0.5)
-# after so many counts another way of choosing the next begins; the last needs at most 32
+# after this many counts another way of choosing the next begins; the last needs at most 32
 GUESSES, LINES, BISECTIONS, MOST_STEPS = 2, 7, 24, 64
 NEWTON = 30
 ROUNDING = 1e-9

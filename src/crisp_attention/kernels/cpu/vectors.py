@@ -1,7 +1,7 @@
 """Vector loops as LLVM code: what the automatic vectoriser does not find, 16 floats at a time.
 
 Wider than the machine is no fault: LLVM splits such vectors, so that results do not depend on AVX-512.
-All take raw pointers, and a literal `width`, a multiple of 16, where a row of so many floats is meant.
+All take raw pointers, and a literal `width`, a multiple of 16, where a row of that many floats is meant.
 """
 
 from collections.abc import Callable, Sequence

@@ -57,7 +57,7 @@ class Rule(Part):
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
     """Softmax over the kept entries of each row; zeros elsewhere, and in rows that keep nothing.
 
-    As for any softmax, a kept -inf weighs nothing beside larger scores, and a row whose largest kept
+    As for any softmax, a kept -inf weighs nothing next to larger scores, and a row whose largest kept
     score is not finite is NaN. What is not kept never counts, whatever it is.
     """
     some = keep.sum(dim=-1, keepdim=True, dtype=torch.int32) > 0

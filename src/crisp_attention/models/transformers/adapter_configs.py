@@ -89,7 +89,7 @@ def _load(wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs:
 
 
 def _replace_settings(readers: Iterable[FrameType], config: Any) -> None:
-    """The adapter whose weights are being swapped for those beside `config` keeps its own configuration otherwise."""
+    """The adapter whose weights are being swapped for those next to `config` keeps its own configuration otherwise."""
     for frame in readers:
         name = frame.f_locals.get("adapter_name")
         for model in _models([frame], ("self", "model")):
@@ -101,7 +101,7 @@ def _replace_settings(readers: Iterable[FrameType], config: Any) -> None:
 def _load_weights(
     wrapped: Callable[..., Any], model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """PEFT reads no configuration for a name in use: the settings beside the weights take the place of its own."""
+    """PEFT reads no configuration for a name in use: the settings next to the weights take the place of its own."""
     given = signature(wrapped).bind(*args, **kwargs).arguments
     known = model.peft_config.get(given["adapter_name"])
     result = wrapped(*args, **kwargs)

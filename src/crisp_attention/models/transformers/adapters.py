@@ -63,7 +63,7 @@ class Adapters:
     def learned(
         self, missing: Sequence[Missing], found: Sequence[AttentionLayer]
     ) -> Iterator[tuple[AttentionLayer, str, Values]]:
-        """What layers have learned beside each adapter, as it was saved with the adapter; that in use comes last.
+        """What layers have learned along with each adapter, as it was saved with the adapter; that in use comes last.
 
         Raises ValueError if the adapter in use was not saved with all of it.
         """
