@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
 from crisp_attention.kernels import dispatch, reference
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
@@ -13,23 +12,6 @@ from crisp_attention.methods.layouts import Layout
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
 
-METHODS = {
-    "dense": Method(rule=Dense()),
-    "topk": Method(rule=TopK(0.6)),
-    "topk, sharper": Method(rule=TopK(0.6, temperature=4)),
-    "topp": Method(rule=TopP(0.7)),
-    "threshold": Method(rule=Threshold(0.5)),
-    "nofm": Method(rule=NofM(1, 3)),
-    "entmax": Method(rule=Entmax()),
-    "sparsemax": Method(rule=Entmax(2)),
-    "entmax 1.3": Method(rule=Entmax(1.3)),
-    "random": Method(rule=RandomK(0.6)),
-    "window": Method(layout=Window(3, global_tokens=1)),
-    "window+topk": Method(layout=Window(5), rule=TopK(0.5, min_keep=2)),
-    "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
-    "block_topk+topk": Method(BlockTopK(0.4, block_size=3, sink_blocks=1), TopK(0.5)),
-    "window+random": Method(layout=Window(5), rule=RandomK(0.5)),
-}
 SEED = torch.tensor(11)
 
 

@@ -14,9 +14,9 @@ import crisp_attention as crisp
 from crisp_attention import BlockTopK, Method, TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.methods.method import AnyMethod, as_method
-from tests.cases import METHODS, normal
-from tests.contract.rows import ROWS
+from tests.cases import normal
 from tests.programs import bert, llama, tokens
+from tests.table import METHODS, ROWS
 
 RECORDED, LENGTHS = 12, (1, 2, 5, 12, 17, 60)
 LENGTH, BATCH = torch.export.Dim("length", min=2, max=64), torch.export.Dim("batch", min=1, max=16)

@@ -15,6 +15,7 @@ from crisp_attention.methods import part
 from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.part import Parameter, Part, Shape
 from crisp_attention.methods.rows import Rows
+from crisp_attention.testing import LayoutContract, MethodContract, RuleContract
 from tests.models.tiny import BATCH, distilbert, logits, noisy
 
 
@@ -134,7 +135,8 @@ class MeanOfTheRest(Branch):
         return {"share": Parameter(torch.full((shape.heads,), 0.5))}
 
     def attention(self, call) -> Tensor:
-        assert call.blocks is not None
+        if call.blocks is None:  # single queries choose
+            return call.query.new_zeros(*call.query.shape[:3], call.value.shape[3])
         shared = call.query.shape[1] // call.key.shape[1]
         rest = (call.rows.valid & ~call.blocks.pairs()).to(call.value.dtype)
         means = rest @ call.value.repeat_interleave(shared, dim=1) / rest.sum(-1, keepdim=True).clamp(min=1)
@@ -298,3 +300,15 @@ def test_a_layout_may_have_fitted_parameters(tmp_path) -> None:
     _, weights = dispatch.attention(given, weights=True)
     assert (weights > 0).equal(Nearest().visible(given.rows))
     assert 0 < (weights > 0).float().mean() < 1
+
+
+class TestAbove(RuleContract):
+    rule = Above(0.1)
+
+
+class TestBand(LayoutContract):
+    layout = Band()
+
+
+class TestBranch(MethodContract):
+    method = Method(BlockTopK(0.5, block_size=16), TopK(0.5), MeanOfTheRest())

@@ -6,8 +6,9 @@ from torch import nn
 
 import crisp_attention as crisp
 from tests.contract.families import inputs, valid_outputs
-from tests.contract.rows import ROWS, pairs
+from tests.contract.rows import pairs
 from tests.programs import bert, llama, tokens
+from tests.table import ROWS
 
 
 def check(model: nn.Module, call) -> None:

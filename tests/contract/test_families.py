@@ -9,8 +9,9 @@ import crisp_attention as crisp
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.method import as_method
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
-from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, ROWS, every_pair
+from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, every_pair
 from tests.models.tiny import layers_of
+from tests.table import ROWS
 
 families = pytest.mark.parametrize("family", available(), ids=lambda family: family.name)
 

@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crisp_attention as crisp
 from tests.contract.families import FAMILIES
-from tests.contract.rows import ROWS, pairs
+from tests.contract.rows import pairs
+from tests.table import ROWS
 
 methods = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 WANTED = ("gpt2", "gpt_neox", "llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "phi3")

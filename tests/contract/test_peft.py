@@ -25,9 +25,9 @@ from transformers import (
 
 import crisp_attention as crisp
 from crisp_attention.methods.method import as_method
-from tests.contract.rows import ROWS
 from tests.models.adapted import quiet, trained
 from tests.models.tiny import GROUPED, llama, noisy
+from tests.table import ROWS
 
 pytestmark = quiet
 CORE = {"topk", "window", "block_topk", "entmax, learned"}

@@ -10,8 +10,8 @@ from crisp_attention import BlockTopK, Method, NofM
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
+from crisp_attention.testing.calls import METHODS as EVERY_METHOD
 from tests import oracle
-from tests.kernels.calls import EVERY_METHOD
 
 KEYS, REAL = 32, 25
 LARGE = 2.0**100  # whose square is infinite in float32, and not in float64

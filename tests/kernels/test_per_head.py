@@ -9,7 +9,8 @@ from torch import Tensor
 from crisp_attention import BlockTopK, Entmax, Method, PerHead, RandomK, Threshold, TopK, TopP, Window
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.pairs import causal_mask
-from tests.cases import METHODS, SEED, attention, normal, self_attention
+from tests.cases import SEED, attention, normal, self_attention
+from tests.table import METHODS
 
 HEADS, LENGTH = 4, 7
 EACH = [*METHODS.values(), Method(rule=RandomK(0.3)), Method(rule=Entmax("learned"))]

@@ -10,7 +10,8 @@ from crisp_attention.kernels import flex, triton_rows
 from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.method import as_method
-from tests.cases import METHODS, SEED, attention, normal, self_attention
+from tests.cases import SEED, attention, normal, self_attention
+from tests.table import METHODS
 
 EVERY = METHODS | {"entmax 2.5": Method(rule=Entmax(2.5)), "entmax learned": Method(rule=Entmax("learned"))}
 

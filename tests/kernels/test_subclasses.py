@@ -17,7 +17,8 @@ from crisp_attention.methods.layouts import Layout
 from crisp_attention.methods.method import as_method
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
-from tests.kernels.calls import EVERY_METHOD, Case
+from crisp_attention.testing.calls import METHODS as EVERY_METHOD
+from crisp_attention.testing.calls import Case
 
 NEEDED = {
     "topp": {"mass": 0.5},

@@ -11,8 +11,9 @@ from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.rules.base import Rule
 from crisp_attention.methods.temperature import HIGHEST
-from tests.cases import METHODS, SEED, attention, normal, self_attention
+from tests.cases import SEED, attention, normal, self_attention
 from tests.models.tiny import BATCH, distilbert, logits, noisy
+from tests.table import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

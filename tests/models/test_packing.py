@@ -7,8 +7,9 @@ from transformers import DataCollatorWithFlattening
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, RandomK, TopK
 from tests.contract.families import FIRST_TOKEN, VOCAB, available
-from tests.contract.rows import CORE_METHODS, ROWS
+from tests.contract.rows import CORE_METHODS
 from tests.models.tiny import bart
+from tests.table import ROWS
 
 FAMILIES = {family.name: family for family in available()}
 LENGTHS = (5, 9, 1, 7)

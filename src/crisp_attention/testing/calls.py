@@ -10,19 +10,40 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Entmax, Method, TopK, Window
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
-from tests.cases import METHODS, SEED
+from crisp_attention.methods.layouts import BlockTopK, Window
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import Shape
+from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopP
 
-EVERY_METHOD = METHODS | {
-    "topk, all": Method(rule=TopK(0.0)),
+METHODS = {
+    "dense": Method(rule=Dense()),
+    "topk": Method(rule=TopK(0.6)),
     "topk, 4": Method(rule=TopK(keep=4)),
+    "topk, sharper": Method(rule=TopK(0.6, temperature=4)),
+    "topk, learned temperature": Method(rule=TopK(0.6, temperature="learned")),
+    "topp": Method(rule=TopP(0.6)),
+    "threshold": Method(rule=Threshold(0.6)),
+    "nofm": Method(rule=NofM(1, 3)),
+    "entmax": Method(rule=Entmax()),
+    "sparsemax": Method(rule=Entmax(2)),
+    "entmax 1.3": Method(rule=Entmax(1.3)),
     "entmax, learned": Method(rule=Entmax("learned")),
+    "random": Method(rule=RandomK(0.6)),
+    "window": Method(layout=Window(3, global_tokens=1)),
+    "window, dilated": Method(layout=Window(5, dilation=2)),
+    "window+topk": Method(Window(5), TopK(0.5, min_keep=2)),
+    "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
+    "block_topk+entmax": Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax()),
+    # that nothing is dropped, and blocks as long as kernels take them
+    "topk, all": Method(rule=TopK(0.0)),
     "block_topk, 16": Method(layout=BlockTopK(0.5, block_size=16)),
     "block_topk, 64": Method(layout=BlockTopK(0.5, block_size=64, sink_blocks=1)),
-    "window, 33": Method(layout=Window(33)),
+    "block_topk, 16+topk": Method(BlockTopK(0.4, block_size=16), TopK(0.5)),
 }
+# for temperatures, powers of two, which keep scores exact
+LEARNED = {"rule.alpha": (-0.02, 0.02), "rule.temperature": (0.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,8 @@ class Case:
         def eighths(*shape: int) -> Tensor:
             return (torch.randint(-16, 17, shape, generator=generator) / 8).to(device, self.dtype)
 
-        alpha = {"rule.alpha": torch.linspace(-0.02, 0.02, self.heads, device=device)}
+        wanted = method.parameters(Shape(self.heads, self.groups, self.width))
+        parameters = {name: torch.linspace(*LEARNED[name], self.heads, device=device) for name in wanted}
         return self.change(
             Call(
                 query=eighths(self.batch, self.heads, self.length, self.width),
@@ -60,8 +82,8 @@ class Case:
                 method=method,
                 scale=2.0 ** -((self.width.bit_length() - 1) // 2),
                 causal=self.causal,
-                seed=SEED.to(device) if method.uses_seed else None,
-                parameters=alpha if method.has_parameters else {},
+                seed=torch.tensor(11, device=device) if method.uses_seed else None,
+                parameters=parameters,
             )
         )
 

@@ -1,0 +1,44 @@
+"""Every row of the table keeps the contract, and means what its oracle says."""
+
+import pytest
+import torch
+
+from crisp_attention.methods.part import Shape
+from crisp_attention.testing import LayoutContract, MethodContract, RuleContract
+from tests.table import ROWS, Row
+
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+RULES = {name: row.method for name, row in ROWS.items() if row.method.layout.name == "full"}
+LAYOUTS = {
+    name: row.method for name, row in ROWS.items() if row.method.rule.name == "dense" and name != "dense"
+}
+BOTH = {name: row.method for name, row in ROWS.items() if name not in RULES | LAYOUTS}
+
+
+class TestRules(RuleContract):
+    @pytest.fixture(params=RULES.values(), ids=RULES)
+    def tested(self, request):
+        return request.param
+
+
+class TestLayouts(LayoutContract):
+    @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
+    def tested(self, request):
+        return request.param
+
+
+class TestBoth(MethodContract):
+    @pytest.fixture(params=BOTH.values(), ids=BOTH)
+    def tested(self, request):
+        return request.param
+
+
+@every_row
+def test_it_is_what_it_means(row: Row) -> None:
+    if row.meaning is None or row.method.parameters(Shape(1, 1, 1)):
+        pytest.skip("what is drawn or learned has no meaning of its own")
+    contract = MethodContract()
+    call = contract.call(row.method, 9, valid=torch.ones(9, 9, dtype=torch.bool).tril()[None, None])
+    wanted = row.meaning(call.query, call.key, call.value, row.method, scale=call.scale, valid=call.valid)
+    for one, other in zip(contract.attend(call), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
