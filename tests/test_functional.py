@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import product
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Method, PerHead, RandomK, TopK, TopP, Window
 from crisp_attention.methods.method import as_method
-from tests.cases import SEED, attention, normal, self_attention
+from tests.cases import normal, self_attention
 from tests.table import METHODS
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -104,45 +105,35 @@ WAYS_TO_SAY_IT = {
 }
 
 
-@pytest.mark.parametrize("method", WAYS_TO_SAY_IT.values(), ids=WAYS_TO_SAY_IT)
-def test_every_way_to_say_a_method_compiles_into_one_graph(method: Callable) -> None:
+def compiles_into_one_graph(ways: Iterable[Callable], backend: str, find: Callable) -> None:
+    """`find` gives of a function the numbers that must be the same whether it is compiled or not."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        return [crisp.attention(query, key, value, method()) for method in ways]
+
     torch.compiler.reset()
-
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return crisp.attention(query, key, value, method())
-
-    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(attend, fullgraph=True, backend=backend)
     results = []
     for function in (compiled, attend):
         states = [t.requires_grad_() for t in self_attention(length=20, dtype=torch.float32)]
-        output = function(*states)
-        results.append([output, *torch.autograd.grad(output.square().sum(), states)])
+        torch.manual_seed(3)
+        results.append(find(function(*states), states))
     for found, wanted in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
-@ALL
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize(("left", "right"), [(3, 0), (0, 4), (2, 1)])
-def test_padding_and_batch_mates_change_nothing(
-    method: Method, is_causal: bool, left: int, right: int
-) -> None:
-    inputs, options = self_attention(), {"scale": 1.0, "seed": SEED}
-    future = torch.ones(7, 7, dtype=torch.bool)
-    alone, _ = attention(
-        *(t[:1] for t in inputs),
-        method,
-        valid=(future.tril() if is_causal else future)[None, None],
-        **options,
-    )
-    padded = [torch.nn.functional.pad(t, (0, 0, left, right), value=50.0) for t in inputs]
-    length = left + 7 + right
-    valid = torch.zeros(2, 1, length, length, dtype=torch.bool)
-    valid[0, ..., left : left + 7] = True
-    valid[1, ..., left : left + 2] = True
-    valid = valid.tril() if is_causal else valid
-    output, _ = attention(*padded, method, valid=valid, **options)
-    torch.testing.assert_close(output[:1, :, left : left + 7], alone, atol=1e-12, rtol=1e-12)
+@pytest.mark.slow
+def test_every_method_and_every_way_to_say_one_compile_into_one_graph() -> None:
+    ways = [*WAYS_TO_SAY_IT.values(), *(partial(as_method, method) for method in METHODS.values())]
+    compiles_into_one_graph(ways, "eager", lambda outputs, _: outputs)
+
+
+@pytest.mark.parametrize("way", ["a rule made on the spot", "a layout", "a method for each head"])
+def test_gradients_of_a_compiled_call_are_those_of_a_plain_one(way: str) -> None:
+    def gradients(outputs: list[Tensor], states: list[Tensor]) -> list[Tensor]:
+        return [*outputs, *torch.autograd.grad(outputs[0].square().sum(), states)]
+
+    compiles_into_one_graph([WAYS_TO_SAY_IT[way]], "aot_eager", gradients)
 
 
 @pytest.mark.parametrize("method", [Dense(), TopK(0.6)], ids=str)

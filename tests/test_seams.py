@@ -14,6 +14,7 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.methods import part
 from crisp_attention.methods.blocks import BlockGraph, Blocks
 from crisp_attention.methods.part import Parameter, Part, Shape
+from crisp_attention.methods.ranking import keep_largest
 from crisp_attention.methods.rows import Rows
 from crisp_attention.testing import LayoutContract, MethodContract, RuleContract
 from tests.models.tiny import BATCH, distilbert, logits, noisy
@@ -304,6 +305,80 @@ def test_a_layout_may_have_fitted_parameters(tmp_path) -> None:
 
 class TestAbove(RuleContract):
     rule = Above(0.1)
+
+
+@dataclass(frozen=True)
+class OverTheMean(Rule):
+    """Wrong: the mean is that of all scores, those of padding and of later tokens too."""
+
+    name: ClassVar[str] = "over_the_mean"
+
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return visible & (rows.scores >= rows.scores.mean(dim=-1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class HalfTheLength(Rule):
+    """Wrong: k is a share of the padded length."""
+
+    name: ClassVar[str] = "half_the_length"
+
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        seen = visible.sum(dim=-1, keepdim=True)
+        return keep_largest(rows.scores, visible, seen.clamp(max=visible.shape[-1] // 2 + 1))
+
+
+@dataclass(frozen=True)
+class Everything(Rule):
+    """Wrong: what is not visible is kept as well."""
+
+    name: ClassVar[str] = "everything"
+
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return torch.ones_like(rows.scores, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Doubled(Rule):
+    """Wrong: says that it is dense, and is not."""
+
+    name: ClassVar[str] = "doubled"
+
+    def select(self, rows: Rows, visible: Tensor) -> Tensor:
+        return visible
+
+    def weigh(self, rows: Rows, keep: Tensor) -> Tensor:
+        return 2 * super().weigh(rows, keep)
+
+    def drops_nothing(self, keys: int | None = None) -> bool:
+        return True
+
+
+PADDING, FUTURE, ONE = "padded_batch", "later_tokens", "a_token_at_a_time"
+
+
+@pytest.mark.parametrize(
+    ("rule", "fails"),
+    [
+        (OverTheMean(), {PADDING, FUTURE, ONE}),
+        (HalfTheLength(), {PADDING, FUTURE}),
+        (Everything(), {PADDING, FUTURE, "subset_of_what_is_visible"}),
+        (Doubled(), {"drops_nothing"}),
+        (Odd(0.5), {"json_and_its_spec"}),
+        (Above(0.1), set()),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_the_contract_tells_a_wrong_rule_from_a_right_one(rule, fails) -> None:
+    contract, found = RuleContract(), set()
+    for name in dir(contract):
+        if name.startswith("test_") and not any(slow in name for slow in ("compiles", "gradients")):
+            try:
+                getattr(contract, name)(Method(rule=rule))
+            except (AssertionError, ValueError):
+                found.add(name)
+    assert all(any(words in name for name in found) for words in fails), found
+    assert fails or not found
 
 
 class TestBand(LayoutContract):

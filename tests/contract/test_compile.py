@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 import crisp_attention as crisp
-from tests.contract.families import inputs, valid_outputs
-from tests.contract.rows import pairs
+from tests.contract.families import available, inputs, valid_outputs
 from tests.programs import bert, llama, tokens
 from tests.table import ROWS
 
@@ -18,13 +17,10 @@ def check(model: nn.Module, call) -> None:
     torch.testing.assert_close(call(compiled), expected, rtol=1e-5, atol=1e-5)
 
 
-EACH_WAY = ("topk", "nofm", "random", "window+topk", "block_topk+entmax")
-
-
 @pytest.mark.parametrize(
     ("build", "names"),
     [
-        pytest.param(bert, EACH_WAY, id="bert"),
+        pytest.param(bert, ("topk", "block_topk+entmax"), id="bert"),
         *(
             pytest.param(build, ROWS, id=f"{build.__name__}, every method", marks=pytest.mark.slow)
             for build in (bert, llama)
@@ -40,8 +36,12 @@ def test_methods_in_layers_of_their_own_compile_into_one_graph(build, names) -> 
 
 
 @pytest.mark.slow
-@pairs(("distilbert", "gemma2", "vit"), core=set())
-def test_compiled_equals_eager(family, row) -> None:
-    model = crisp.sparsify(family.build(), row.method)
+@pytest.mark.parametrize("name", ["distilbert", "gemma2", "vit"])
+def test_compiled_equals_eager(name) -> None:
+    """Of families whose attention is called in other ways."""
+    family = next((each for each in available() if each.name == name), None)
+    if family is None:
+        pytest.skip(f"the installed transformers has no {name} that can be sparse")
+    model = crisp.sparsify(family.build(), crisp.TopK(0.6))
     batch = inputs(family, model)
     check(model, lambda model: valid_outputs(family, model(**batch), batch))

@@ -9,7 +9,7 @@ import crisp_attention as crisp
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.method import as_method
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
-from tests.contract.rows import CORE_FAMILIES, CORE_METHODS, every_pair
+from tests.contract.rows import IN_TURN, every_pair, pairs_in_turn
 from tests.models.tiny import layers_of
 from tests.table import ROWS
 
@@ -35,14 +35,10 @@ def every_side(family) -> list[str]:
     return ["right", "left"] if family.kind in ("encoder", "decoder", "seq2seq") else ["right"]
 
 
-def test_the_table_is_as_long_as_we_say():
-    assert len(FAMILIES) >= 25
-
-
 def dense_rows(family, model):
-    """The methods with nothing dropped, each with the layers that it can have: all of them in the core."""
+    """Top-k and the family's own in turn with nothing dropped, each with the layers that it can have."""
     for name, row in ROWS.items():
-        if family.name in CORE_FAMILIES or name in CORE_METHODS:
+        if name == "topk" or (family.name, name) in IN_TURN:
             yield row.dense, "all" if row.cross and has_cross(model) else "self"
 
 
@@ -129,7 +125,7 @@ def test_with_nothing_dropped_the_reference_is_eager_attention_bit_for_bit(famil
         )
 
 
-@every_pair
+@pairs_in_turn
 @pytest.mark.parametrize(
     "backend",
     ["auto", *(pytest.param(kernel, marks=[pytest.mark.slow] * (kernel != "cpu")) for kernel in KERNELS)],
@@ -165,11 +161,11 @@ def test_an_example_alone_equals_the_example_in_a_padded_batch(family, row):
 def test_every_layer_is_measured_and_drops_what_was_asked(family, row):
     model = crisp.sparsify(family.build(), row.method)
     with crisp.measuring(model) as measured:
-        run(family, model)
+        run(family, model, lengths=(19, 13))
     table = measured.table()
     assert set(table["layer"]) == {layer.index for layer in layers_of(model)}
     sparse = table[table["method"] == as_method(row.method).name]
-    if row.method == crisp.Dense():
+    if row is ROWS["dense"]:
         assert (sparse["sparsity"] == 0).all()
     else:
         assert set(sparse["layer"]) == {layer.index for layer in layers_of(model) if not layer.cross}

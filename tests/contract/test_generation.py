@@ -48,7 +48,7 @@ def generate(model, cache, **how):
     )
 
 
-@pairs(WANTED, core={"llama", "gemma2", "t5"})
+@pairs(WANTED, core=("llama", "gemma2", "t5"))
 def test_cached_generation_equals_uncached(family, row):
     model = crisp.sparsify(with_head(family), row.method)
     torch.testing.assert_close(generate(model, cache=True), generate(model, cache=False), rtol=0, atol=0)
@@ -61,7 +61,16 @@ def test_a_static_cache_changes_nothing(row):
     torch.testing.assert_close(static, generate(model, cache=True), rtol=0, atol=0)
 
 
-@methods
+QUICK = {"topk", "window+topk", "block_topk"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, row in ROWS.items()
+    ],
+)
 def test_a_trained_model_tells_the_same_story_with_and_without_cache(models_folder, row):
     folder = models_folder / "stories260K"
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -69,12 +78,12 @@ def test_a_trained_model_tells_the_same_story_with_and_without_cache(models_fold
     prompt = tokenizer("Once upon a time, there was a little girl", return_tensors="pt")
     stories = [
         tokenizer.decode(
-            model.generate(**prompt, max_new_tokens=60, do_sample=False, use_cache=cache, pad_token_id=0)[0]
+            model.generate(**prompt, max_new_tokens=40, do_sample=False, use_cache=cache, pad_token_id=0)[0]
         )
         for cache in (True, False)
     ]
     assert stories[0] == stories[1]
-    assert len(stories[0]) > 100
+    assert len(stories[0]) > 80
 
 
 def test_half_of_the_keys_still_tell_a_story(models_folder):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import peft
 import pytest
@@ -30,14 +31,6 @@ from tests.models.tiny import GROUPED, llama, noisy
 from tests.table import ROWS
 
 pytestmark = quiet
-CORE = {"topk", "window", "block_topk", "entmax, learned"}
-rows = pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, id=name, marks=() if name in CORE else pytest.mark.slow)
-        for name, row in ROWS.items()
-    ],
-)
 ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
     "lora": lambda **task: LoraConfig(target_modules="all-linear", **task),
     "ia3": lambda **task: IA3Config(target_modules="all-linear", feedforward_modules=[], **task),
@@ -45,6 +38,7 @@ ADAPTERS: dict[str, Callable[..., PeftConfig]] = {
     "prompt": lambda **task: PromptTuningConfig(num_virtual_tokens=3, **task),
 }
 adapters = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
+CORE = {"topk", "window", "block_topk", "entmax, learned"}  # with every adapter and model, slow
 
 
 def bert() -> BertForSequenceClassification:
@@ -73,6 +67,30 @@ class Kind:
 
 KINDS = {"bert": Kind(bert, "SEQ_CLS"), "llama": Kind(llama, "CAUSAL_LM")}
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+
+def cases(*names: str) -> pytest.MarkDecorator:
+    """Parametrize `kind`, `adapter` and `row`: every method once, with a model and an adapter in turn, and the core."""
+    pairs = list(product(ADAPTERS, names))
+    in_turn = {(name, *pairs[i % len(pairs)]) for i, name in enumerate(ROWS)}
+    return pytest.mark.parametrize(
+        ("kind", "adapter", "row"),
+        [
+            pytest.param(
+                KINDS[kind],
+                ADAPTERS[adapter],
+                row,
+                id=f"{name}-{adapter}-{kind}",
+                marks=() if (name, adapter, kind) in in_turn else pytest.mark.slow,
+            )
+            for name, row in ROWS.items()
+            for adapter, kind in pairs
+            if name in CORE or (name, adapter, kind) in in_turn
+        ],
+    )
+
+
+every_case = cases(*KINDS)
 TEXTS = torch.arange(5, 13), torch.arange(13, 18)
 
 
@@ -93,9 +111,7 @@ def run(model, *texts: torch.Tensor, extra: int = 0) -> torch.Tensor:
     return logits[:, -batch["input_ids"].shape[1] :][batch["attention_mask"].bool()]
 
 
-@kinds
-@adapters
-@rows
+@every_case
 def test_with_nothing_dropped_it_is_the_adapted_models_own_attention_bit_for_bit(kind, adapter, row):
     model = kind.build()
     model.set_attn_implementation("eager")
@@ -107,9 +123,7 @@ def test_with_nothing_dropped_it_is_the_adapted_models_own_attention_bit_for_bit
     assert row is ROWS["dense"] or not torch.allclose(run(model, *TEXTS, extra=2), own, atol=1e-4)
 
 
-@kinds
-@adapters
-@rows
+@every_case
 def test_a_text_alone_equals_the_text_in_a_padded_batch(kind, adapter, row):
     model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
     alone = torch.cat([run(model, text) for text in TEXTS])
@@ -117,9 +131,7 @@ def test_a_text_alone_equals_the_text_in_a_padded_batch(kind, adapter, row):
         torch.testing.assert_close(run(model, *TEXTS, extra=extra), alone, rtol=1e-5, atol=1e-5)
 
 
-@kinds
-@adapters
-@rows
+@every_case
 def test_padding_is_in_no_measurement(kind, adapter, row):
     model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
 
@@ -140,9 +152,7 @@ def test_padding_is_in_no_measurement(kind, adapter, row):
     )
 
 
-@kinds
-@adapters
-@rows
+@every_case
 def test_trained_and_saved_it_comes_back_as_it_was(kind, adapter, row, tmp_path):
     kind.build().save_pretrained(tmp_path / "base")
     base = type(kind.build()).from_pretrained(tmp_path / "base")
@@ -162,10 +172,8 @@ def test_trained_and_saved_it_comes_back_as_it_was(kind, adapter, row, tmp_path)
     assert torch.equal(run(crisp.load(tmp_path / "merged"), *TEXTS), run(merged, *TEXTS))
 
 
-@adapters
-@rows
-def test_generation_with_a_cache_takes_the_tokens_that_whole_passes_choose(adapter, row):
-    kind = KINDS["llama"]
+@cases("llama")
+def test_generation_with_a_cache_takes_the_tokens_that_whole_passes_choose(kind, adapter, row):
     model = kind.adapted(crisp.sparsify(kind.build(), row.method), adapter)
     new, text = 8, TEXTS[0][None]
     how = {"max_new_tokens": new, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -89,26 +88,6 @@ def test_it_is_the_reference(rule, causal: bool) -> None:
     assert_as_good_as_the_reference(a_call(rule, causal=causal))
 
 
-@pytest.fixture
-def _bfloat16(monkeypatch) -> None:
-    """The interpreter's products take the bits of a bfloat16 for a whole number: here they are widened first."""
-    if DEVICE == "cpu":
-        from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-        def create_dot(self, a, b, accumulator, *_):
-            wide = [
-                (each.data.astype(np.uint32) << 16).view(np.float32)
-                if each.dtype == tl.bfloat16
-                else each.data
-                for each in (a, b)
-            ]
-            product = np.matmul(*wide, dtype=accumulator.data.dtype)
-            return TensorHandle(product + accumulator.data, accumulator.dtype.scalar)
-
-        monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-
-
-@pytest.mark.usefixtures("_bfloat16")
 @pytest.mark.parametrize("dtype", triton_rows.DTYPES, ids=str)
 @EVERY_RULE
 def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
@@ -161,14 +140,17 @@ def assert_kept(scores: Tensor, k: int) -> None:
     """A query of 1 makes every key its own score."""
     from crisp_attention.kernels.triton_rows import operators
 
-    keys = scores.shape[2]
+    keys, row = scores.shape[2], scores[..., 0]
     k = min(k, keys)
-    *_, cut, last = operators.forward(
+    output, *_, cut, last = operators.forward(
         torch.ones(1, 1, 1, 1, device=DEVICE), scores, torch.ones_like(scores), None,
         torch.full((keys + 1,), k, dtype=torch.int32, device=DEVICE), None,
         rule="topk", number=0.0, scale=1.0, causal=False, dropout=0.0,
     )  # fmt: skip
-    row, place = scores[..., 0], torch.arange(keys, device=DEVICE)
+    if not row.max().isfinite():  # the row is NaN, whatever it keeps: nothing is searched for in it
+        assert output.isnan().all()
+        return
+    place = torch.arange(keys, device=DEVICE)
     kept = (row > cut) | ((row == cut) & (place <= last))
     seen = torch.ones_like(kept)
     assert kept.equal(keep_largest(row, seen, torch.full_like(cut, k, dtype=torch.int64).reshape(1, 1, 1)))

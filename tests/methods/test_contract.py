@@ -15,19 +15,26 @@ LAYOUTS = {
 BOTH = {name: row.method for name, row in ROWS.items() if name not in RULES | LAYOUTS}
 
 
+# what the contract compiles one by one, test_functional.py compiles all at once, among the slow tests
 class TestRules(RuleContract):
+    test_it_compiles_into_one_graph = None
+
     @pytest.fixture(params=RULES.values(), ids=RULES)
     def tested(self, request):
         return request.param
 
 
 class TestLayouts(LayoutContract):
+    test_it_compiles_into_one_graph = None
+
     @pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS)
     def tested(self, request):
         return request.param
 
 
 class TestBoth(MethodContract):
+    test_it_compiles_into_one_graph = None
+
     @pytest.fixture(params=BOTH.values(), ids=BOTH)
     def tested(self, request):
         return request.param

@@ -7,7 +7,7 @@ from transformers import DataCollatorWithFlattening
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, RandomK, TopK
 from tests.contract.families import FIRST_TOKEN, VOCAB, available
-from tests.contract.rows import CORE_METHODS
+from tests.contract.rows import in_turn
 from tests.models.tiny import bart
 from tests.table import ROWS
 
@@ -39,7 +39,7 @@ CASES = [
     for name in TOLD
     if name in FAMILIES
     for of, row in ROWS.items()
-    if name in ("llama", "bert") or of in CORE_METHODS
+    if (name, of) in in_turn(TOLD)
 ]
 
 
