@@ -1,5 +1,7 @@
 """Models with a method in each layer, and what they read: for programs that are recorded, compiled or exported."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
@@ -7,6 +9,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 import crisp_attention as crisp
 from crisp_attention.methods.method import AnyMethod
 from tests.models.tiny import GROUPED, noisy
+from tests.table import ROWS
 
 
 def tokens(length: int, side: str = "right") -> tuple[Tensor, Tensor]:
@@ -35,3 +38,8 @@ def llama(*methods: AnyMethod) -> nn.Module:
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = LlamaConfig(**GROUPED | sizes | {"num_hidden_layers": len(methods)})
     return crisp.sparsify(noisy(LlamaForCausalLM(config)), layers=layers(*methods))
+
+
+def every_second_method(build: Callable[..., nn.Module]) -> list[AnyMethod]:
+    """Half of the methods for BERT and the other half for Llama."""
+    return [row.method for row in list(ROWS.values())[build is llama :: 2]]

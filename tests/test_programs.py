@@ -15,8 +15,8 @@ from crisp_attention import BlockTopK, Method, TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.methods.method import AnyMethod, as_method
 from tests.cases import normal
-from tests.programs import bert, llama, tokens
-from tests.table import METHODS, ROWS
+from tests.programs import bert, every_second_method, llama, tokens
+from tests.table import METHODS
 
 RECORDED, LENGTHS = 12, (1, 2, 5, 12, 17, 60)
 LENGTH, BATCH = torch.export.Dim("length", min=2, max=64), torch.export.Dim("batch", min=1, max=16)
@@ -120,8 +120,9 @@ def same_on_tokens(program: Callable, module: nn.Module, lengths: tuple[int, ...
             )
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    ("method", "is_causal"), [pytest.param(m, i % 2 > 0, id=n) for i, (n, m) in enumerate(METHODS.items())]
+)
 def test_a_trace_computes_every_length(method: Method, is_causal: bool) -> None:
     module = Attention(method, is_causal=is_causal)
     same_on_states(torch.jit.trace(module, states(RECORDED), check_trace=False), module)
@@ -130,7 +131,7 @@ def test_a_trace_computes_every_length(method: Method, is_causal: bool) -> None:
 @pytest.mark.slow
 @both_models
 def test_a_traced_model_computes_every_length_and_padding(build: Callable) -> None:
-    module = LastHidden(build(*(row.method for row in ROWS.values())))
+    module = LastHidden(build(*every_second_method(build)))
     with torch.no_grad():
         program = torch.jit.trace(module, tokens(RECORDED), check_trace=False)
     same_on_tokens(program, module)
@@ -141,13 +142,12 @@ QUICK = {"nofm"}
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "is_causal"),
     [
-        pytest.param(m, id=name, marks=[] if name in QUICK else pytest.mark.slow)
-        for name, m in EXPORTED.items()
+        pytest.param(m, i % 2 > 0, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for i, (name, m) in enumerate(EXPORTED.items())
     ],
 )
-@pytest.mark.parametrize("is_causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_program_is_one_for_all_lengths_and_needs_nothing_of_ours(
     method: Method, is_causal: bool
 ) -> None:
@@ -160,7 +160,7 @@ def test_an_exported_program_is_one_for_all_lengths_and_needs_nothing_of_ours(
 @pytest.mark.slow
 @both_models
 def test_an_exported_model_computes_every_length_batch_and_padding(build: Callable) -> None:
-    module = LastHidden(build(*(row.method for row in ROWS.values())))
+    module = LastHidden(build(*every_second_method(build)))
     program = torch.export.export(module, tokens(RECORDED), dynamic_shapes=TOKENS)
     same_on_tokens(program.module(), module, LENGTHS[1:])
 
@@ -193,5 +193,5 @@ def test_onnx_counts_shares_that_keys_reach_exactly_as_torch_does(onnx: Callable
 def test_onnxruntime_computes_every_length_batch_and_padding_of_a_model(
     build: Callable, onnx: Callable
 ) -> None:
-    module = LastHidden(build(*(row.method for row in ROWS.values())))
+    module = LastHidden(build(*every_second_method(build)))
     same_on_tokens(onnx(module, tokens(RECORDED), TOKENS), module, LENGTHS[1:])

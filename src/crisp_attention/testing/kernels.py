@@ -21,7 +21,7 @@ from crisp_attention.testing.calls import CASES, METHODS, Case
 ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1}
 SMALLEST = 2.0**-148
 
-every_case = pytest.mark.parametrize(("turn", "case"), enumerate(CASES.values()), ids=CASES)
+every_case = pytest.mark.parametrize(("turn", "case"), list(enumerate(CASES.values())), ids=CASES)
 # what is learned is in the queries when a kernel gets them, or computed by the reference
 FIXED = {name: method for name, method in METHODS.items() if not method.has_parameters}
 every_method = pytest.mark.parametrize("name", FIXED)
