@@ -74,9 +74,9 @@ def reviews(tmp_path_factory) -> str:
     return small.reviews(tmp_path_factory.mktemp("reviews"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own_cache(tmp_path_factory) -> Iterator[None]:
-    """What the library `datasets` keeps on disk is gone after the module's tests."""
+    """What the library `datasets` keeps on disk is gone after the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from crisp_attention.cli import main as cli
-from tests.runs.small import fnet, saved
+from crisp_attention.errors import Shortage, shortage
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -34,17 +34,16 @@ def tuned(crisp_command, bert, reviews, tmp_path):
 # --- help
 
 
-def test_help_imports_nothing_heavy():
+def test_python_m_is_the_command_too_and_its_help_imports_nothing_heavy():
     code = (
-        "import sys; sys.argv = ['crisp', '--help']\n"
-        "from crisp_attention.cli.main import main\n"
-        "try: main()\n"
+        "import runpy, sys; sys.argv = ['crisp', 'finetune', '--help']\n"
+        "try: runpy.run_module('crisp_attention', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pandas', 'datasets', 'matplotlib'} & set(sys.modules)\n"
         "print('heavy:', sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "finetune" in done.stdout
+    assert "usage: crisp finetune" in done.stdout
     assert done.stdout.endswith("heavy: []\n")
 
 
@@ -60,12 +59,6 @@ def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp_c
     )
     assert "None" not in out
     assert "(default: )" not in out
-
-
-def test_python_m_is_the_command_too():
-    words = [sys.executable, "-m", "crisp_attention", "finetune", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "usage: crisp finetune" in done.stdout
 
 
 def test_the_example_in_the_help_can_be_parsed():
@@ -263,14 +256,6 @@ def test_only_finetune_is_started_by_torchrun(crisp_command, monkeypatch, tmp_pa
     assert not (tmp_path / "demo").exists()
 
 
-def test_a_dense_model_that_is_not_looked_into_has_no_measured_sparsity(tuned, tmp_path):
-    status, out, err = tuned("--method", "dense", model=saved(tmp_path / "fnet", fnet()))
-    assert status == 0
-    assert "attention: dense, not looked into: FNetForSequenceClassification cannot be measured" in err
-    assert "attention: dense, the model's own; sparsity and kept mass were not measured" in out
-    assert "kept mass 100.0%" not in out
-
-
 def test_a_run_that_diverges_says_so_and_no_more(tuned, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
@@ -292,32 +277,41 @@ def test_a_batch_may_be_larger_than_any_machine_holds(tuned):
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "lacking"),
     [
         (
             SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-            "space",
+            Shortage.DISK,
         ),
-        (OSError(errno.ENOSPC, "No space left on device"), "space"),
+        (OSError(errno.ENOSPC, "No space left on device"), Shortage.DISK),
         (
             RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed writing file"),
-            "space",
+            Shortage.DISK,
         ),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "memory"),
-        (MemoryError(), "memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            Shortage.MEMORY,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), Shortage.MEMORY),
+        (MemoryError(), Shortage.MEMORY),
+        (RuntimeError("unexpected"), None),
     ],
 )
-def test_what_a_machine_runs_out_of_is_one_line_with_the_way_on(tuned, monkeypatch, error, words):
-    def fail(*args, **kwargs):
+def test_what_a_machine_runs_out_of_is_known_from_what_lies_behind_an_error(error, lacking):
+    with pytest.raises(RuntimeError) as raised:
         raise RuntimeError("unexpected pos 44096 vs 43988") from error
+    assert shortage(raised.value) is lacking
+
+
+def test_what_a_machine_runs_out_of_is_one_line_with_the_way_on(tuned, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("unexpected pos 44096 vs 43988") from OSError(errno.ENOSPC, "No space left")
 
     monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
     status, _, err = tuned()
     assert status == 2
     last = err.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert words in last
+    assert last.startswith("error: no space is left on the device")
     assert "; to continue: crisp finetune --model " in last
 
 

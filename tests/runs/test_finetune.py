@@ -9,18 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from rich.console import Console
 
 import crisp_attention as crisp
 from crisp_attention.errors import OptionError
+from crisp_attention.runs import finetune
 from crisp_attention.runs.data import load_task
+from crisp_attention.runs.data.source import read_digits
+from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.finetune import Run
 from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sources import MINILM, load_source
 from crisp_attention.runs.spec import Data
 from tests.models.tiny import sparsity_of
 from tests.runs import small
-from tests.runs.tables import task_of
+from tests.runs.tables import task_of, write
 
 METRICS = {
     "metric",
@@ -40,7 +44,7 @@ METRICS = {
 }
 
 
-def check_run(run, splits=("validation", "test")):
+def check_run(run, splits=("validation", "test"), data=()):
     """The folder holds all that a run leaves, and its parts agree with each other and with the data."""
     folder = run.directory
     assert {entry.name for entry in folder.iterdir()} == {
@@ -50,6 +54,7 @@ def check_run(run, splits=("validation", "test")):
         "measurements.csv",
         "figures",
         "model",
+        *data,
         *(f"predictions-{split}.parquet" for split in splits),
     }
     config = json.loads((folder / "config.json").read_text())
@@ -81,11 +86,11 @@ def check_run(run, splits=("validation", "test")):
     return config, metrics
 
 
-def predicted(model, run, options, split="validation"):
-    """The logits that a model gives on the split of a run, in order."""
+def predicted(model, run, options):
+    """The logits that a model gives on the validation split of a run, in order."""
     task = task_of(options.dataset, train_examples=options.train_examples)
     source = load_source(str(run.directory / "model"), task, options.max_length)
-    rows = list(source.encode(task.splits[split]))
+    rows = list(source.encode(task.splits["validation"]))
     model.eval()
     with torch.no_grad():
         batches = [source.collate(rows[at : at + 16]) for at in range(0, len(rows), 16)]
@@ -151,42 +156,48 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-4
 
 
-def test_achieved_sparsity_is_that_of_k_rounded_up(bert, reviews, tmp_path):
-    run = small.tuned(small.options(bert, reviews, tmp_path / "run", epochs=1, sparsity=0.7))
+def test_a_run_holds_what_it_measured_and_its_sparsity_is_that_of_k_rounded_up(finished, reviews):
+    check_run(finished)
     lengths = [len(line.split()) for line in task_of(reviews).splits["validation"]["text"]]
     valid = np.array([2 + length for length in lengths])  # the tokenizer adds two tokens
     kept = np.ceil(0.3 * valid - 1e-9)
     expected = 1 - (valid * kept).sum() / (valid**2).sum()
-    assert run.metrics["achieved_sparsity"] == pytest.approx(expected, abs=1e-6)
+    assert finished.metrics["achieved_sparsity"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_images(tmp_path):
-    run = small.tuned(
-        FinetuneOptions(
-            model="builtin:vit",
-            dataset="builtin:digits",
-            output=tmp_path / "run",
-            method="random",
-            train_examples=60,
-            epochs=1,
-            learning_rate=1e-3,
-            training=("use_cpu=true", "per_device_eval_batch_size=256"),
-        )
+    digits = {split: rows.select(range(40)) for split, rows in read_digits().items()}
+    recipe = crisp.Recipe(epochs=1, learning_rate=1e-3, training={"use_cpu": True})
+    run = crisp.finetune(
+        "builtin:vit",
+        digits,
+        method=crisp.RandomK(0.8),
+        output=tmp_path / "run",
+        recipe=recipe,
+        verbose=False,
     )
-    config, metrics = check_run(run)
+    config, metrics = check_run(run, data=["data"])
     assert config["task"]["image_column"] == "image"
     assert metrics["achieved_sparsity"] == pytest.approx(1 - 13 / 65)
 
 
-def test_two_text_columns(data_folder, bert, tmp_path):
-    run, said = spoken(
-        small.options(
-            bert, str(data_folder / "rte"), tmp_path / "run", train_examples=40, epochs=1, max_length=60
-        )
-    )
-    config, _ = check_run(run, splits=("validation",))
-    assert config["task"]["text_columns"] == ["sentence1", "sentence2"]
+def test_two_text_columns_and_some_layers_in_training_only(bert, tmp_path, pictures):
+    rows = [
+        {"premise": f"the film is {word}", "claim": f"it was {word}", "label": i % 2}
+        for i, word in enumerate(small.WORDS[5:] * 2)
+    ]
+    data = write(tmp_path, train=rows, validation=rows[:8], test=[row | {"label": -1} for row in rows])
+    options = small.options(bert, data, tmp_path / "run", epochs=1, layers=("1-2",), phase="train")
+    run, said = spoken(options)
+    config, metrics = check_run(run, splits=("validation",))
+    assert config["task"]["text_columns"] == ["premise", "claim"]
+    assert metrics["achieved_sparsity"] == 0
     assert "the test split has no labels and is left out" in said
+    assert "attention: topk:sparsity=0.5, in training only, in 2 of 3 layers" in said
+    for figure in (run.directory / "figures").iterdir():
+        drawn = figure.read_bytes()
+        assert drawn.startswith(b"\x89PNG")
+        assert len(drawn) > 10_000
 
 
 def test_a_decoder_without_a_padding_token(reviews, tmp_path):
@@ -194,7 +205,7 @@ def test_a_decoder_without_a_padding_token(reviews, tmp_path):
         small.gpt2_without_padding(tmp_path / "gpt2"),
         reviews,
         tmp_path / "run",
-        epochs=6,
+        epochs=1,
         method="window:width=5+topk",
     )
     run, said = spoken(options)
@@ -206,33 +217,24 @@ def test_a_decoder_without_a_padding_token(reviews, tmp_path):
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-5
 
 
-def test_some_layers_in_one_phase(bert, reviews, tmp_path, pictures):
-    run, said = spoken(
-        small.options(bert, reviews, tmp_path / "run", epochs=1, layers=("1-2",), phase="train")
-    )
-    assert "attention: topk:sparsity=0.5, in training only, in 2 of 3 layers" in said
-    assert run.metrics["achieved_sparsity"] == 0
-    for figure in (run.directory / "figures").iterdir():
-        drawn = figure.read_bytes()
-        assert drawn.startswith(b"\x89PNG")
-        assert len(drawn) > 10_000
-
-
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(bert, reviews, tmp_path):
+def test_the_same_seed_gives_the_same_run_with_and_without_a_rehearsal_and_another_seed_another(
+    bert, reviews, tmp_path, monkeypatch
+):
     def table(name, seed):
-        run = small.tuned(small.options(bert, reviews, tmp_path / name, epochs=1, seed=seed, method="random"))
+        run = small.tuned(
+            small.options(
+                bert, reviews, tmp_path / name, epochs=0.5, seed=seed, method="random", discard_model=True
+            )
+        )
         return pd.read_parquet(run.directory / "predictions-test.parquet")
 
-    first = table("a", 1)
+    first, other = table("a", 1), table("c", 2)
+    monkeypatch.setattr(finetune, "rehearse", lambda *given: None)
     pd.testing.assert_frame_equal(first, table("b", 1), check_exact=True)
-    assert not np.array_equal(np.stack(first["logits"]), np.stack(table("c", 2)["logits"]))
+    assert not np.array_equal(np.stack(first["logits"]), np.stack(other["logits"]))
 
 
 def test_training_and_validation_rows_measured_are_drawn_from_all_classes():
-    from datasets import Dataset
-
-    from crisp_attention.runs.data.splits import sample
-
     rows = Dataset.from_dict({"labels": [0] * 50 + [1] * 50})
     assert len(sample(rows, 200)) == 100
     some = sample(rows, 20)["labels"][:]

@@ -19,15 +19,9 @@ from tests.runs import small
 from tests.runs.tables import task_of
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, reviews):
-    """A sparse run, from a checkpoint whose model returns its attention weights at every call."""
-    start = tmp_path_factory.mktemp("start")
-    config = Path(small.bert(start)) / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"output_attentions": True}))
-    return small.tuned(
-        small.options(str(start), reviews, tmp_path_factory.mktemp("first") / "run", epochs=1)
-    ).directory
+@pytest.fixture
+def run(finished) -> Path:
+    return finished.directory
 
 
 def test_the_run_of_a_model_that_returns_attention_weights_leaves_one_that_does_not(run):
@@ -57,7 +51,7 @@ def test_training_starts_from_the_weights_of_a_run(run, reviews, tmp_path, monke
 
 def test_the_run_says_that_its_options_replace_what_the_checkpoint_was_saved_with(run, reviews, tmp_path):
     note = (
-        "attention: the checkpoint was saved with topk:sparsity=0.5; this run's own options are used instead"
+        "attention: the checkpoint was saved with topk:sparsity=0.7; this run's own options are used instead"
     )
     task = task_of(reviews)
     assert note in load_source(str(run), task, None).notes
@@ -91,4 +85,4 @@ def test_a_model_folder_that_has_a_folder_of_that_name_is_itself_the_model(run):
     model = crisp.load(run)
     model.save_pretrained(run.parent / "both")
     crisp.sparsify(crisp.densify(model), crisp.TopK(0.9)).save_pretrained(run.parent / "both" / "model")
-    assert set(sparsity_of(crisp.load(run.parent / "both")).values()) == {0.5}
+    assert set(sparsity_of(crisp.load(run.parent / "both")).values()) == {0.7}

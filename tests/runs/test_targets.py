@@ -221,8 +221,7 @@ def test_images_may_have_numbers_too(tmp_path):
     assert run.metrics["metric"] == "pearson"
 
 
-def test_cola_by_its_own_metric(data_folder, bert, tmp_path):
-    data = crisp.Data(source=str(data_folder / "cola"), train_examples=64)
+def test_classes_by_a_metric_of_their_own(bert, reviews, tmp_path):
     best = crisp.Recipe(
         epochs=3,
         batch_size=16,
@@ -230,7 +229,7 @@ def test_cola_by_its_own_metric(data_folder, bert, tmp_path):
         training={"use_cpu": True, "load_best_model_at_end": True},
     )
     run = crisp.finetune(
-        bert, data, method=crisp.TopK(0.5), output=tmp_path / "run", recipe=best, metric="mcc", verbose=False
+        bert, reviews, method=crisp.TopK(0.5), output=tmp_path / "run", recipe=best, metric="mcc", verbose=False
     )
     table = run.predictions()
     assert run.metrics["metric"] == "mcc"
@@ -253,21 +252,17 @@ def test_a_metric_of_another_task_is_refused_before_a_model_is_loaded(tmp_path):
         crisp.finetune("/no/model", data, output=tmp_path / "run", recipe=best)
 
 
-def test_a_sparse_classifier_learns_numbers_next(bert, reviews, stars, tmp_path):
+def test_a_sparse_classifier_learns_numbers_next(finished, stars, tmp_path):
     """Its head is of another size and drawn again; its method is that of the second run."""
-    given = {
-        "recipe": crisp.Recipe(epochs=1, learning_rate=1e-2, training={"use_cpu": True}),
-        "verbose": False,
-    }
-    first = crisp.finetune(bert, reviews, method=crisp.Window(3), output=tmp_path / "first", **given)
     data = crisp.Data(source=stars, label_column="stars")
+    recipe = crisp.Recipe(epochs=1, training={"use_cpu": True})
     second = crisp.finetune(
-        first.directory, data, method=crisp.TopK(0.5), output=tmp_path / "second", **given
+        finished.directory, data, method=crisp.Window(3), output=tmp_path / "run", recipe=recipe, verbose=False
     )
     model = second.model()
     assert model.classifier.weight.shape == torch.Size([1, 16])
     layers = model.config.crisp_attention["layers"]
-    assert {each["rule"]["name"] for each in layers.values()} == {"topk"}
+    assert {each["layout"]["name"] for each in layers.values()} == {"window"}
     assert any(
         "classifier.weight" in note
         for note in json.loads((second.directory / "config.json").read_text())["notes"]
