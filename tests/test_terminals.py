@@ -11,6 +11,7 @@ import pytest
 from crisp_attention import Profile
 from crisp_attention.cli import main as cli
 from crisp_attention.cli import methods
+from crisp_attention.studies.report import writing
 from tests.studies.studies import make_study
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -82,7 +83,11 @@ def test_what_cannot_be_encoded_is_replaced(on_terminal, encoding, name):
     assert err.startswith(f"error: --method {name}: unknown method '{name}'; the methods are dense, topk,")
 
 
-def test_numbers_keep_their_signs_and_digits_on_a_narrow_ascii_terminal(on_terminal, study, tmp_path):
+def test_numbers_keep_their_signs_and_digits_on_a_narrow_ascii_terminal(
+    on_terminal, study, tmp_path, monkeypatch
+):
+    for pictures in ("main_pictures", "curve_pictures", "head_pictures"):
+        monkeypatch.setattr(writing, pictures, lambda analysis: [])
     shown = {}
     for encoding, columns in (("utf-8", 80), ("ascii", 40)):
         output = tmp_path / encoding

@@ -238,6 +238,15 @@ def test_a_text_of_padding_alone(tmp_path):
         load_source(folder, texts("the film", "[PAD] [PAD]"), 16)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return load_source(small.saved(tmp_path_factory.mktemp("plain"), BertConfig(**BODY)), SOME, 16)
+
+
+def outputs(source):
+    return source.model.eval()(**source.collate(list(source.encode(SOME.splits["train"]))))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -250,17 +259,14 @@ def test_a_text_of_padding_alone(tmp_path):
         ("chunk_size_feed_forward", 4),
     ],
 )
-def test_fields_that_would_change_the_loss_or_what_comes_back(tmp_path, field, value):
+def test_fields_that_would_change_the_loss_or_what_comes_back(tmp_path, plain, field, value):
     """The run is that of a checkpoint without the field, to the bit."""
-    outputs = []
-    for name, changes in (("plain", {}), ("odd", {field: value})):
-        source = load_source(small.saved(tmp_path / name, BertConfig(**BODY), config=changes), SOME, 16)
-        batch = source.collate(list(source.encode(SOME.splits["train"])))
-        outputs.append(source.model.eval()(**batch))
-        assert said(source, f"as the run needs it: {field} is") == (name == "odd")
-    assert set(outputs[0]) == set(outputs[1]) == {"loss", "logits"}
-    torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=0, atol=0)
-    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    source = load_source(small.saved(tmp_path, BertConfig(**BODY), config={field: value}), SOME, 16)
+    found, expected = (outputs(each) for each in (source, plain))
+    assert [said(each, f"as the run needs it: {field} is") for each in (source, plain)] == [True, False]
+    assert set(found) == set(expected) == {"loss", "logits"}
+    torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=0)
+    assert torch.equal(found.logits, expected.logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -308,7 +308,9 @@ def with_adapter(name):
 
 
 @quiet
-@pytest.mark.parametrize("name", ["default", "mine"])  # by another name it has a folder of its own
+@pytest.mark.parametrize(
+    "name", [pytest.param("default", marks=pytest.mark.slow), "mine"]
+)  # by another name it has a folder of its own
 def test_a_checkpoint_of_adapters_brings_its_sparsity_as_any_other(tmp_path, name):
     trainer(
         tmp_path,
