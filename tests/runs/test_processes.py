@@ -158,22 +158,6 @@ def test_a_folder_that_is_taken_is_said_once_by_the_main_process(words, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_interrupted_within_an_epoch_goes_on_in_two_processes(words, alone, tmp_path):
-    saving = {"training": ("save_strategy=steps", "save_steps=4")}
-    flags = ("--batch-size", "4", "--sparsity", "0.5")
-    script = tmp_path / "interrupting.py"
-    script.write_text(INTERRUPTING)
-    _, err = together(*TORCHRUN, script, *words("broken", *flags, **saving), status=1)
-    assert err.count("interrupted; to continue: torchrun --nproc-per-node 2 -m crisp_attention finetune") == 1
-    assert "KeyboardInterrupt" not in err
-    checkpoint = tmp_path / "broken" / "checkpoints" / "checkpoint-8"
-    assert {file.name for file in checkpoint.glob("rng*")} == {"rng_state_0.pth", "rng_state_1.pth"}
-    _, err = together(*TORCHRUN, "-m", "crisp_attention", *words("broken", *flags, "--resume", **saving))
-    assert err.count("continuing from checkpoint-8") == 1
-    equal(tmp_path / "broken", alone(sparsity=0.5, training=saving["training"]))
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(
     ("method", "training"),
@@ -197,15 +181,20 @@ def test_whatever_the_run(words, alone, tmp_path, method, training):
 
 
 @pytest.mark.slow
-def test_what_is_drawn_at_random_goes_on_too(words, bert, tmp_path):
+def test_a_run_interrupted_within_an_epoch_goes_on_with_all_that_is_drawn_at_random(words, bert, tmp_path):
     saving = {"training": ("save_strategy=steps", "save_steps=4"), "model": bert}
     flags = ("--batch-size", "4", "--method", "random")
     crisp = (*TORCHRUN, "-m", "crisp_attention")
     together(*crisp, *words("undisturbed", *flags, **saving))
     script = tmp_path / "interrupting.py"
     script.write_text(INTERRUPTING)
-    together(*TORCHRUN, script, *words("broken", *flags, **saving), status=1)
-    together(*crisp, *words("broken", *flags, "--resume", **saving))
+    _, err = together(*TORCHRUN, script, *words("broken", *flags, **saving), status=1)
+    assert err.count("interrupted; to continue: torchrun --nproc-per-node 2 -m crisp_attention finetune") == 1
+    assert "KeyboardInterrupt" not in err
+    checkpoint = tmp_path / "broken" / "checkpoints" / "checkpoint-8"
+    assert {file.name for file in checkpoint.glob("rng*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    _, err = together(*crisp, *words("broken", *flags, "--resume", **saving))
+    assert err.count("continuing from checkpoint-8") == 1
     for split in ("validation", "test"):
         tables = [
             pd.read_parquet(tmp_path / name / f"predictions-{split}.parquet")

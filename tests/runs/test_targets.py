@@ -229,7 +229,13 @@ def test_classes_by_a_metric_of_their_own(bert, reviews, tmp_path):
         training={"use_cpu": True, "load_best_model_at_end": True},
     )
     run = crisp.finetune(
-        bert, reviews, method=crisp.TopK(0.5), output=tmp_path / "run", recipe=best, metric="mcc", verbose=False
+        bert,
+        reviews,
+        method=crisp.TopK(0.5),
+        output=tmp_path / "run",
+        recipe=best,
+        metric="mcc",
+        verbose=False,
     )
     table = run.predictions()
     assert run.metrics["metric"] == "mcc"
@@ -257,7 +263,12 @@ def test_a_sparse_classifier_learns_numbers_next(finished, stars, tmp_path):
     data = crisp.Data(source=stars, label_column="stars")
     recipe = crisp.Recipe(epochs=1, training={"use_cpu": True})
     second = crisp.finetune(
-        finished.directory, data, method=crisp.Window(3), output=tmp_path / "run", recipe=recipe, verbose=False
+        finished.directory,
+        data,
+        method=crisp.Window(3),
+        output=tmp_path / "run",
+        recipe=recipe,
+        verbose=False,
     )
     model = second.model()
     assert model.classifier.weight.shape == torch.Size([1, 16])
