@@ -62,7 +62,7 @@ def test_the_help_of_each_command_shows_an_example_and_nothing_of_python(crisp_c
 
 
 def test_the_example_in_the_help_can_be_parsed():
-    from crisp_attention.runs.options import FinetuneOptions
+    from crisp_attention.cli.options import FinetuneOptions
 
     lines = (FinetuneOptions.__doc__ or "").splitlines()
     example = next(line.split() for line in lines if line.strip().startswith("crisp finetune"))

@@ -22,7 +22,9 @@ def check(model: nn.Module, call) -> None:
     [
         pytest.param(bert, [ROWS[name].method for name in ("topk", "block_topk+entmax")], id="bert"),
         *(
-            pytest.param(build, every_second_method(build), id=f"{build.__name__}, half", marks=pytest.mark.slow)
+            pytest.param(
+                build, every_second_method(build), id=f"{build.__name__}, half", marks=pytest.mark.slow
+            )
             for build in (bert, llama)
         ),
     ],

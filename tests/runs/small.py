@@ -23,9 +23,9 @@ from transformers import (
     set_seed,
 )
 
-from crisp_attention.files import plain
+from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.runs.finetune import Run, carry_out
-from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.flat import spec_of
 from crisp_attention.runs.spec import RunSpec
 from tests.models.tiny import noisy
 
@@ -162,7 +162,7 @@ def options(model: str, dataset: str, output: Path, **changes) -> FinetuneOption
 
 
 def spec(options: FinetuneOptions) -> RunSpec:
-    return RunSpec.from_dict(plain(options))
+    return spec_of(vars(options))
 
 
 def tuned(options: FinetuneOptions, console: Console | None = None, callbacks=()) -> Run:

@@ -13,13 +13,13 @@ from datasets import Dataset
 from rich.console import Console
 
 import crisp_attention as crisp
+from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.errors import OptionError
-from crisp_attention.runs import finetune
+from crisp_attention.runs import prepare
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.source import read_digits
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.finetune import Run
-from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.sources import MINILM, load_source
 from crisp_attention.runs.spec import Data
 from tests.models.tiny import sparsity_of
@@ -229,7 +229,7 @@ def test_the_same_seed_gives_the_same_run_with_and_without_a_rehearsal_and_anoth
         return pd.read_parquet(run.directory / "predictions-test.parquet")
 
     first, other = table("a", 1), table("c", 2)
-    monkeypatch.setattr(finetune, "rehearse", lambda *given: None)
+    monkeypatch.setattr(prepare, "rehearse", lambda *given: None)
     pd.testing.assert_frame_equal(first, table("b", 1), check_exact=True)
     assert not np.array_equal(np.stack(first["logits"]), np.stack(other["logits"]))
 

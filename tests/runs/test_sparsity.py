@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 import crisp_attention as crisp
 from crisp_attention import Budgets, Dense, Method, PerHead, TopK, Window
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.prepare import described, make_sparse
+from crisp_attention.runs.prepare import make_sparse
 from crisp_attention.runs.spec import Data, RunSpec
 from tests.models.tiny import settings_in
 from tests.runs import small
@@ -29,16 +29,13 @@ def model(bert):
 
 def test_budgets_are_applied_and_described(model):
     given = spec(method=BUDGETS, phase="train")
-    assert described(model, given) == "attention: dense, the model's own"
-    make_sparse(model, given)
+    described = make_sparse(model, given)
     assert [settings.method for _, settings in settings_in(model)] == [Method(rule=TopK(0.5)), None, HEADS]
-    assert described(model, given) == (
-        "attention: budgets by layer and head, in training only, in 2 of 3 layers"
-    )
+    assert described == ("attention: budgets by layer and head, in training only, in 2 of 3 layers")
 
 
 def test_a_dense_run_keeps_the_models_own_attention(model):
-    make_sparse(model, spec(method=Dense()))
+    assert make_sparse(model, spec(method=Dense())) == "attention: dense, the model's own"
     assert not settings_in(model)
 
 

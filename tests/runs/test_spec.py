@@ -7,9 +7,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from crisp_attention import Budgets, Dense, Entmax, Method, PerHead, Schedule, TopK, Window
+from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.files import plain
-from crisp_attention.runs.options import FinetuneOptions
+from crisp_attention.runs.flat import spec_of
 from crisp_attention.runs.spec import Data, Recipe, RunSpec
 
 HEADS = PerHead((Method(rule=TopK(0.75)), Method(Window(3))))
@@ -89,16 +90,16 @@ def options(**changes) -> dict:
     ],
 )
 def test_flat_options_are_the_same_run(flat, same):
-    assert RunSpec.from_dict(options(**flat)) == spec(**same)
+    assert spec_of(options(**flat)) == spec(**same)
 
 
 def test_budgets_are_read_from_their_file_or_from_what_was_written_down(tmp_path):
     BUDGETS.save(tmp_path / "budgets.json")
     flat = options(budgets=tmp_path / "budgets.json")
-    assert RunSpec.from_dict(flat) == spec(method=BUDGETS)
+    assert spec_of(flat) == spec(method=BUDGETS)
     (tmp_path / "budgets.json").unlink()
     kept = {"layers": {name: each.to_dict() for name, each in BUDGETS.methods.items()}}
-    assert RunSpec.from_dict(flat | {"method": kept}) == spec(method=BUDGETS)
+    assert spec_of(flat | {"method": kept}) == spec(method=BUDGETS)
 
 
 REFUSED = [
@@ -138,8 +139,7 @@ REFUSED_FLAT = [
     ({"training": ("bf16",)}, "training", "training expects KEY=VALUE, got 'bf16'"),
 ]
 REFUSED += [
-    (lambda flat=flat: RunSpec.from_dict(options(**flat)), name, message)
-    for flat, name, message in REFUSED_FLAT
+    (lambda flat=flat: spec_of(options(**flat)), name, message) for flat, name, message in REFUSED_FLAT
 ]
 
 

@@ -179,7 +179,7 @@ def stars(tmp_path_factory) -> str:
 
 
 def test_regression_from_the_command_line(bert, stars, tmp_path, crisp_command):
-    words = ["--label-column", "stars", "--sparsity", "0.3", "--epochs", 12, "--batch-size", 8]
+    words = ["--label-column", "stars", "--sparsity", "0.3", "--epochs", 6, "--batch-size", 8]
     words += ["--learning-rate", 1e-2, "--metric", "rmse", "--training", "use_cpu=true"]
     words += ["--training", "load_best_model_at_end=true"]
     output = tmp_path / "run"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from crisp_attention.runs.options import Count, Flag, Texts
+from crisp_attention.flags import Count, Flag, Texts
 
 Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
 Part = Literal["attention", "step", "memory", "first-call"]

@@ -2,9 +2,8 @@
 
 from rich.console import Console
 
-from crisp_attention.cli.options import DemoOptions, SweepOptions
+from crisp_attention.cli.options import DemoOptions, SweepOptions, words
 from crisp_attention.cli.sweep import run_sweep
-from crisp_attention.runs.options import words
 from crisp_attention.studies.folder import StudyFolder
 
 DENSE = 3  # times the epochs of sparse attention

@@ -8,10 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crisp_attention.files import plain
+from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.runs.finetune import Run, carry_out
-from crisp_attention.runs.options import FinetuneOptions
-from crisp_attention.runs.spec import RunSpec
+from crisp_attention.runs.flat import spec_of
 from crisp_attention.runs.task import Target
 from crisp_attention.runs.terminal import is_main, table_console
 
@@ -21,7 +20,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
     from accelerate import PartialState
 
     run = carry_out(
-        RunSpec.from_dict(plain(options)),
+        spec_of(vars(options)),
         options.output,
         console,
         resume=options.resume,

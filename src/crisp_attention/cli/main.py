@@ -17,6 +17,7 @@ from crisp_attention.bench.options import BenchOptions
 from crisp_attention.cli.config import with_config
 from crisp_attention.cli.options import (
     DemoOptions,
+    FinetuneOptions,
     MethodsOptions,
     ProfileOptions,
     ReportOptions,
@@ -24,7 +25,6 @@ from crisp_attention.cli.options import (
     SweepOptions,
 )
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
-from crisp_attention.runs.options import FinetuneOptions
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
 from crisp_attention.view.options import ViewOptions
 

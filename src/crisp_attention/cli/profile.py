@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from crisp_attention.cli.options import ProfileOptions
 from crisp_attention.errors import OptionError, listed
-from crisp_attention.files import check_folder, plain
+from crisp_attention.files import check_folder
 from crisp_attention.insight.profile.dense_pass import profile
 from crisp_attention.insight.profile.profile import MASSES, Profile
 from crisp_attention.insight.profile.targets import METHODS
@@ -44,7 +44,7 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
     """
     console = console or Console(quiet=True)
     _check(options)
-    task = load_task(Data.from_dict(plain(options)))
+    task = load_task(Data.from_dict(vars(options)))
     set_seed(0)  # builtin:vit is drawn at random
     source = load_source(options.model, task, options.max_length)
     split = options.split

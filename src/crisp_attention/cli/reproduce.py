@@ -5,9 +5,8 @@ from typing import Any
 
 from rich.console import Console
 
-from crisp_attention.cli.options import ReproduceOptions, StudyOptions, SweepOptions
+from crisp_attention.cli.options import ReproduceOptions, StudyOptions, SweepOptions, words
 from crisp_attention.cli.sweep import run_sweep, without_secrets
-from crisp_attention.runs.options import words
 from crisp_attention.studies.folder import StudyFolder
 
 PAPER: dict[str, Any] = {

@@ -7,12 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from crisp_attention.cli.options import StudyOptions, SweepOptions
+from crisp_attention.cli.options import words as typed
 from crisp_attention.cli.report import end_with_report
 from crisp_attention.errors import OptionError
-from crisp_attention.files import plain
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.options import words as typed
 from crisp_attention.runs.spec import Data, Recipe
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.plan import SPARSITY_RANGE, TRIALS, Plan, planned, searched
@@ -49,7 +48,7 @@ def plan_of(options: SweepOptions) -> tuple[Plan, Search | None]:
         raise OptionError("recipe says what search is to find; leave one out", "recipe")
     levels = _levels(options)
     methods = [method for word in words(options.method) for method in _methods(word, levels)]
-    recipe, data = Recipe.from_dict(plain(options)), Data.from_dict(plain(options))
+    recipe, data = Recipe.from_dict(vars(options)), Data.from_dict(vars(options))
     recipes = _recipes(options.recipe, recipe)
     plan = planned(
         options.model,

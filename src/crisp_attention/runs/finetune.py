@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import pandas as pd
 from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict
 from rich.console import Console
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback
 
 from crisp_attention.errors import OptionError
 from crisp_attention.files import finite, write_json
@@ -25,21 +24,16 @@ from crisp_attention.models.notice import SparseCheckpointLoadedDense
 from crisp_attention.models.persistence import load
 from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.runs.arguments import training_arguments
-from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.card import write_card
 from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.costs import KernelsUsed, PeakMemory
-from crisp_attention.runs.data import load_task
 from crisp_attention.runs.evaluation import results
-from crisp_attention.runs.prepare import build, described, make_sparse
+from crisp_attention.runs.prepare import prepare
 from crisp_attention.runs.processes import agreed
-from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.rehearsal import rehearse
 from crisp_attention.runs.run_directory import RunDirectory
-from crisp_attention.runs.sources import encoded, load_source
 from crisp_attention.runs.spec import Budgets, Data, PerHead, Recipe, RunSpec
 from crisp_attention.runs.task import Target
-from crisp_attention.runs.terminal import is_main, quietly
+from crisp_attention.runs.terminal import is_main, quietly, say
 from crisp_attention.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -246,30 +240,17 @@ def carry_out(
             recorded, resume=resume, overwrite=overwrite, processes=arguments.world_size, held=held
         )
         if resume and directory.complete:
-            _say(console, f"the run in {output} is finished; nothing is left to do")
+            say(console, f"the run in {output} is finished; nothing is left to do")
             return Run(output, directory.read_metrics())
+        checkpoint, passed_over = None, ()
         if resume:
             check_resuming()
-        task = load_task(spec.data)
-        metric = task.target.metric(spec.metric)
-        if (best := (arguments.metric_for_best_model or "loss").removeprefix("eval_")) != "loss":
-            task.target.metric(best, "metric_for_best_model")
-        set_seed(spec.seed)
-        source = load_source(spec.model, task, spec.recipe.max_length)
-        make_sparse(source.model, spec)
-        task = encoded(source, task)
-        checkpoint, passed_over = (
-            newest_checkpoint(directory.checkpoints, arguments.world_size) if resume else (None, ())
-        )
-        notes = [*source.notes, described(source.model, spec), *task.notes]
-        sizes = {name: len(split) for name, split in task.splits.items()}
+            checkpoint, passed_over = newest_checkpoint(directory.checkpoints, arguments.world_size)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read where report_to asks for it
-        progress, kernels, memory = RunProgress(console, metric), KernelsUsed(), PeakMemory()
-        warn = warnings.warn if console.quiet else partial(_say, console)
-        scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
-        trainer, times = build(source, task, arguments, [*scheduled, progress, kernels, memory, *callbacks])
-        if unmeasured := rehearse(trainer, source, task):
-            notes.append(f"attention: dense, not looked into: {unmeasured}")
+        kernels, memory = KernelsUsed(), PeakMemory()
+        ready = prepare(spec, arguments, [kernels, memory, *callbacks], console)
+    trainer, task = ready.trainer, ready.task
+    sizes = {name: len(split) for name, split in task.splits.items()}
     with agreed():
         if is_main():
             resolved = {
@@ -281,37 +262,37 @@ def carry_out(
                     "examples": sizes,
                 },
                 "processes": arguments.world_size,
-                "notes": notes,
+                "notes": list(ready.notes),
             }
             directory.claim(recorded, resolved, resume=resume, overwrite=overwrite, held=held)
-    _say(console, *notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
+    say(console, *ready.notes, f"examples: {', '.join(f'{size:,} {name}' for name, size in sizes.items())}")
     if resume:
-        _say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
+        say(console, *passed_over, f"continuing from {checkpoint.name if checkpoint else 'the beginning'}")
 
-    with progress, recording() as kernels.used:
+    with ready.progress, recording() as kernels.used:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = results(
             trainer,
-            source,
+            ready.source,
             task,
             directory,
-            progress,
-            metric,
-            measured=unmeasured is None,
+            ready.progress,
+            ready.metric,
+            measured=ready.unmeasured is None,
             treatment=spec.treatment,
         )
     metrics |= {
-        "metric": metric.name,
+        "metric": ready.metric.name,
         "steps": trainer.state.global_step,
-        "seconds_per_step": times.median(),
-        "train_seconds": times.total(),
+        "seconds_per_step": ready.times.median(),
+        "train_seconds": ready.times.total(),
         # of the process that took most
         "peak_memory_bytes": max(gather_object([memory.peak])),
         "peak_memory_of": "training" if memory.of_training else "process",
         "device": str(arguments.device),
         "kernels": sorted(kernels.used)
-        if is_sparse(source.model)
-        else [source.model.config._attn_implementation],
+        if is_sparse(ready.source.model)
+        else [ready.source.model.config._attn_implementation],
     }
     metrics = finite(gather_object([metrics])[0])  # the main process's times
     with agreed():
@@ -322,8 +303,8 @@ def carry_out(
                 (directory.model / "training_args.bin").unlink(
                     missing_ok=True
                 )  # a pickle; config.json says the same
-                if source.processor is not None:
-                    source.processor.save_pretrained(directory.model)
+                if ready.source.processor is not None:
+                    ready.source.processor.save_pretrained(directory.model)
                 images = task.image_column is not None
                 write_card(directory.model, recorded, task.target, metrics, command, images=images)
             write_json(directory.metrics, metrics)  # last: its presence says that the run is complete
@@ -338,8 +319,3 @@ def as_data(data: str | Path | Dataset | Mapping[str, Dataset] | Data) -> Data:
     if isinstance(data, Dataset):
         return Data(source=DatasetDict({"train": data}))
     return Data(source=DatasetDict(data) if isinstance(data, Mapping) else data)
-
-
-def _say(console: Console, *notes: str) -> None:
-    for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -1,51 +1,104 @@
-"""A model made sparse as its run asks, and a Trainer that is ready to start."""
+"""Everything of a run before its training: data, a model made sparse as it asks, a Trainer that is ready to start."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from rich.console import Console
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.sparse_model import SparseModel
+from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.costs import StepTimes
+from crisp_attention.runs.data import load_task
 from crisp_attention.runs.evaluation import scores_of
 from crisp_attention.runs.processes import OwnPart
-from crisp_attention.runs.sources import Source, encoded
+from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.rehearsal import rehearse
+from crisp_attention.runs.sources import Source, encoded, load_source
 from crisp_attention.runs.spec import RunSpec
-from crisp_attention.runs.task import Task
-from crisp_attention.runs.terminal import is_main
+from crisp_attention.runs.task import Metric, Task
+from crisp_attention.runs.terminal import is_main, say
 from crisp_attention.runs.trainer import RunTrainer, longest_first
 
 
-def make_sparse(model: PreTrainedModel, spec: RunSpec) -> None:
-    """Apply the run's treatment and method. A dense run keeps the model's own attention, the honest baseline for time.
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has been tried with a few examples and can begin.
 
-    Raises OptionError if the model is not supported or a layer does not exist.
+    unmeasured: why attention cannot be measured in a run that is dense; None where it can.
+    """
+
+    trainer: Trainer
+    times: StepTimes
+    source: Source
+    task: Task
+    metric: Metric
+    progress: RunProgress
+    notes: tuple[str, ...]
+    unmeasured: str | None
+
+
+def prepare(
+    spec: RunSpec, arguments: TrainingArguments, callbacks: Sequence[TrainerCallback], console: Console
+) -> Prepared:
+    """Read data and model, make the model sparse, and try how it would be trained; nothing is written.
+
+    Raises OptionError, DataError or CheckpointError for what the run could not do.
+    """
+    task = load_task(spec.data)
+    metric = task.target.metric(spec.metric)
+    if (best := (arguments.metric_for_best_model or "loss").removeprefix("eval_")) != "loss":
+        task.target.metric(best, "metric_for_best_model")
+    set_seed(spec.seed)
+    source = load_source(spec.model, task, spec.recipe.max_length)
+    attention = make_sparse(source.model, spec)
+    task = encoded(source, task)
+    progress = RunProgress(console, metric)
+    warn = warnings.warn if console.quiet else partial(say, console)
+    scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
+    trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
+    unmeasured = rehearse(trainer, source, task)
+    notes = (*source.notes, attention, *task.notes)
+    if unmeasured:
+        notes = (*notes, f"attention: dense, not looked into: {unmeasured}")
+    return Prepared(trainer, times, source, task, metric, progress, notes, unmeasured)
+
+
+def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
+    """Apply the run's treatment and method, and say in one sentence which attention the model has now.
+
+    A dense run keeps the model's own attention, the honest baseline for time. Raises OptionError if the model is not
+    supported or a layer does not exist.
     """
     if spec.treatment is not None:
         spec.treatment.apply(model)
-    if spec.is_dense:
-        return
-    try:
-        sparsify(
-            model,
-            spec.method,
-            layers=spec.layers or None,
-            phase=spec.phase,  # type: ignore[arg-type]
-            attention=spec.attention,  # type: ignore[arg-type]
-        )
-    except (TypeError, ValueError) as error:
-        option = "layers" if spec.layers else "budgets" if isinstance(spec.method, Budgets) else None
-        raise OptionError(str(error), option) from error
-
-
-def described(model: PreTrainedModel, spec: RunSpec) -> str:
-    """One sentence for the user: which attention the model has now."""
+    if not spec.is_dense:
+        try:
+            sparsify(
+                model,
+                spec.method,
+                layers=spec.layers or None,
+                phase=spec.phase,  # type: ignore[arg-type]
+                attention=spec.attention,  # type: ignore[arg-type]
+            )
+        except (TypeError, ValueError) as error:
+            option = "layers" if spec.layers else "budgets" if isinstance(spec.method, Budgets) else None
+            raise OptionError(str(error), option) from error
     if spec.treatment is not None:
         return f"treatment: {spec.treatment.spec}"
     if (sparse := SparseModel.find(model)) is None:

@@ -11,6 +11,7 @@ from datasets import DatasetDict, load_from_disk
 
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.files import check_folder, check_ours, versions, write_json
+from crisp_attention.runs.flat import spec_of
 from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.task.target import Target
 
@@ -57,7 +58,7 @@ class RunDirectory:
         if "dataset" in options:  # before RunSpec: flat options, and what they became
             options = options | {"method": config.get("method", options.get("method"))}
         try:
-            return RunSpec.from_dict(options)
+            return spec_of(options) if "dataset" in options else RunSpec.from_dict(options)
         except (KeyError, TypeError, ValueError) as error:
             raise OptionError(f"{self.config} is damaged ({first_line(error)})") from error
 

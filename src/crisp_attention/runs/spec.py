@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crisp_attention.errors import OptionError, did_you_mean
-from crisp_attention.methods.budgets import Budgets, budgets
+from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import PerHead, layer_method
 from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules.topk import TopK
-from crisp_attention.methods.spec import parse
 from crisp_attention.runs.task.metrics import NAMES
 from crisp_attention.runs.treatment import ModelTreatment, treatment_from_dict
 from crisp_attention.schedule import Schedule
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 ATTENTION = ("self", "cross", "all")
 PHASES = ("always", "train", "eval")
 REPORT_TO = ("none", "tensorboard", "mlflow", "wandb")
-RAMP = (0.0, 0.5)  # fractions of training
 SEEDS = 2**32  # as numpy takes them
 AnyMethod = Method | PerHead | Budgets
 
@@ -234,28 +232,14 @@ class RunSpec:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "RunSpec":
-        """The run that `to_dict` wrote, or that flat options describe, as the command line and older files have them.
-
-        Flat options name the data `dataset`, may have the method as a spec with a `sparsity`, or `budgets` as the
-        path of a file, and a `schedule` by its shape with a `ramp`.
+        """The run that `to_dict` wrote.
 
         Raises
         ------
         OptionError
-            For what is no method or no schedule, and for values that do not fit together.
+            For values that do not fit together.
         """
         own = _own(RunSpec, data)
-        if "dataset" in data:
-            method = _typed_method(data)
-            return RunSpec(
-                **own
-                | {
-                    "data": Data.from_dict(data),
-                    "method": method,
-                    "schedule": schedule_to(method, data.get("schedule"), data.get("ramp")),
-                    "recipe": Recipe.from_dict(data),
-                }
-            )
         schedule, treatment = data.get("schedule"), data.get("treatment")
         return RunSpec(
             **own
@@ -300,57 +284,16 @@ def method_from_dict(data: Mapping[str, Any]) -> AnyMethod:
     return layer_method(data)
 
 
-def _typed_method(options: Mapping[str, Any]) -> AnyMethod:
-    spec, file = options.get("method"), options.get("budgets")
-    if isinstance(spec, Mapping):
-        return method_from_dict(spec)
-    if file is not None:
-        for name in ("method", "sparsity"):
-            if options.get(name) is not None:
-                raise OptionError(
-                    f"{name} cannot be combined with budgets, which set every layer and head", name
-                )
-        try:
-            return budgets(file)
-        except ValueError as error:
-            raise OptionError(str(error), "budgets") from error
-    spec = spec or TopK.name
-    try:
-        return parse(spec, sparsity=options.get("sparsity"))
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"method {spec}: {error}", "method") from error
-
-
-def schedule_to(
-    method: AnyMethod, shape: str | None, ramp: tuple[float, float] | None = None
-) -> Schedule | None:
-    """The schedule of that shape to the method's sparsity, over `ramp` of training; None for a constant one.
-
-    Raises OptionError where that cannot be.
-    """
-    shape = shape or "constant"
-    if shape == "constant":
-        if ramp is not None:
-            raise OptionError("ramp needs a schedule that rises: linear, cosine or cubic", "ramp")
-        return None
-    begin, end = ramp or RAMP
-    try:
-        return Schedule(final=_one_sparsity(method), shape=shape, begin=begin, end=end)
-    except OptionError:
-        raise
-    except ValueError as error:
-        raise OptionError(str(error), "schedule" if ramp is None else "ramp") from error
-
-
 def _check_schedule(schedule: Schedule, method: AnyMethod) -> None:
-    if (sparsity := _one_sparsity(method)) != schedule.final:
+    if (sparsity := one_sparsity(method)) != schedule.final:
         raise OptionError(
             f"schedule must end at the method's sparsity, {sparsity:g}; its final sparsity is {schedule.final:g}",
             "schedule",
         )
 
 
-def _one_sparsity(method: AnyMethod) -> float:
+def one_sparsity(method: AnyMethod) -> float:
+    """The sparsity that a schedule ends at. Raises OptionError where a method has none, or many."""
     if isinstance(method, Budgets):
         raise OptionError("schedule sets one sparsity everywhere; budgets have many", "schedule")
     if method.sparsity is None:

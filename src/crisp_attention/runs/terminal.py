@@ -3,6 +3,7 @@
 import codecs
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-import time
 
 CANNOT_PRINT = 1
 TABLE_WIDTH = 80
@@ -76,6 +76,12 @@ def table_console() -> "Console":
     console = Console()
     console.width = max(console.width, TABLE_WIDTH)
     return console
+
+
+def say(console: "Console", *lines: str) -> None:
+    """Print lines as they are, each in one piece however narrow the terminal is."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def can_write() -> bool:

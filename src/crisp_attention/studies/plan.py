@@ -10,7 +10,8 @@ from crisp_attention.errors import OptionError, listed
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import AnyMethod, Method
 from crisp_attention.methods.spec import parse
-from crisp_attention.runs.spec import Data, Recipe, RunSpec, schedule_to
+from crisp_attention.runs.flat import schedule_to
+from crisp_attention.runs.spec import Data, Recipe, RunSpec
 from crisp_attention.runs.treatment import Treatment, treatment_from_dict
 from crisp_attention.studies.attention import DENSE, Attention, as_treatment
 

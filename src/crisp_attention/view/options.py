@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from crisp_attention.runs.options import Text
+from crisp_attention.flags import Text
 
 
 @dataclass(frozen=True)

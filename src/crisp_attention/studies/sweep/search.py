@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from crisp_attention.errors import OptionError
-from crisp_attention.runs.spec import schedule_to
+from crisp_attention.runs.flat import schedule_to
 from crisp_attention.studies.attention import Attention
 from crisp_attention.studies.plan import Configuration, Plan
 from crisp_attention.studies.sweep.campaign import Campaign
