@@ -242,10 +242,11 @@ def carry_out(
         if resume and directory.complete:
             say(console, f"the run in {output} is finished; nothing is left to do")
             return Run(output, directory.read_metrics())
-        checkpoint, passed_over = None, ()
         if resume:
             check_resuming()
-            checkpoint, passed_over = newest_checkpoint(directory.checkpoints, arguments.world_size)
+        checkpoint, passed_over = (
+            newest_checkpoint(directory.checkpoints, arguments.world_size) if resume else (None, ())
+        )
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read where report_to asks for it
         kernels, memory = KernelsUsed(), PeakMemory()
         ready = prepare(spec, arguments, [kernels, memory, *callbacks], console)
