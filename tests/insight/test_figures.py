@@ -51,7 +51,9 @@ def drawing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape", [(6, 12), pytest.param((24, 16), marks=pytest.mark.slow), (2, 4), (1, 2)], ids=str
+    "shape",
+    [(2, 4), *(pytest.param(each, marks=pytest.mark.slow) for each in ((1, 2), (6, 12), (24, 16)))],
+    ids=str,
 )
 def test_every_panel_has_its_words_and_none_overlap(drawing, shape):
     found = made_up(*shape)
@@ -96,7 +98,9 @@ def test_the_marks_say_what_the_budgets_keep(drawing):
     assert "Recommended blocks sparsity" in words
 
 
-@pytest.mark.parametrize(("cross", "empty"), [((1,), 0), ((0, 1), 3)])
+@pytest.mark.parametrize(
+    ("cross", "empty"), [pytest.param((1,), 0, marks=pytest.mark.slow), ((0, 1), 3)], ids=str
+)
 def test_what_cross_attention_does_not_have_is_grey_or_said(drawing, cross, empty):
     words = [word for word, _ in drawing(made_up(2, 4, cross=cross))[0]]
     assert words.count("only in self-attention") == empty

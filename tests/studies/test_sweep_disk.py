@@ -10,7 +10,15 @@ import pytest
 
 import crisp_attention as crisp
 from crisp_attention.errors import OptionError
-from tests.studies.sweeping import Worker, database, each_once, metrics_files, states, until
+from tests.studies.sweeping import (
+    database,
+    each_once,
+    meanwhile,
+    metrics_files,
+    small_plan,
+    states,
+    swept,
+)
 
 
 @pytest.fixture
@@ -36,27 +44,19 @@ def fill(ballast: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_a_study_that_can_be_continued(small_bert, reviews, disk):
-    def start():
-        return Worker(small_bert, reviews, disk / "study", seeds=3, epochs=12)
+    plan, output, ballast = small_plan(small_bert, reviews, 3, epochs=4), disk / "study", disk / "ballast"
 
-    worker, ballast = start(), disk / "ballast"
-    until(lambda: metrics_files(disk / "study"))
-    fill(ballast)
-    for attempt in (worker, start()):
-        code, said = attempt.ends()
-        assert code == 2, said
-        assert said.count("error:") == 1
-        assert said.splitlines()[-1].startswith("error: ")
-        assert "the study is intact" in said
-        assert "run the same command again" in said
-        assert "Traceback" not in said
-    done = metrics_files(disk / "study")
+    stopped = pytest.raises(OptionError, match=r"the study is intact: .*run the same command again")
+    with stopped, meanwhile(lambda: metrics_files(output), lambda _: fill(ballast)):
+        swept(plan, output)
+    with pytest.raises(OptionError, match=r"the study is intact: .*run the same command again"):
+        swept(plan, output)  # it is still full
+    done = metrics_files(output)
     assert 1 <= len(done) < 6
     ballast.unlink()
-    code, said = start().ends()
-    assert code == 0, said
-    assert metrics_files(disk / "study").items() >= done.items()
-    each_once(states("study", database(disk / "study")), 6)
+    swept(plan, output)
+    assert metrics_files(output).items() >= done.items()
+    each_once(states("study", database(output)), 6)
 
 
 def test_a_read_only_disk_is_refused_at_once(small_bert, reviews, disk):

@@ -15,6 +15,23 @@ from transformers import (
 from tests.studies.viewing import WORDS
 
 
+@pytest.fixture(scope="module")
+def here(bert, tmp_path_factory):
+    """A folder of models that cannot be shown."""
+    here = tmp_path_factory.mktemp("here")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vit = ViTModel(ViTConfig(image_size=8, patch_size=4, **size))
+    vit.save_pretrained(here / "vit")
+    vit.save_pretrained(here / "both")
+    DebertaV2Model(DebertaV2Config(vocab_size=len(WORDS), **size)).save_pretrained(here / "deberta")
+    BartConfig(vocab_size=16).save_pretrained(here / "bart")
+    text = {**size, "vocab_size": len(WORDS)}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vit.config.to_dict())).save_pretrained(here / "clip")
+    for name in ("both", "deberta", "clip"):
+        AutoTokenizer.from_pretrained(bert).save_pretrained(here / name)
+    return here
+
+
 @pytest.mark.parametrize(
     ("flags", "changes", "message"),
     [
@@ -38,19 +55,7 @@ from tests.studies.viewing import WORDS
         ([], {"model": "{here}/clip"}, "CLIPModel cannot read a text as its tokenizer encodes it: "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_status_2(view, bert, tmp_path, flags, changes, message):
-    here = tmp_path / "here"
-    here.mkdir()
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    vit = ViTModel(ViTConfig(image_size=8, patch_size=4, **size))
-    vit.save_pretrained(here / "vit")
-    vit.save_pretrained(here / "both")
-    DebertaV2Model(DebertaV2Config(vocab_size=len(WORDS), **size)).save_pretrained(here / "deberta")
-    BartConfig(vocab_size=16).save_pretrained(here / "bart")
-    text = {**size, "vocab_size": len(WORDS)}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vit.config.to_dict())).save_pretrained(here / "clip")
-    for name in ("both", "deberta", "clip"):
-        AutoTokenizer.from_pretrained(bert).save_pretrained(here / name)
+def test_a_mistake_is_one_line_and_exit_status_2(view, here, flags, changes, message):
     changes = {name: value.format(here=here) for name, value in changes.items()}
     status, out, err, output = view(*flags, **changes)
     assert (status, out) == (2, "")

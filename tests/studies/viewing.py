@@ -17,6 +17,7 @@ HOSTILE = (
     "שלום",
 )
 WORDS = ("[UNK]", "the", "cat", "sat", "on", "a", "mat", "and", "slept", *HOSTILE)
+FOUR = ("topk:sparsity=0.5", "topk:sparsity=0.8", "random:sparsity=0.8", "window:width=5")
 TEXT = "the cat sat on a mat and slept the cat"
 
 

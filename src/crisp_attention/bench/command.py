@@ -30,12 +30,9 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
 
     Raises OptionError, before anything is measured, for what cannot work.
     """
-    try:
-        plan = planned(options)
-    except (TypeError, ValueError) as error:
-        raise OptionError(str(error)) from error
+    plan = planned(options)
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("--device cuda: torch finds no CUDA device here")
+        raise OptionError("device cuda: torch finds no CUDA device here", "device")
     check_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -6,6 +6,7 @@ from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
 from crisp_attention.bench.options import PARTS, BenchOptions, Part
 from crisp_attention.bench.rounds import Effort
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.method import Method
 
@@ -45,7 +46,7 @@ class Plan:
 
 
 def planned(options: BenchOptions) -> Plan:
-    """What the options ask for. Raises ValueError naming the option that cannot be."""
+    """What the options ask for. Raises OptionError for one that cannot be."""
     _check(options)
     cuda = options.device == "cuda"
     heads, width = options.heads or (16 if cuda else 12), options.width or (128 if cuda else 64)
@@ -59,7 +60,7 @@ def planned(options: BenchOptions) -> Plan:
         try:
             return named(word, options.sparsity, length)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"--method {word}: {error}") from error
+            raise OptionError(f"method {word}: {error}", "method") from error
 
     known = LENGTHS["quick" if options.quick else options.device]
     words = options.method or (tuple(known) if options.quick else DEFAULT)
@@ -85,10 +86,14 @@ def planned(options: BenchOptions) -> Plan:
 
 def _check(options: BenchOptions) -> None:
     if options.parts == ():
-        raise ValueError(f"--parts needs at least one of {', '.join(PARTS)}")
-    check_number("--sparsity", options.sparsity, "[0, 1)")
-    for length in options.lengths:
-        check_whole("--lengths", length, 1)
-    for flag in ("batch", "heads", "width", "threads", "rounds"):
-        if (value := getattr(options, flag)) is not None:
-            check_whole(f"--{flag}", value, 1)
+        raise OptionError(f"parts needs at least one of {', '.join(PARTS)}", "parts")
+    whole = [("lengths", length) for length in options.lengths]
+    whole += [(name, getattr(options, name)) for name in ("batch", "heads", "width", "threads", "rounds")]
+    name = "sparsity"
+    try:
+        check_number(name, options.sparsity, "[0, 1)")
+        for name, value in whole:
+            if value is not None:
+                check_whole(name, value, 1)
+    except (TypeError, ValueError) as error:
+        raise OptionError(str(error), name) from error

@@ -192,10 +192,6 @@ class StudyFolder:
         """The configuration's finished runs, by seed, without those that diverged."""
         return [run for run in self.ended(configuration) if not run.diverged]
 
-    def diverged(self, configuration: Configuration) -> list[FinishedRun]:
-        """The configuration's runs that ended with a loss that is no finite number, by seed."""
-        return [run for run in self.ended(configuration) if run.diverged]
-
     def ended(self, configuration: Configuration) -> list[FinishedRun]:
         """The configuration's runs that ended, diverged or not, by seed."""
         folders = {seed: self.directory(configuration, seed) for seed in self.seeds}

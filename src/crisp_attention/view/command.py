@@ -25,7 +25,7 @@ def run_view(options: ViewOptions, notes: Console) -> None:
     """
     methods = chosen(options.method)
     if options.output.is_dir():
-        raise OptionError(f"--output {options.output} is a folder; expected a file")
+        raise OptionError(f"output {options.output} is a folder; expected a file", "output")
     reading = read(options)
     layers = layers_of(reading.model, reading.batch)
     opened = _opened(options, layers)
@@ -39,7 +39,7 @@ def run_view(options: ViewOptions, notes: Console) -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(page(title, data), encoding="utf-8")
     except OSError as error:
-        raise OptionError(f"--output {options.output}: {error.strerror}") from error
+        raise OptionError(f"output {options.output}: {error.strerror}", "output") from error
     Console().print(
         f"{options.output}: {_count(reading.tokens, 'token')}, {_count(data['layers'], 'layer')}, "
         f"{_count(data['methods'], 'method')}, {options.output.stat().st_size / 1e6:.1f} MB",
@@ -56,10 +56,10 @@ def _count(things: list[Any], name: str) -> str:
 def _opened(options: ViewOptions, layers: list[Layer]) -> Layer:
     numbers = [layer.number for layer in layers]
     if options.layer not in numbers:
-        raise OptionError(f"--layer must be in {min(numbers)} to {max(numbers)}, got {options.layer}")
+        raise OptionError(f"layer must be in {min(numbers)} to {max(numbers)}, got {options.layer}", "layer")
     opened = layers[numbers.index(options.layer)]
     if not 0 <= options.head < opened.heads:
-        raise OptionError(f"--head must be in 0 to {opened.heads - 1}, got {options.head}")
+        raise OptionError(f"head must be in 0 to {opened.heads - 1}, got {options.head}", "head")
     return opened
 
 
@@ -74,8 +74,8 @@ def _data(
     if (size := page_bytes(layers, len(reading.tokens), len(asked))) > MAX_BYTES:
         held = [opened]
         notes.append(
-            f"All {len(layers)} layers would take {size / 1e6:,.0f} MB: the page holds layer {opened.number} only; "
-            f"--layer chooses another."
+            f"All {len(layers)} layers would take {size / 1e6:,.0f} MB: the page holds layer {opened.number} only, "
+            f"the one that was chosen."
         )
     shown = []
     for title, method in asked:

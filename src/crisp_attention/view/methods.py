@@ -28,5 +28,5 @@ def chosen(specs: tuple[str, ...]) -> list[Method]:
         try:
             methods.append(parse(spec))
         except (TypeError, ValueError) as error:
-            raise OptionError(f"--method {spec}: {error}") from error
+            raise OptionError(f"method {spec}: {error}", "method") from error
     return list(dict.fromkeys(methods))

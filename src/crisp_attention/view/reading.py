@@ -36,13 +36,13 @@ def read(options: ViewOptions) -> Reading:
     Raises CheckpointError if the model cannot be read, OptionError if it reads no text or the text is empty.
     """
     texts = tuple(text for text in (options.text, options.text_pair) if text is not None)
-    for flag, text in zip(("--text", "--text-pair"), texts, strict=False):
+    for option, text in zip(("text", "text_pair"), texts, strict=False):
         if not text.strip():
-            raise OptionError(f"{flag} is empty")
+            raise OptionError(f"{option} is empty", option)
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise OptionError(f"{flag} is not valid UTF-8")
+            raise OptionError(f"{option} is not valid UTF-8", option)
     if not options.model.isprintable():
-        raise OptionError("--model is not valid UTF-8, or holds characters that cannot be shown")
+        raise OptionError("model is not valid UTF-8, or holds characters that cannot be shown", "model")
     path = _folder(options.model)
     with restoring():
         config = read_config(path)

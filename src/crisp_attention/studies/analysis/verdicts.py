@@ -81,6 +81,22 @@ def answer(analysis: Analysis) -> str:
     return f"No gain is shown.{worse_too} {_names(open_)}: no difference from dense was detected{limit}."
 
 
+def correction(analysis: Analysis) -> str:
+    """What the verdicts on differences from dense were corrected for, in plain words; empty where there are none."""
+    count = sum(line.to_dense is not None for line in analysis.lines)
+    if not count:
+        return ""
+    if count == 1:
+        return (
+            "The one comparison with dense needs no correction: if nothing differed, a false “better” or “worse” "
+            "would have a chance of at most 5 %."
+        )
+    return (
+        f"The {count} comparisons with dense are corrected for being {count} (Holm): if nothing differed, even one "
+        f"false “better” or “worse” among them would have a chance of at most 5 %."
+    )
+
+
 def unfinished(analysis: Analysis) -> str:
     """That a study that is still running, or was just extended, has no verdict; empty for a finished one."""
     if not analysis.missing:
@@ -102,7 +118,7 @@ def sentence(found: Comparison, unit: Unit) -> str:
     if found.verdict is not Verdict.NOT_SHOWN:
         return words
     if not wider.low <= 0 <= wider.high and found.comparisons > 1:
-        words += f"; after Holm's correction over {found.comparisons} comparisons p = {probability(found.p)}"
+        words += f"; p = {probability(found.p)} once corrected for {found.comparisons} comparisons (Holm)"
     return f"{words}; this study could have shown ±{unit.score(found.detectable)}"
 
 

@@ -63,7 +63,7 @@ def compare(first: Analysis, second: Analysis) -> Comparing:
         )
     reason = _not_paired(first, second)
     how = (
-        f"Only means are compared (95 % intervals of Welch): {reason}."
+        f"Only means are compared (Welch’s 95 % intervals): {reason}."
         if reason
         else "Both studies have the same examples and seeds: differences are paired by seed (95 % t-intervals)."
     )

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from crisp_attention.drawing.svg import inline
 from crisp_attention.errors import DataError
-from crisp_attention.studies.analysis import Analysis, Line, answer, statements
+from crisp_attention.studies.analysis import Analysis, Line, answer, correction, statements
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.report.examples import Example, read_examples
@@ -54,6 +54,7 @@ def facts(analysis: Analysis) -> dict[str, Any]:
         "verdicts": [
             each for each in statements(analysis) if each.verdict is not None and each.baseline.is_dense
         ],
+        "corrected": correction(analysis),
         "lines": [(line, {name: line.mean(name) for name in ("score", *MEANS)}) for line in analysis.lines],
         "examples": len(analysis.labels),
         "command": command,
