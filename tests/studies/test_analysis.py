@@ -313,7 +313,7 @@ def test_every_comparison_has_a_statement_also_where_nothing_can_be_said(analysi
         Verdict.WORSE,
         Verdict.BETTER,
     ]
-    assert correction(analysis).startswith("The 3 comparisons with dense are corrected for being 3 (Holm)")
+    assert correction(analysis).startswith("Corrected for 3 comparisons with dense (Holm): ")
     failed = {(TOPK, seed): "crashed" for seed in (0, 1, 2)}
     truth = {"dense": 0.85, TOPK: 0.85}
     few = statements(analyse(make_study(tmp_path / "few", truth, failed=failed)))

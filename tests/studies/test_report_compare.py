@@ -89,7 +89,8 @@ def test_one_run_each_has_no_interval(tmp_path):
 
 def test_what_differs_between_the_studies_is_named(first, tmp_path):
     changed = shutil.copytree(first, tmp_path / "b")
-    made = replace(StudyFolder.read(changed), versions={"torch": "9.9"})
+    made = StudyFolder.read(changed)
+    made = replace(made, versions={**made.versions, "torch": "9.9"})
     recipe = Recipe(learning_rate=5e-5, epochs=5, batch_size=32)
     lines = tuple(replace(each, recipe=recipe) for each in made.configurations)
     data = Data(source="stanfordnlp/sst2", text_columns=("a", "b"))

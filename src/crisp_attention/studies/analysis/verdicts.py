@@ -87,13 +87,10 @@ def correction(analysis: Analysis) -> str:
     if not count:
         return ""
     if count == 1:
-        return (
-            "The one comparison with dense needs no correction: if nothing differed, a false “better” or “worse” "
-            "would have a chance of at most 5 %."
-        )
+        return "One comparison with dense: if nothing differed, the chance of a false verdict would be at most 5 %."
     return (
-        f"The {count} comparisons with dense are corrected for being {count} (Holm): if nothing differed, even one "
-        f"false “better” or “worse” among them would have a chance of at most 5 %."
+        f"Corrected for {count} comparisons with dense (Holm): if nothing differed, the chance of even one false "
+        f"verdict among them would be at most 5 %."
     )
 
 
