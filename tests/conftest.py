@@ -29,6 +29,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # nanobind lists whatever is left at the end
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_pictures_of_runs() -> Iterator[None]:
     """Drawing a run's two pictures takes longer than the run; a test that looks at them asks for `pictures`."""
