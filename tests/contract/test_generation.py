@@ -10,7 +10,6 @@ from tests.contract.families import FAMILIES
 from tests.contract.rows import pairs
 from tests.table import ROWS
 
-methods = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 WANTED = ("gpt2", "gpt_neox", "llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "phi3")
 WANTED += ("bart", "t5")
 LLAMA = next(family for family in FAMILIES if family.name == "llama")
@@ -54,23 +53,24 @@ def test_cached_generation_equals_uncached(family, row):
     torch.testing.assert_close(generate(model, cache=True), generate(model, cache=False), rtol=0, atol=0)
 
 
-@methods
-def test_a_static_cache_changes_nothing(row):
-    model = crisp.sparsify(with_head(LLAMA), row.method)
-    static = generate(model, cache=True, cache_implementation="static", disable_compile=True)
-    torch.testing.assert_close(static, generate(model, cache=True), rtol=0, atol=0)
-
-
 QUICK = {"topk", "window+topk", "block_topk"}
-
-
-@pytest.mark.parametrize(
+quick_methods = pytest.mark.parametrize(
     "row",
     [
         pytest.param(row, id=name, marks=() if name in QUICK else pytest.mark.slow)
         for name, row in ROWS.items()
     ],
 )
+
+
+@quick_methods
+def test_a_static_cache_changes_nothing(row):
+    model = crisp.sparsify(with_head(LLAMA), row.method)
+    static = generate(model, cache=True, cache_implementation="static", disable_compile=True)
+    torch.testing.assert_close(static, generate(model, cache=True), rtol=0, atol=0)
+
+
+@quick_methods
 def test_a_trained_model_tells_the_same_story_with_and_without_cache(models_folder, row):
     folder = models_folder / "stories260K"
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -13,8 +13,8 @@ def _products_as_on_gpus() -> Iterator[None]:
     """Every element of a product is the same sum, wherever it lies in the tile, and bfloat16 is a number.
 
     numpy's BLAS sums in one order or another depending on the place: two elements that are the same sum
-    differ in the last bit, and gradients that are exactly 0 on GPUs become 1e-7. Of bfloat16 the
-    interpreter takes the bits for whole numbers.
+    differ in the last bit of float32, and gradients that are exactly 0 on GPUs become 1e-7. In float64
+    that bit is rounded away. Of bfloat16 the interpreter takes the bits for whole numbers.
     """
     if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
         yield
@@ -28,7 +28,7 @@ def _products_as_on_gpus() -> Iterator[None]:
         return tile.data.astype(np.float32)
 
     def create_dot(self, one, other, accumulator, *_) -> TensorHandle:
-        product = np.einsum("ik,kj->ij", numbers(one), numbers(other))
+        product = np.matmul(numbers(one), numbers(other), dtype=np.float64).astype(np.float32)
         return TensorHandle(product + accumulator.data, accumulator.dtype.scalar)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -81,7 +81,14 @@ def test_export_gives_what_eager_gives_and_leaves_nothing_behind(method) -> None
 
 
 @METHODS
-def test_torch_sees_the_operators_on_strided_inputs(method) -> None:
+@pytest.mark.parametrize(
+    "tests",
+    [
+        pytest.param(("test_schema", "test_autograd_registration", "test_faketensor"), id="plain"),
+        pytest.param(("test_aot_dispatch_dynamic",), marks=pytest.mark.slow, id="compiled"),
+    ],
+)
+def test_torch_sees_the_operators_on_strided_inputs(method, tests) -> None:
     seen: list[tuple] = []
     real = operators.rows
     try:
@@ -92,7 +99,7 @@ def test_torch_sees_the_operators_on_strided_inputs(method) -> None:
         operators.rows = real
     query, key, value, *rest = seen[0]
     learning = [each.detach().requires_grad_() for each in (query, key, value)]
-    torch.library.opcheck(real, (*learning, *rest))
+    torch.library.opcheck(real, (*learning, *rest), test_utils=tests)
 
 
 @pytest.mark.parametrize("spoiled", [torch.nan, torch.inf, -torch.inf])

@@ -33,7 +33,16 @@ RULES = {
     "threshold": Threshold(0.3),
     "dense": Dense(),
 }
-EVERY_RULE = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+# the others differ from one of them by what is compared with the threshold alone
+SEARCHED = pytest.mark.parametrize("rule", [RULES["topk"], RULES["topp"]], ids=["topk", "topp"])
+
+
+def in_turn(name: str, *values) -> pytest.MarkDecorator:
+    """Parametrize `rule` and `name`: every rule once, the values in turn."""
+    return pytest.mark.parametrize(
+        ("rule", name),
+        [pytest.param(r, values[i % len(values)], id=n) for i, (n, r) in enumerate(RULES.items())],
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -82,14 +91,12 @@ def padding(lengths: list[int], keys: int) -> Tensor:
     return (torch.arange(keys) < torch.tensor(lengths)[:, None])[:, None, None].to(DEVICE)
 
 
-@EVERY_RULE
-@pytest.mark.parametrize("causal", [False, True])
+@in_turn("causal", False, True)
 def test_it_is_the_reference(rule, causal: bool) -> None:
     assert_as_good_as_the_reference(a_call(rule, causal=causal))
 
 
-@pytest.mark.parametrize("dtype", triton_rows.DTYPES, ids=str)
-@EVERY_RULE
+@in_turn("dtype", *triton_rows.DTYPES)
 def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
     assert_as_good_as_the_reference(a_call(rule, dtype=dtype, valid=padding([18, 13], 19)))
 
@@ -97,21 +104,23 @@ def test_padding_in_every_dtype(rule, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [(2, 1, 17, 19), (1, 2, 17, 19), (2, 2, 1, 19), (1, 1, 17, 1)], ids=str)
 def test_any_mask_of_fewer_queries_than_keys(shape: tuple[int, ...]) -> None:
     valid = (normal(*shape, seed=3) > 0.2).to(DEVICE)
-    assert_as_good_as_the_reference(a_call(length=17, valid=valid, causal=True))
-    assert_as_good_as_the_reference(a_call(RULES["topp"], length=17, valid=valid))
+    causal = shape[1] == 1
+    rule = RULES["topk" if causal else "topp"]
+    assert_as_good_as_the_reference(a_call(rule, length=17, valid=valid, causal=causal))
 
 
 @pytest.mark.parametrize(("length", "keys"), [(1, 1), (1, 19), (19, 1), (20, 3), (3, 20)])
 def test_lengths_of_all_kinds(length: int, keys: int) -> None:
-    assert_as_good_as_the_reference(a_call(length=length, keys=keys))
-    assert_as_good_as_the_reference(a_call(RULES["topp"], length=length, keys=keys, causal=True))
+    causal = length < keys
+    rule = RULES["topp" if causal else "topk"]
+    assert_as_good_as_the_reference(a_call(rule, length=length, keys=keys, causal=causal))
 
 
 NUMBERS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 1e-44, math.inf, -math.inf])
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=40), st.integers(1, 40), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 def test_exactly_the_k_largest_of_any_numbers_and_the_first_of_equals(row, k: int, seed: int) -> None:
     scores = torch.tensor(row, dtype=torch.float32)[None, None, :, None]
     if seed % 2:  # many of them equal
@@ -119,8 +128,18 @@ def test_exactly_the_k_largest_of_any_numbers_and_the_first_of_equals(row, k: in
     assert_kept(scores.to(DEVICE), k)
 
 
-@pytest.mark.parametrize("kind", ["normal", "exponential", "one outlier", "neighbours", "cauchy", "equal"])
-@pytest.mark.parametrize("k", [1, 60, 299])
+@pytest.mark.parametrize(
+    ("kind", "k"),
+    [
+        ("normal", 1),
+        ("normal", 299),
+        ("exponential", 60),
+        ("one outlier", 60),
+        ("neighbours", 299),
+        ("cauchy", 60),
+        ("equal", 60),
+    ],
+)
 def test_exactly_the_k_largest_of_many(kind: str, k: int) -> None:
     scores = normal(300, dtype=torch.float32)
     if kind == "exponential":
@@ -156,13 +175,13 @@ def assert_kept(scores: Tensor, k: int) -> None:
     assert kept.equal(keep_largest(row, seen, torch.full_like(cut, k, dtype=torch.int64).reshape(1, 1, 1)))
 
 
-@EVERY_RULE
-@pytest.mark.parametrize("causal", [False, True])
+@in_turn("causal", False, True)
 def test_equal_scores_are_settled_as_in_the_reference(rule, causal: bool) -> None:
     call = a_call(rule, causal=causal, valid=padding([17, 19], 19))
-    whole = {"query": call.query.round(), "key": call.key.round()}
-    assert_as_good_as_the_reference(replace(call, **whole))
-    assert_as_good_as_the_reference(replace(call, query=torch.zeros_like(call.query)))
+    some = {"query": call.query.round(), "key": call.key.round()}
+    assert_as_good_as_the_reference(
+        replace(call, **({"query": torch.zeros_like(call.query)} if causal else some))
+    )
 
 
 @pytest.mark.parametrize("rule", [TopK(0.7), TopK(0.99, min_keep=4), TopK(keep=9), TopK(0)], ids=str)
@@ -175,7 +194,7 @@ def test_k_comes_from_the_keys_that_a_row_sees(rule: TopK) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e-38])
-@EVERY_RULE
+@SEARCHED
 def test_very_large_and_very_small_inputs(rule, scale: float) -> None:
     call = a_call(rule)
     query = call.query.round() * scale
@@ -185,8 +204,7 @@ def test_very_large_and_very_small_inputs(rule, scale: float) -> None:
     assert_as_good_as_the_reference(replace(call, query=query, key=key))
 
 
-@EVERY_RULE
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@in_turn("dropout", 0.0, 0.5)
 def test_a_row_without_a_valid_key_gives_zeros_and_zero_gradients(rule, dropout: float) -> None:
     valid = torch.ones(2, 1, 19, 19, dtype=torch.bool, device=DEVICE)
     valid[0, :, 3], valid[1] = False, False
@@ -200,7 +218,7 @@ def test_a_row_without_a_valid_key_gives_zeros_and_zero_gradients(rule, dropout:
         assert each[0].abs().sum() > 0
 
 
-@EVERY_RULE
+@SEARCHED
 def test_what_is_not_a_number_reaches_the_rows_that_see_it_and_no_other(rule) -> None:
     call = a_call(rule, causal=True)
     plain = triton_rows.attention(call)
@@ -211,7 +229,7 @@ def test_what_is_not_a_number_reaches_the_rows_that_see_it_and_no_other(rule) ->
     assert output[:, :, 9:].isnan().all()
 
 
-@EVERY_RULE
+@SEARCHED
 def test_inputs_in_any_memory_layout(rule) -> None:
     call = a_call(rule, groups=2)
     turned = {
@@ -222,9 +240,8 @@ def test_inputs_in_any_memory_layout(rule) -> None:
     assert_as_good_as_the_reference(replace(call, **turned))
 
 
-@EVERY_RULE
-def test_uninitialised_memory_is_never_read(rule) -> None:
-    call = a_call(rule, causal=True, valid=padding([18, 13], 19), dropout=0.25)
+def test_uninitialised_memory_is_never_read() -> None:
+    call = a_call(RULES["topp"], causal=True, valid=padding([18, 13], 19), dropout=0.25)
     torch.manual_seed(0)
     plain = with_gradients(call, torch.float32, triton_rows.attention)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
@@ -310,5 +327,5 @@ def test_the_kernels_compile_for_gpus() -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
-    assert len(found) == 36
+    assert len(found) == 18
     assert {int(width) for _, width in found} == {64, triton_rows.WIDEST}

@@ -1,6 +1,5 @@
 """Compiles the kernels of `triton_rows` for GPUs that need not be there; prints the kernels' names and widths."""
 
-from itertools import product
 from typing import Any
 
 import torch
@@ -40,13 +39,17 @@ def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
 
 
 def main() -> None:
-    for capability, states, every in ((90, "*bf16", True), (80, "*fp16", False), (80, "*fp32", True)):
+    for capability, states, every, width in (
+        (90, "*bf16", True, WIDEST),
+        (80, "*fp16", False, 64),
+        (80, "*fp32", True, WIDEST),
+    ):
         dtype = torch.float32 if states == "*fp32" else torch.bfloat16
         block = operators.block_size(dtype)
         flags = {"MASKED": every, "CAUSAL": every, "DROPOUT": every}
         kernels = [(cut.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
         kernels += [(k, {}) for k in (passes.attend, passes.query_gradients, passes.key_gradients)]
-        for width, (kernel, more) in product((64, WIDEST), kernels):
+        for kernel, more in kernels:
             sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": width, "VALUE_WIDTH": width}
             found = compiled(
                 source(kernel, sizes | flags | more, states),

@@ -18,7 +18,7 @@ SOME = Budgets({"a": Method(rule=TopK(0.5)), "b": PerHead((Method(rule=TopK(0.7)
 )
 @settings(
     deadline=None,
-    max_examples=60,
+    max_examples=25,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # the file is written anew each time
 )
