@@ -31,23 +31,47 @@ def attention(
 ) -> Tensor:
     """Attention of `query` over `key` and `value` in which each query keeps what `method` keeps.
 
-    Shapes: query (B, H, L, D), key (B, G, S, D), value (B, G, S, Dv) with H a multiple of G;
-    returns (B, H, L, Dv) in the query's dtype. The arguments after `method` are those of
-    `torch.nn.functional.scaled_dot_product_attention`, with which `Dense()` agrees:
+    The arguments after `method` are those of `torch.nn.functional.scaled_dot_product_attention`, with which `Dense()`
+    agrees.
 
-    - `attn_mask` broadcasts to (B, H, L, S), bool (True = attend) or additive, where entries of
-      -10,000 and below forbid the pair. Rows without a valid key give zeros.
-    - `dropout_p`, in [0, 1), is the share of the kept weights that is set to 0; the rest is scaled up.
-    - `is_causal` forbids the keys j > i, aligned at the upper left. torch refuses it together with `attn_mask`;
-      here a pair is valid if both allow it.
-    - `scale` defaults to D ** -0.5.
-    - `enable_gqa` changes nothing: grouped heads (G < H) need no permission here.
+    Parameters
+    ----------
+    query, key, value
+        Of shapes (B, H, L, D), (B, G, S, D) and (B, G, S, Dv), with H a multiple of G.
+    method
+        What a query keeps: a rule, a layout, a `Method`, or `PerHead` with one for every head.
+    attn_mask
+        Broadcasts to (B, H, L, S), bool (True = attend) or additive, where entries of -10,000 and below forbid the
+        pair. Rows without a valid key give zeros.
+    dropout_p
+        The share of the kept weights that is set to 0, in [0, 1); the rest is scaled up.
+    is_causal
+        Forbids the keys j > i, aligned at the upper left. torch refuses it together with `attn_mask`; here a pair is
+        valid if both allow it.
+    scale
+        What the products are multiplied by, by default D ** -0.5.
+    enable_gqa
+        Changes nothing: grouped heads (G < H) need no permission here.
+    generator
+        Feeds everything drawn, random keys and dropout, in whichever kernel computes; by default torch's global one.
+        A recorded program or gradient checkpointing, which it cannot reach, is a ValueError.
+    backend
+        The kernel to compute it with, by default the fastest that can.
 
-    `generator` (default: torch's global one) feeds everything drawn: random keys and dropout, in whichever
-    kernel computes; a recorded program or gradient checkpointing, which it cannot reach, is a ValueError.
-    `backend` names the kernel to compute it with, by default the fastest that can.
-    Raises TypeError or ValueError naming the argument, with expected and actual value.
+    Returns
+    -------
+    Tensor
+        Of shape (B, H, L, Dv), in the query's dtype.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, with expected and actual value.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
     >>> query = key = value = torch.ones(1, 2, 8, 4)
     >>> crisp.attention(query, key, value, crisp.TopK(sparsity=0.5), is_causal=True).shape
     torch.Size([1, 2, 8, 4])

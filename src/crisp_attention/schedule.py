@@ -16,8 +16,25 @@ SHAPES: dict[str, Callable[[float], float]] = {
 class Schedule:
     """Sparsity from `initial` to `final` between two fractions of training.
 
-    `shape` is how: `linear`, `cosine`, `cubic` (fast first, Zhu & Gupta, arXiv 1710.01878) or
-    `constant` (`final` throughout). Before `begin` it is `initial`, after `end` it is `final`.
+    Parameters
+    ----------
+    final, initial
+        Sparsities in [0, 1): `initial` before `begin`, `final` after `end`.
+    shape
+        "linear", "cosine", "cubic" (fast first, Zhu & Gupta, arXiv 1710.01878) or "constant" (`final` throughout).
+    begin, end
+        Fractions of training, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For a value out of range.
+
+    Examples
+    --------
+    >>> schedule = Schedule(final=0.8, shape="linear", begin=0.25, end=0.75)
+    >>> [schedule(progress) for progress in (0, 0.5, 1)]
+    [0.0, 0.4, 0.8]
     """
 
     final: float

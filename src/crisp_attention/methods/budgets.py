@@ -16,7 +16,23 @@ VERSION = 1
 class Budgets:
     """Methods by layer name, as `Profile.recommend` gives them and `crisp.sparsify` takes them.
 
-    `expected` says what they keep on the data they come from, in plain values.
+    Parameters
+    ----------
+    methods
+        By the name of a layer, a method for the layer, or a `PerHead` with one for each of its heads.
+    expected
+        What they keep on the data they come from, in plain values.
+
+    Raises
+    ------
+    ValueError
+        If there is no method.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> crisp.Budgets({"encoder.layer.0.attention": crisp.TopK(0.5)}).methods["encoder.layer.0.attention"].spec
+    'topk:sparsity=0.5'
     """
 
     methods: Mapping[str, LayerMethod]
@@ -39,7 +55,33 @@ class Budgets:
 
 
 def budgets(path: str | Path) -> Budgets:
-    """Read budgets that `Budgets.save` wrote. Raises ValueError, naming the file, if it holds none."""
+    """Read budgets that `Budgets.save`, or the command `crisp profile`, wrote.
+
+    Parameters
+    ----------
+    path
+        The JSON file.
+
+    Returns
+    -------
+    Budgets
+        A method for every layer and head, and what they are expected to keep.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it holds no budgets.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import crisp_attention as crisp
+    >>> written = crisp.Budgets({"layer.0": crisp.TopK(0.5)})
+    >>> with tempfile.NamedTemporaryFile(suffix=".json") as file:
+    ...     written.save(file.name)
+    ...     crisp.budgets(file.name) == written
+    True
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -49,7 +91,7 @@ def budgets(path: str | Path) -> Budgets:
     known = data.get("version") == VERSION and isinstance(expected, dict)
     if not known or not isinstance(layers, dict) or not layers:
         raise ValueError(
-            f"{path} holds no budgets of version {VERSION}, as `crisp profile --save` writes them"
+            f"{path} holds no budgets of version {VERSION}, as Budgets.save and `crisp profile` write them"
         )
     try:
         methods = {name: layer_method(each) for name, each in layers.items()}

@@ -10,7 +10,25 @@ from crisp_attention.methods.part import Parameter, Shape
 
 @dataclass(frozen=True)
 class PerHead:
-    """One method for every head of a layer, in order. Heads with equal methods are computed together."""
+    """One method for every head of a layer. Heads with equal methods are computed together.
+
+    Parameters
+    ----------
+    methods
+        A tuple with a `Method` for each head, in order.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> top, window = crisp.Method(rule=crisp.TopK(0.5)), crisp.Method(layout=crisp.Window(9))
+    >>> crisp.PerHead((top, top, window)).spec
+    'topk:sparsity=0.5 | window:width=9'
+    """
 
     methods: tuple[Method, ...]
 

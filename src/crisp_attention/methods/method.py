@@ -24,8 +24,30 @@ class Method:
     """A sparse attention method, for example `Method(layout=Window(9), rule=TopK(0.5))`.
 
     Wherever a method is expected, a rule alone stands for that rule on every valid pair, and a
-    layout alone for the dense rule inside it. A share rule counts the keys that the layout shows. A branch
-    adds an output of its own to what the rule gives, by default nothing.
+    layout alone for the dense rule inside it. A share rule counts the keys that the layout shows.
+
+    Parameters
+    ----------
+    layout
+        Where a query may look, by default at every valid pair.
+    rule
+        What a query keeps of that, by default all.
+    branch
+        What adds an output of its own to what the rule gives; None for nothing.
+
+    Raises
+    ------
+    TypeError
+        For a part of another kind.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> method = crisp.Method(layout=crisp.Window(9), rule=crisp.TopK(0.5))
+    >>> method.spec
+    'window:width=9+topk:sparsity=0.5'
+    >>> method.with_sparsity(0.8).sparsity
+    0.8
     """
 
     layout: Layout = field(default_factory=lambda: FULL)
@@ -124,7 +146,9 @@ class Method:
         Raises TypeError for what is no number.
         """
         if self.sparsity is None:
-            raise ValueError(f"method {self.name!r} has no sparsity, or two: there is not one to set")
+            raise ValueError(
+                f"method {self.name!r} has no single sparsity to set (none, or one of the layout and one of the rule)"
+            )
         check_number("sparsity", sparsity, "[0, 1)")  # None would be the default
         changes: dict[str, Any] = {"sparsity": sparsity}
         if getattr(self.rule, "sparsity", None) is None:

@@ -10,10 +10,30 @@ from crisp_attention.methods.part import Part, registered
 
 
 def parse(spec: str, **options: Any) -> Method:
-    """Build a method from its spec: a rule, a layout, or both joined by `+`, each `name:key=value:…`.
+    """Build a method from its spec.
 
-    `options` are for the part that has them; None counts as not given. Raises ValueError for an
-    unknown name or option, for one that no part has, and for one that two parts have.
+    Parameters
+    ----------
+    spec
+        A rule, a layout, or both joined by `+`, each `name:key=value:…`.
+    **options
+        For the part that has them; None counts as not given.
+
+    Returns
+    -------
+    Method
+        The method.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or option, for one that no part has, and for one that two parts have.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> crisp.parse("window:width=9+topk", sparsity=0.5) == crisp.Method(crisp.Window(9), crisp.TopK(0.5))
+    True
     """
     known = registered(Part)
     own: dict[str, dict[str, Any]] = {}

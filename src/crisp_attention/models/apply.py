@@ -98,6 +98,15 @@ def densify(model: Model) -> Model:
 
     Settings that a checkpoint or an adapter brought along are gone too: the model is saved dense.
 
+    Parameters
+    ----------
+    model
+        A sparse model.
+
+    Returns
+    -------
+    The same model.
+
     Raises
     ------
     ValueError

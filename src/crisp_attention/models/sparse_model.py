@@ -156,6 +156,16 @@ class SparseModel:
 def is_sparse(model: nn.Module) -> bool:
     """Whether a model, or a part of it, was made sparse and is not dense again; also asked of a part of a sparse model.
 
+    Parameters
+    ----------
+    model
+        A model, or a module of one.
+
+    Returns
+    -------
+    bool
+        Whether it is sparse.
+
     Raises
     ------
     TypeError

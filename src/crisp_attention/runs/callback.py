@@ -33,11 +33,22 @@ class SparsityCallback(TrainerCallback):
     that follows a metric counts from there; `save_strategy="best"` saves every evaluation before that. The
     checkpoint that is loaded at the end brings the sparsity that is recorded in it.
 
-    `warn` is called with a message, by default as a Python warning, if training ends before the final
-    sparsity, if `load_best_model_at_end` finds no checkpoint at the final sparsity, and if a run is resumed
-    at another sparsity than that of its checkpoint. Raises ValueError when training starts on a model
-    without a sparsity to set, or with different sparsities in different layers.
+    Parameters
+    ----------
+    schedule
+        The sparsity at each fraction of training.
+    warn
+        Called with a message, by default as a Python warning, if training ends before the final sparsity, if
+        `load_best_model_at_end` finds no checkpoint at the final sparsity, and if a run is resumed at another sparsity
+        than that of its checkpoint.
 
+    Raises
+    ------
+    ValueError
+        When training starts on a model without a sparsity to set, or with different sparsities in different layers.
+
+    Examples
+    --------
     >>> import crisp_attention as crisp
     >>> ramp = crisp.SparsityCallback(crisp.Schedule(final=0.8, end=0.6))  # Trainer(..., callbacks=[ramp])
     """

@@ -55,9 +55,12 @@ class Run:
 
     Examples
     --------
-    >>> run = Run.open("runs/first")  # doctest: +SKIP
-    >>> run.metrics["validation"]["accuracy"]  # doctest: +SKIP
-    0.874
+    >>> import crisp_attention as crisp
+    >>> run = crisp.Run.open("runs/first")
+    >>> run.metrics["validation"]["accuracy"]
+    0.5
+    >>> run.predictions()["prediction"].tolist()[:4]
+    [0, 0, 0, 0]
     """
 
     directory: Path
@@ -190,9 +193,12 @@ def finetune(
     Examples
     --------
     >>> import crisp_attention as crisp
+    >>> recipe = crisp.Recipe(epochs=1, batch_size=8)
     >>> run = crisp.finetune(
-    ...     "distilbert-base-uncased", "stanfordnlp/sst2", method=crisp.TopK(0.8), output="runs/first"
-    ... )  # doctest: +SKIP
+    ...     "bert-tiny", "reviews", method=crisp.TopK(0.8), output="runs/second", recipe=recipe, verbose=False
+    ... )
+    >>> round(run.metrics["achieved_sparsity"], 2)  # k is rounded up, and the texts are short
+    0.75
     """
     spec = RunSpec(
         model=str(model),

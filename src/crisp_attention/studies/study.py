@@ -23,9 +23,10 @@ class Study:
 
     Examples
     --------
-    >>> study = Study.open("runs/study")  # doctest: +SKIP
-    >>> study.table()[["method", "accuracy", "to_dense", "to_dense_p"]]  # doctest: +SKIP
-    >>> print(*study.verdicts(), sep="\\n")  # doctest: +SKIP
+    >>> import crisp_attention as crisp
+    >>> study = crisp.Study.open("runs/study")
+    >>> study.table()["method"].tolist()
+    ['dense', 'topk:sparsity=0.5', 'random:sparsity=0.5']
     """
 
     folder: StudyFolder

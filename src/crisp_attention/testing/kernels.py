@@ -41,7 +41,15 @@ class KernelContract:
     longest
         Calls with more queries are left out.
     at_most
-        So many methods take each case, in turn; by default all that can.
+        How many methods take each case, in turn; by default all that can.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from crisp_attention.kernels import reference
+    >>> from crisp_attention.testing import KernelContract
+    >>> class TestMine(KernelContract):
+    ...     kernel, methods = reference, {"topk": crisp.TopK(0.5)}
     """
 
     kernel: ClassVar[KernelModule]

@@ -31,6 +31,13 @@ class MethodContract:
     parameters
         What a layer of 4 heads, 2 key heads and width 6 holds for it, such as `{"rule.alpha": tensor}`; by default
         what trained ones start from. Fitted ones have to be given.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from crisp_attention.testing import MethodContract
+    >>> class TestMine(MethodContract):
+    ...     method = crisp.Method(crisp.Window(3), crisp.TopK(0.5))
     """
 
     method: ClassVar[AnyMethod]
@@ -171,7 +178,15 @@ class MethodContract:
 
 
 class RuleContract(MethodContract):
-    """Tests of a rule, on every valid pair: derive a class `Test…` with `rule = Mine(…)`."""
+    """Tests of a rule, on every valid pair: derive a class `Test…` with `rule = Mine(…)`.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from crisp_attention.testing import RuleContract
+    >>> class TestMine(RuleContract):
+    ...     rule = crisp.TopK(0.5)
+    """
 
     rule: ClassVar[Rule]
 
@@ -194,7 +209,15 @@ class RuleContract(MethodContract):
 
 
 class LayoutContract(MethodContract):
-    """Tests of a layout, with the softmax over what it shows: derive a class `Test…` with `layout = Mine(…)`."""
+    """Tests of a layout, with the softmax over what it shows: derive a class `Test…` with `layout = Mine(…)`.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> from crisp_attention.testing import LayoutContract
+    >>> class TestMine(LayoutContract):
+    ...     layout = crisp.Window(3)
+    """
 
     layout: ClassVar[Layout]
 

@@ -43,6 +43,19 @@ class Branch(Part):
     """A second output that is added to that of the kernel, for example for the keys that no query kept.
 
     Every kernel gets it for nothing. A method with a branch has no attention weights to return.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> @dataclass(frozen=True)
+    ... class MeanValue(crisp.Branch):
+    ...     def attention(self, call):
+    ...         return call.value.mean(2, keepdim=True).expand(-1, -1, call.query.shape[2], -1)
+    >>> states = torch.ones(1, 1, 4, 2)
+    >>> crisp.attention(states, states, states, crisp.Method(rule=crisp.TopK(0.5), branch=MeanValue()))[0, 0, 0]
+    tensor([2., 2.])
     """
 
     kind: ClassVar[str] = "branch"

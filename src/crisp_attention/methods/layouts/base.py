@@ -11,7 +11,23 @@ from crisp_attention.methods.rows import Rows
 
 @dataclass(frozen=True)
 class Layout(Part):
-    """Where a query may look: a choice of pairs made without the whole row of scores."""
+    """Where a query may look: a choice of pairs made without the whole row of scores.
+
+    A class with a `name` in its own body is known by it to specs and saved models.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> @dataclass(frozen=True)
+    ... class EverySecond(crisp.Layout):
+    ...     def visible(self, rows):
+    ...         return rows.valid & (torch.arange(rows.key.shape[2]) % 2 == 0)
+    >>> query = key = torch.ones(1, 1, 4, 2)
+    >>> crisp.attention(query, key, torch.eye(4)[None, None], EverySecond())[0, 0, 0]
+    tensor([0.5000, 0.0000, 0.5000, 0.0000])
+    """
 
     kind: ClassVar[str] = "layout"
 

@@ -24,6 +24,26 @@ class BlockTopK(Layout):
     with or without a cache.
     Pairs inside the kept blocks are visible as far as they are valid. Where a query or a key is not
     finite, those that rank it see all their blocks.
+
+    Parameters
+    ----------
+    sparsity
+        The share of a row's blocks that is dropped, in [0, 1).
+    block_size
+        Keys in a block.
+    sink_blocks
+        How many blocks at the beginning of a row are always kept.
+    local_blocks
+        How many of the nearest blocks on each side are always kept, the query's own included.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query = key = torch.randn(1, 1, 8, 4)
+    >>> weights = crisp.attention(query, key, torch.eye(8)[None, None], crisp.BlockTopK(0.5, block_size=2))
+    >>> (weights > 0).sum(-1)  # two of four blocks of two keys
+    tensor([[[4, 4, 4, 4, 4, 4, 4, 4]]])
     """
 
     sparsity: float = 0.8

@@ -9,7 +9,14 @@ from crisp_attention.methods.rows import Rows
 
 @dataclass(frozen=True)
 class Full(Layout):
-    """Every valid pair."""
+    """Every valid pair.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> crisp.Method(layout=crisp.Full(), rule=crisp.TopK(0.5)) == crisp.parse("topk:sparsity=0.5")
+    True
+    """
 
     name: ClassVar[str] = "full"
 

@@ -13,8 +13,27 @@ class Window(Layout):
     """A band of `width` keys centred on the query's own token, and `global_tokens` first tokens.
 
     Positions count valid tokens, so padding does not move the band. A global token sees every
-    valid key and is seen by every query (Longformer, arXiv 2004.05150). `width` is odd: the band
-    has width // 2 keys on each side, `dilation` tokens apart.
+    valid key and is seen by every query (Longformer, arXiv 2004.05150).
+
+    Parameters
+    ----------
+    width
+        Keys in the band, an odd number: width // 2 on each side of the query's own token.
+    global_tokens
+        How many tokens at the beginning are global.
+    dilation
+        Tokens from one key of the band to the next.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query = key = torch.ones(1, 1, 4, 2)
+    >>> (crisp.attention(query, key, torch.eye(4)[None, None], crisp.Window(3)) > 0)[0, 0].int()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [0, 1, 1, 1],
+            [0, 0, 1, 1]], dtype=torch.int32)
     """
 
     width: int

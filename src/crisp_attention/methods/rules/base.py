@@ -18,8 +18,27 @@ MODERATE = 1e30
 class Rule(Part):
     """What a query keeps of the keys it sees, and the weight of each: a decision on one row of scores.
 
-    With `temperature`, the products of queries and keys are multiplied by it first: above 1 the attention is sharper,
-    below 1 flatter. "learned" gives every head its own, which starts at 1 and is trained with the model.
+    A class with a `name` in its own body is known by it to specs and saved models.
+
+    Parameters
+    ----------
+    temperature
+        The products of queries and keys are multiplied by it first: above 1 the attention is sharper, below 1 flatter.
+        "learned" gives every head its own, which starts at 1 and is trained with the model.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> @dataclass(frozen=True)
+    ... class AboveMean(crisp.Rule):
+    ...     def select(self, rows, visible):
+    ...         scores = rows.scores.masked_fill(~visible, float("nan"))
+    ...         return visible & (rows.scores >= scores.nanmean(-1, keepdim=True))
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> crisp.attention(query, key, torch.eye(4)[None, None], AboveMean())
+    tensor([[[[0.7311, 0.2689, 0.0000, 0.0000]]]])
     """
 
     temperature: Temperature = field(default=1.0, kw_only=True)

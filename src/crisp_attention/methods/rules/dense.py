@@ -9,7 +9,22 @@ from crisp_attention.methods.rules.base import Rule
 
 @dataclass(frozen=True)
 class Dense(Rule):
-    """Keep every visible key: the ordinary softmax attention."""
+    """Keep every visible key: the ordinary softmax attention.
+
+    Parameters
+    ----------
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key, value = torch.randn(3, 1, 2, 8, 4)
+    >>> dense = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    >>> torch.allclose(crisp.attention(query, key, value, crisp.Dense()), dense, atol=1e-6)
+    True
+    """
 
     name: ClassVar[str] = "dense"
 

@@ -26,9 +26,24 @@ PACE = 100.0
 class Entmax(Rule):
     """α-entmax in place of softmax: exact zeros where a key does not matter, so the row chooses how many.
 
-    `alpha` 1 is the softmax, 2 the sparsemax; 1.5 and 2 are exact, others found by bisection. With
-    `alpha="learned"` every head has its own α between 1.01 and 1.99, started at 1.5 and trained and
-    saved with the model (arXiv 1905.05702, 1909.00015). The sparsity follows from the data.
+    The sparsity follows from the data (arXiv 1905.05702, 1909.00015).
+
+    Parameters
+    ----------
+    alpha
+        1 is the softmax, 2 the sparsemax; 1.5 and 2 are exact, others found by bisection. With "learned" every head has
+        its own α between 1.01 and 1.99, started at 1.5 and trained and saved with the model.
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> values = torch.eye(4)[None, None]  # the output is the row of weights
+    >>> crisp.attention(query, key, values, crisp.Entmax(alpha=2))
+    tensor([[[[1., 0., 0., 0.]]]])
     """
 
     alpha: float | str = 1.5

@@ -17,6 +17,24 @@ class NofM(Rule):
 
     Exactly n of each full group; of a last group of r < m keys ceil(r * n / m), so at least one.
     Equal scores: the lower key index wins. Groups count the keys a row sees: padding moves none.
+
+    Parameters
+    ----------
+    n
+        Keys that are kept of a group, at least 1.
+    m
+        Keys in a group, at least n.
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> values = torch.eye(4)[None, None]  # the output is the row of weights
+    >>> crisp.attention(query, key, values, crisp.NofM(1, 2))
+    tensor([[[[0.8808, 0.0000, 0.1192, 0.0000]]]])
     """
 
     n: int

@@ -31,6 +31,27 @@ class RandomK(ShareRule):
     Takes as many keys as `TopK`. The draw is a hash of seed, head and the positions of query and
     key among the valid keys of the row, so padding, batch-mates and a key/value cache do not change
     it. (In a model with a sliding window, all rows whose window is full share one pattern.)
+
+    Parameters
+    ----------
+    sparsity
+        The share of a row's keys that is dropped, in [0, 1), by default 0.8: of n keys
+        k = max(min_keep, ceil((1 - sparsity) * n)) are kept.
+    min_keep
+        At least this many keys are kept.
+    keep
+        In place of both: this many keys are kept, or all of a shorter row.
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query = key = torch.ones(1, 1, 4, 2)
+    >>> weights = crisp.attention(query, key, torch.eye(4)[None, None], crisp.RandomK(sparsity=0.5))
+    >>> (weights > 0).sum(-1)
+    tensor([[[2, 2, 2, 2]]])
     """
 
     name: ClassVar[str] = "random"

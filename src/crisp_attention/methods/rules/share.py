@@ -29,8 +29,8 @@ class ShareRule(Rule):
             check_whole("keep", self.keep, 1)
             if self.sparsity is not None or self.min_keep != 1:
                 raise ValueError(
-                    f"keep={self.keep} says it all: it excludes sparsity and min_keep, "
-                    f"got {self.sparsity} and {self.min_keep}"
+                    f"keep={self.keep} cannot be combined with sparsity or min_keep, "
+                    f"got sparsity={self.sparsity} and min_keep={self.min_keep}"
                 )
         elif self.sparsity is None:
             object.__setattr__(self, "sparsity", DEFAULT_SPARSITY)

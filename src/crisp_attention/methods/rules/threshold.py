@@ -12,10 +12,26 @@ from crisp_attention.methods.rules.base import Rule
 
 @dataclass(frozen=True)
 class Threshold(Rule):
-    """Keep the keys whose softmax weight is at least `epsilon`, in [0, 1], times the row's largest.
+    """Keep the keys whose softmax weight is at least `epsilon` times the row's largest.
 
     Whether a key is kept depends on its score and the row's largest alone. Keys that are exactly
     at the threshold are kept. The sparsity follows from the data.
+
+    Parameters
+    ----------
+    epsilon
+        Part of the row's largest weight, in [0, 1].
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> values = torch.eye(4)[None, None]  # the output is the row of weights
+    >>> crisp.attention(query, key, values, crisp.Threshold(0.1))  # weights of neighbours differ by a factor of e
+    tensor([[[[0.6652, 0.2447, 0.0900, 0.0000]]]])
     """
 
     epsilon: float

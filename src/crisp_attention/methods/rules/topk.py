@@ -12,9 +12,28 @@ from crisp_attention.methods.rules.share import ShareRule
 class TopK(ShareRule):
     """Keep the k keys with the largest scores (Crisp Attention, arXiv 2508.06016).
 
-    `sparsity` is the share of the row's valid keys that is dropped, in [0, 1);
-    k = max(min_keep, ceil((1 - sparsity) * n_valid)). `TopK(keep=16)` keeps that many, or all of a
-    shorter row. Equal scores: the lower key index wins.
+    Equal scores: the lower key index wins.
+
+    Parameters
+    ----------
+    sparsity
+        The share of a row's keys that is dropped, in [0, 1), by default 0.8: of n keys
+        k = max(min_keep, ceil((1 - sparsity) * n)) are kept.
+    min_keep
+        At least this many keys are kept.
+    keep
+        In place of both: this many keys are kept, or all of a shorter row.
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> values = torch.eye(4)[None, None]  # the output is the row of weights
+    >>> crisp.attention(query, key, values, crisp.TopK(sparsity=0.5))
+    tensor([[[[0.7311, 0.2689, 0.0000, 0.0000]]]])
     """
 
     name: ClassVar[str] = "topk"

@@ -14,10 +14,26 @@ COARSE = 2**12
 
 @dataclass(frozen=True)
 class TopP(Rule):
-    """Keep the fewest keys whose softmax weight reaches `mass`, in (0, 1]; nucleus attention.
+    """Keep the fewest keys whose softmax weight reaches `mass`; nucleus attention.
 
     The weight is that of the softmax over all keys the row sees, without attention sinks. Equal
     scores: the lower key index wins. The sparsity follows from the data.
+
+    Parameters
+    ----------
+    mass
+        The weight that the kept keys have together, in (0, 1].
+    temperature
+        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> query, key = torch.ones(1, 1, 1, 1), torch.tensor([4.0, 3.0, 2.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> values = torch.eye(4)[None, None]  # the output is the row of weights
+    >>> crisp.attention(query, key, values, crisp.TopP(0.8))
+    tensor([[[[0.7311, 0.2689, 0.0000, 0.0000]]]])
     """
 
     mass: float

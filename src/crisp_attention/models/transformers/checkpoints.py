@@ -154,8 +154,8 @@ def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfi
         raise CheckpointError(f"no such folder: {path}")
     if (folder / "config.json").is_file() and _of_a_run(folder / "config.json"):
         raise CheckpointError(
-            f"{path} is the folder of a run that holds no model: the run has not finished, or it kept none "
-            f"(crisp finetune with --discard-model, crisp sweep without --keep-models)"
+            f"{path} is the folder of a run that holds no model: the run has not finished, or it kept only what it "
+            f"measured"
         )
     try:
         return AutoConfig.from_pretrained(path, **kwargs)

@@ -17,7 +17,7 @@ class Metric:
     Parameters
     ----------
     name
-        As in metrics.json and behind ``--metric``.
+        As in metrics.json and in `crisp.finetune`'s `metric`.
     title
         As people write it.
     score

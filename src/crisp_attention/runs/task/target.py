@@ -30,6 +30,11 @@ class Target(ABC):
         Its name in files.
     label_names
         The name of class i; none for numbers.
+
+    Examples
+    --------
+    >>> Target.from_dict({"kind": "classification", "label_names": ["no", "yes"]}).outputs
+    2
     """
 
     kind: ClassVar[str]

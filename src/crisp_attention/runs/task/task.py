@@ -26,6 +26,14 @@ class Task:
         What is to be predicted, and the metrics.
     notes
         Sentences for the user: the columns found and what was done to the labels and splits.
+
+    Examples
+    --------
+    >>> from crisp_attention.runs.data import load_task
+    >>> from crisp_attention.runs.spec import Data
+    >>> task = load_task(Data(source="reviews"))
+    >>> task.text_columns, task.label_names, len(task.splits["train"])
+    (('text',), ('0', '1'), 48)
     """
 
     splits: "dict[str, Dataset]"
