@@ -1,4 +1,4 @@
-"""An example's logits never depend on the examples beside it, in a whole run and with the model that it leaves."""
+"""An example's logits never depend on the rest of its batch, in a whole run and with the model that it leaves."""
 
 import numpy as np
 import pandas as pd

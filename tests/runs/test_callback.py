@@ -1,4 +1,4 @@
-"""A sparsity schedule in a user's own Trainer: every number is that of the model it stands beside."""
+"""A sparsity schedule in a user's own Trainer: every number is that of the model it belongs to."""
 
 import warnings
 
