@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 FLOOR := .venv-floor/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
-# two test processes share two cores
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+# two test processes share two cores; a file stays in one of them, with what it builds once
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all test-floor lint format clean
 
@@ -18,7 +18,7 @@ test-all: test
 	$(PYTEST) -m slow
 
 test-floor: .venv-floor/installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 tests/contract tests/models
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 --dist loadfile tests/contract tests/models
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 EXTRAS = [
     "accelerate",
     "datasets",
@@ -51,6 +53,7 @@ assert crisp.attention(*states, crisp.TopK(0.5)).shape == (1, 2, 16, 8)
 """
 
 
+@pytest.mark.slow
 def test_without_any_extra_models_are_made_measured_saved_and_loaded(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path)],
