@@ -19,7 +19,7 @@ from crisp_attention.methods.method import Method
 
 LENGTH = 512
 TOLERANCE = 1e-3  # of the largest entry: float32, sums in another order
-QUICK = {FLEX: "left out by --quick: compiling takes half a minute"}
+QUICK = {FLEX: "left out of a quick measurement: compiling takes half a minute"}
 
 
 def disagreeing(method: Method, shape: Shape, backward: bool, skip: dict[str, str]) -> dict[str, str]:
