@@ -43,7 +43,7 @@ def test_a_sparsity_that_all_heads_share_can_be_set() -> None:
     set_to = method.with_sparsity(0.7)
     assert set_to == PerHead((Method(rule=TopK(0.7)), Method(rule=RandomK(0.7)), Method(rule=TopK(0.7))))
     assert PerHead((HALF, WINDOW)).sparsity is None
-    with pytest.raises(ValueError, match="'window' has no sparsity"):
+    with pytest.raises(ValueError, match="'window' has no single sparsity"):
         PerHead((HALF, WINDOW)).with_sparsity(0.7)
 
 
