@@ -16,10 +16,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
 
 from crisp_attention.cli import main as cli
-from crisp_attention.runs import evaluation, figures
+from crisp_attention.runs import evaluation
 from tests.browser import Browser, Tab, program_or_skip
 from tests.runs import small
 
+DRAW_LEARNING, DRAW_HEADS = evaluation.draw_learning, evaluation.draw_heads
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -45,8 +46,8 @@ def _no_pictures_of_runs() -> Iterator[None]:
 @pytest.fixture
 def pictures(monkeypatch) -> None:
     """Runs draw their pictures in this test."""
-    monkeypatch.setattr(evaluation, "draw_learning", figures.draw_learning)
-    monkeypatch.setattr(evaluation, "draw_heads", figures.draw_heads)
+    monkeypatch.setattr(evaluation, "draw_learning", DRAW_LEARNING)
+    monkeypatch.setattr(evaluation, "draw_heads", DRAW_HEADS)
 
 
 def folder_or_skip(variable: str, default: Path) -> Path:

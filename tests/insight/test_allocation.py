@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crisp_attention.insight.profile.allocation import allocate, sparsest
+from crisp_attention.insight.profile.targets import allocate, sparsest
 
 many = settings(deadline=None, max_examples=200, derandomize=True)
 seeds = st.integers(0, 10**6)

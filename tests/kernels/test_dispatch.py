@@ -9,11 +9,10 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Dense, Entmax, Method, PerHead, RandomK, TopK, TopP, Window
-from crisp_attention.kernels import dispatch, measured, reference
+from crisp_attention.kernels import dispatch, reference, registry
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.measured import Fastest
 from crisp_attention.kernels.recording import recording
-from crisp_attention.kernels.registry import Kernel
+from crisp_attention.kernels.registry import Fastest, Kernel
 from tests.cases import normal, self_attention
 
 
@@ -52,7 +51,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         Fastest("not in the tree", device="cpu"),
         Fastest("broad", device="cuda"),
     )
-    monkeypatch.setattr(measured, "FASTEST", rows)
+    monkeypatch.setattr(registry, "FASTEST", rows)
     return SimpleNamespace(quick=quick, broad=broad)
 
 

@@ -5,7 +5,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Entmax, RandomK, TopK, Window
-from crisp_attention.kernels import dispatch, measured
+from crisp_attention.kernels import dispatch, registry
 from tests.contract.families import available
 from tests.contract.test_families import run
 from tests.models.tiny import distilbert, layers_of
@@ -136,8 +136,8 @@ def test_it_says_whether_that_was_measured(monkeypatch) -> None:
     assert {row.why for row in crisp.explain(model).rows} == {
         "it lacks nothing and is the fastest on 2 cores of an AMD EPYC (docs/performance.md)"
     }
-    monkeypatch.setattr(measured, "FASTEST", (measured.Fastest("cpu", device="cpu"),))
+    monkeypatch.setattr(registry, "FASTEST", (registry.Fastest("cpu", device="cpu"),))
     assert {row.why for row in crisp.explain(model).rows} == {
         "it lacks nothing and is expected to be the fastest on cpu, which was not measured"
     }
-    assert not any(row.measured for row in measured.FASTEST if row.device == "cuda")
+    assert not any(row.measured for row in registry.FASTEST if row.device == "cuda")

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from crisp_attention.cli.main import main
 from crisp_attention.errors import DataError
-from crisp_attention.runs.data import source as data_source
+from crisp_attention.runs.data import load as data_source
 from tests.runs.tables import PAIR, ROWS, noted, refuses, task_of, write
 
 

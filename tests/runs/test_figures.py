@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from crisp_attention.runs.figures import draw_heads
+from crisp_attention.runs.evaluation import draw_heads
 
 
 def test_layers_with_different_numbers_of_heads_have_a_mean(tmp_path, monkeypatch):

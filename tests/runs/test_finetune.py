@@ -17,7 +17,7 @@ from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.runs import prepare
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.data.source import read_digits
+from crisp_attention.runs.data.load import read_digits
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.finetune import Run
 from crisp_attention.runs.sources import MINILM, load_source

@@ -16,9 +16,8 @@ from rich.console import Console
 from crisp_attention.errors import CheckpointError, OptionError
 from crisp_attention.files import write_json
 from crisp_attention.runs import costs
-from crisp_attention.runs.checkpoints import newest_checkpoint
 from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.run_directory import RunDirectory
+from crisp_attention.runs.run_directory import RunDirectory, newest_checkpoint
 from crisp_attention.runs.trainer import RunTrainer
 from crisp_attention.schedule import Schedule
 from tests.models.tiny import sparsity_of

@@ -17,8 +17,8 @@ from crisp_attention.runs.data import load_task
 from crisp_attention.runs.spec import Data
 from crisp_attention.studies.analysis import analyse, statements
 from crisp_attention.studies.report import writing
-from crisp_attention.studies.report.examples import read_examples
 from crisp_attention.studies.report.figures import main_pictures
+from crisp_attention.studies.report.page import read_examples
 from crisp_attention.studies.report.writing import write_report
 from tests.studies.reports import ACCURACIES, HOSTILE, NAMES, exact
 from tests.studies.studies import World, make_study

@@ -13,8 +13,7 @@ from transformers import AlbertConfig, AlbertModel, AutoModel, AutoTokenizer
 import crisp_attention as crisp
 from crisp_attention import Method, RandomK, TopK, Window
 from crisp_attention.methods.method import as_method
-from crisp_attention.view import command
-from crisp_attention.view import methods as view_methods
+from crisp_attention.view import command, reading
 from crisp_attention.view.capture import Layer, capture, layers_of
 from crisp_attention.view.command import run_view
 from crisp_attention.view.options import ViewOptions
@@ -295,11 +294,11 @@ def test_the_methods_shown_by_default_all_fit_an_encoder(view, tab):
     status, _, err, output = view(methods=())
     assert (status, err) == (0, "")
     tab.open(output)
-    assert shown(tab, "h2") == [as_method(method).spec for method in view_methods.DEFAULTS]
+    assert shown(tab, "h2") == [as_method(method).spec for method in reading.DEFAULTS]
 
 
 def test_a_method_that_does_not_fit_is_left_out_with_a_note(view, tab, monkeypatch):
-    monkeypatch.setattr(view_methods, "DEFAULTS", (Refusing(0.5), TopK(0.5)))
+    monkeypatch.setattr(reading, "DEFAULTS", (Refusing(0.5), TopK(0.5)))
     status, _, err, output = view(methods=())
     note = "Left out, as it does not fit this model: refusing:sparsity=0.5 (not here)."
     assert (status, err) == (0, note + "\n")

@@ -9,7 +9,7 @@ from crisp_attention.errors import OptionError
 from crisp_attention.runs.terminal import table_console
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.report.comparison import show_comparison, write_comparison
-from crisp_attention.studies.report.terminal import say, show
+from crisp_attention.studies.report.tables import say, show
 from crisp_attention.studies.report.writing import check
 from crisp_attention.studies.study import Study
 from crisp_attention.studies.sweep.storage import Storage

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from crisp_attention.kernels import dispatch, measured
+from crisp_attention.kernels import dispatch, registry
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.checks import check_whole
@@ -198,7 +198,7 @@ def _why(part: dispatch.Part, backend: str) -> str:
     if backend != dispatch.AUTO:
         return f"backend={backend!r} was asked for"
     if part.kernel != dispatch.REFERENCE:
-        row = next(row for row in measured.covering(part.call) if row.kernel == part.kernel)
+        row = next(row for row in registry.covering(part.call) if row.kernel == part.kernel)
         return f"it lacks nothing and is {row.why}"
     return "no faster kernel supports this call"
 

@@ -25,12 +25,11 @@ from crisp_attention.models.persistence import load
 from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.card import write_card
-from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.costs import KernelsUsed, PeakMemory
 from crisp_attention.runs.evaluation import results
 from crisp_attention.runs.prepare import prepare
 from crisp_attention.runs.processes import agreed
-from crisp_attention.runs.run_directory import RunDirectory
+from crisp_attention.runs.run_directory import RunDirectory, check_resuming, newest_checkpoint
 from crisp_attention.runs.spec import Budgets, Data, PerHead, Recipe, RunSpec
 from crisp_attention.runs.task import Target
 from crisp_attention.runs.terminal import is_main, quietly, say

@@ -10,10 +10,9 @@ from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
 from crisp_attention.models.sparse_model import SparseModel, is_sparse
 from crisp_attention.view.capture import Layer, capture, layers_of
-from crisp_attention.view.methods import chosen
 from crisp_attention.view.options import ViewOptions
 from crisp_attention.view.page import layer_data, page, page_bytes, seen_data
-from crisp_attention.view.reading import Reading, read
+from crisp_attention.view.reading import Reading, chosen, read
 
 MAX_BYTES = 24_000_000  # a browser opens this at once; a large model with a long text has ten times as much
 

@@ -1,4 +1,4 @@
-"""What a page is about: a text model, and a text as the model reads it."""
+"""What a page is about: the methods, a text model, and a text as the model reads it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,10 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from crisp_attention.errors import CheckpointError, OptionError, first_line, listed
+from crisp_attention.methods.layouts import BlockTopK, Window
+from crisp_attention.methods.method import AnyMethod, Method, as_method
+from crisp_attention.methods.rules import Entmax, NofM, RandomK, Threshold, TopK, TopP
+from crisp_attention.methods.spec import parse
 from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import restore
 from crisp_attention.models.transformers.checkpoints import model_folder, read_config, read_model
@@ -16,7 +20,31 @@ from crisp_attention.models.transformers.configs import recorded
 from crisp_attention.runs.sources import agree, minilm_folder, read_tokenizer
 from crisp_attention.view.options import ViewOptions
 
+DEFAULTS: tuple[AnyMethod, ...] = (
+    TopK(0.5),
+    TopK(0.8),
+    TopP(0.9),
+    Threshold(0.1),
+    NofM(1, 4),
+    Entmax(1.5),
+    BlockTopK(0.5, block_size=4),
+    Window(5),
+    RandomK(0.8),
+)
 MAX_TOKENS = 128
+
+
+def chosen(specs: tuple[str, ...]) -> list[Method]:
+    """The methods that the specs name, by default `DEFAULTS`. Raises OptionError for a spec that is none."""
+    if not specs:
+        return [as_method(each) for each in DEFAULTS]
+    methods = []
+    for spec in specs:
+        try:
+            methods.append(parse(spec))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"method {spec}: {error}", "method") from error
+    return list(dict.fromkeys(methods))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crisp_attention.extras import needs
-from crisp_attention.insight.profile.allocation import allocate, sparsest
 from crisp_attention.insight.profile.curves import LayerSums
-from crisp_attention.insight.profile.targets import METHODS, Targets
+from crisp_attention.insight.profile.targets import METHODS, Targets, allocate, sparsest
 from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.budgets import Budgets

@@ -18,9 +18,8 @@ from filelock import FileLock
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from crisp_attention.errors import CheckpointError, OptionError, Shortage, first_line, shortage
-from crisp_attention.runs.checkpoints import check_resuming, newest_checkpoint
 from crisp_attention.runs.finetune import carry_out
-from crisp_attention.runs.run_directory import OWN, RunDirectory
+from crisp_attention.runs.run_directory import OWN, RunDirectory, check_resuming, newest_checkpoint
 from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.terminal import be_quiet, replace_unencodable
 
