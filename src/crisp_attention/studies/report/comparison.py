@@ -16,7 +16,8 @@ from crisp_attention.studies.analysis import Analysis, Line, analyse
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.report.page import shared_options
-from crisp_attention.studies.report.writing import check, render, replacing, write
+from crisp_attention.studies.report.templates import render
+from crisp_attention.studies.report.writing import check, replacing, write
 from crisp_attention.studies.statistics import SEEDS_NEEDED, Interval, seeds_interval
 
 

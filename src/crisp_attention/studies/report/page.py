@@ -20,7 +20,7 @@ from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.report.figures import Picture
 from crisp_attention.studies.report.tables import MEANS
-from crisp_attention.studies.report.writing import render
+from crisp_attention.studies.report.templates import render
 
 MOST_LETTERS = 300
 MOST_PIXELS = 64

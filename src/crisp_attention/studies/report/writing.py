@@ -1,56 +1,21 @@
-"""The report of one study: page, tables, figures and summary from templates, in a folder that is whole or as it was."""
+"""The report of one study: page, tables, figures and summary, in a folder that is whole or as it was."""
 
 import os
-import re
 import shutil
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from crisp_attention.drawing.palette import style_sheet
-from crisp_attention.drawing.style import parts
 from crisp_attention.drawing.svg import standalone
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_ours
-from crisp_attention.studies import numbers
 from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report import tables
 from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
 from crisp_attention.studies.report.page import facts, page
+from crisp_attention.studies.report.templates import render
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
 OWN = {"report.html", "summary.md", "table.csv", "runs.csv", "figures"}
-
-
-def render(name: str, **values: Any) -> str:
-    """The template filled in. In a page, values are escaped as HTML; elsewhere nothing is."""
-    environment = Environment(
-        loader=PackageLoader("crisp_attention.studies.report"),
-        autoescape=lambda template: template is not None and template.endswith(".html"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = _markdown
-    environment.filters["parts"] = parts
-    environment.filters["capitalized"] = lambda text: text[:1].upper() + text[1:]
-    style = style_sheet() + environment.get_template("report.css").render()
-    digest = b64encode(sha256(style.encode()).digest()).decode()
-    return environment.get_template(name).render(
-        style=Markup(style), style_hash=f"sha256-{digest}", numbers=numbers, **values
-    )
-
-
-def _markdown(text: object) -> str:
-    """One line of text in which nothing is markup."""
-    return MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def write_report(analysis: Analysis, output: Path) -> None:
