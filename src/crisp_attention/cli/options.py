@@ -183,7 +183,7 @@ class DemoOptions:
     """Compare dense with sparse attention on real data in a few minutes: 1,797 handwritten digits.
 
     A `crisp sweep`: a small Vision Transformer, trained from scratch on 270 of the images, with dense attention,
-    top-k and random keys, tested on 1,497 others. Ends with the report. About four minutes on two cores.
+    top-k and random keys, tested on 1,497 others. Ends with the report. Some minutes on two cores.
 
     For example: crisp demo --output runs/demo --seeds 3
     """

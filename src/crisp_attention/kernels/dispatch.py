@@ -129,8 +129,8 @@ def _first(call: Call, backend: str) -> str | None:
         return backend if lacks(backend, call) is None else None
     if recorder() is not None:
         return None
-    for row in registry.FASTEST:
-        if row.kernel in KERNELS and row.covers(call) and lacks(row.kernel, call) is None:
+    for row in registry.covering(call):
+        if row.kernel in KERNELS and lacks(row.kernel, call) is None:
             return row.kernel
     return None
 
