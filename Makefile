@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FLOOR := .venv-floor/bin
+# each module is compiled once, not by each of the tests' processes
+export PYTHONDONTWRITEBYTECODE :=
 TORCH := $(shell grep '^torch==' constraints.txt)
 # two test processes share two cores; a file stays in one of them, with what it builds once
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,53 +1,57 @@
 """Real data and models for the tests; where they are missing a test skips, except in CI, where it fails."""
 
+import atexit
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
-import datasets
 import pytest
-import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
-
-from crisp_attention.cli import main as cli
-from crisp_attention.runs import evaluation
 from tests.browser import Browser, Tab, program_or_skip
-from tests.runs import small
 
-DRAW_LEARNING, DRAW_HEADS = evaluation.draw_learning, evaluation.draw_heads
+# What takes seconds to import is imported in functions: pytest-xdist reads this file once more in a process
+# that runs no test, before it starts those that do.
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton, as transformers' models do
 
 
 def pytest_collection_finish() -> None:
     """What was imported stays: a Trainer collects garbage as it begins, and need not look through all of it."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # nanobind lists whatever is left at the end
+    atexit.register(gc.unfreeze)  # nanobind lists whatever is left at the end
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_pictures_of_runs() -> Iterator[None]:
+def drawing() -> Iterator[dict[str, Callable]]:
     """Drawing a run's two pictures takes longer than the run; a test that looks at them asks for `pictures`."""
+    from crisp_attention.runs import evaluation
+
+    originals = {name: getattr(evaluation, name) for name in ("draw_learning", "draw_heads")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "draw_learning", lambda history, metric, path: path.touch())
-        patch.setattr(evaluation, "draw_heads", lambda table, path: path.touch())
-        yield
+        for name in originals:
+            patch.setattr(evaluation, name, lambda *given: given[-1].touch())
+        yield originals
 
 
 @pytest.fixture
-def pictures(monkeypatch) -> None:
+def pictures(drawing, monkeypatch) -> None:
     """Runs draw their pictures in this test."""
-    monkeypatch.setattr(evaluation, "draw_learning", DRAW_LEARNING)
-    monkeypatch.setattr(evaluation, "draw_heads", DRAW_HEADS)
+    from crisp_attention.runs import evaluation
+
+    for name, function in drawing.items():
+        monkeypatch.setattr(evaluation, name, function)
 
 
 def folder_or_skip(variable: str, default: Path) -> Path:
@@ -71,17 +75,23 @@ def models_folder() -> Path:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> str:
     """A folder with a small classifier that can be fine-tuned on `reviews`."""
+    from tests.runs import small
+
     return small.bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory) -> str:
+    from tests.runs import small
+
     return small.reviews(tmp_path_factory.mktemp("reviews"))
 
 
 @pytest.fixture(scope="session")
 def own_cache(tmp_path_factory) -> Iterator[None]:
     """What the library `datasets` keeps on disk is gone after the tests."""
+    import datasets
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         yield
@@ -90,6 +100,7 @@ def own_cache(tmp_path_factory) -> Iterator[None]:
 @pytest.fixture
 def crisp_command(monkeypatch, capsys):
     """Runs the command `crisp` in this process: exit status, standard output, standard error."""
+    from crisp_attention.cli import main as cli
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["crisp", *map(str, words)])
@@ -121,4 +132,6 @@ def tab(browser) -> Iterator[Tab]:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
