@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 import crisp_attention as crisp
-from crisp_attention import BlockTopK, Method, TopK, TopP
+from crisp_attention import BlockTopK, Entmax, Method, NofM, Threshold, TopK, TopP, Window
 from crisp_attention.kernels import dispatch
 from crisp_attention.methods.method import AnyMethod, as_method
 from tests.cases import normal
@@ -137,21 +137,8 @@ def test_a_traced_model_computes_every_length_and_padding(build: Callable) -> No
     same_on_tokens(program, module)
 
 
-EXPORTED = {name: METHODS[name] for name in METHODS if not METHODS[name].uses_seed}
-QUICK = {"nofm"}
-
-
-@pytest.mark.parametrize(
-    ("method", "is_causal"),
-    [
-        pytest.param(m, i % 2 > 0, id=name, marks=[] if name in QUICK else pytest.mark.slow)
-        for i, (name, m) in enumerate(EXPORTED.items())
-    ],
-)
-def test_an_exported_program_is_one_for_all_lengths_and_needs_nothing_of_ours(
-    method: Method, is_causal: bool
-) -> None:
-    module = Attention(method, is_causal=is_causal)
+def test_an_exported_program_is_one_for_all_lengths_and_needs_nothing_of_ours() -> None:
+    module = Attention(NofM(1, 3), is_causal=True)
     program = torch.export.export(module, states(RECORDED), dynamic_shapes=STATES)
     assert not [node for node in program.graph.nodes if "crisp" in str(node.target)]
     same_on_states(program.module(), module, LENGTHS[1:])
@@ -188,10 +175,16 @@ def test_onnx_counts_shares_that_keys_reach_exactly_as_torch_does(onnx: Callable
         assert [(each[0, 0, 0] > 0).sum().item() for each in counts] == [23, 27, 24, 15, 15]
 
 
+TRANSLATED = {
+    bert: (TopK(0.6), TopP(0.6), Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax())),
+    llama: (NofM(1, 3), Threshold(0.6), Method(Window(5), TopK(0.5, min_keep=2))),
+}
+
+
 @pytest.mark.slow
 @both_models
 def test_onnxruntime_computes_every_length_batch_and_padding_of_a_model(
     build: Callable, onnx: Callable
 ) -> None:
-    module = LastHidden(build(*every_second_method(build)))
+    module = LastHidden(build(*TRANSLATED[build]))
     same_on_tokens(onnx(module, tokens(RECORDED), TOKENS), module, LENGTHS[1:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,22 +35,26 @@ class Family:
     own_positions: bool = False  # counts positions past left padding itself, so it is given no position_ids
 
     def build(self) -> PreTrainedModel:
-        """A tiny model in eval mode; building twice gives equal weights and leaves the global seed alone.
+        """A tiny model in eval mode, always with the same weights; the global seed is left alone.
 
         Every parameter gets noise on top of its initial value: attention becomes far from uniform, and tables
         that start at zero (relative position biases, sinks) matter to the result.
         """
-        config = getattr(transformers, self.config_class)(**self.settings)
-        with warnings.catch_warnings():  # older DeBERTa modules script functions when imported
-            warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
-            model_class = getattr(transformers, self.model_class)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            model: PreTrainedModel = model_class(config)
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        model.eval()
-        return model
+        return copy.deepcopy(_built(self))
+
+
+@cache
+def _built(family: Family) -> PreTrainedModel:
+    config = getattr(transformers, family.config_class)(**family.settings)
+    with warnings.catch_warnings():  # older DeBERTa modules script functions when imported
+        warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+        model_class = getattr(transformers, family.model_class)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model: PreTrainedModel = model_class(config)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model.eval()
 
 
 def _text(

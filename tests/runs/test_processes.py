@@ -159,22 +159,17 @@ def test_a_folder_that_is_taken_is_said_once_by_the_main_process(words, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(
-    ("method", "training"),
-    [
-        ("entmax:alpha=learned", ("gradient_checkpointing=true", "label_smoothing_factor=0.1")),
-        (
-            "dense",
-            (
-                "train_sampling_strategy=random",
-                "gradient_accumulation_steps=2",
-                "dataloader_num_workers=1",
-            ),
-        ),
-    ],
-    ids=["learned, checkpointing, smoothing", "random order, accumulation, workers"],
-)
-def test_whatever_the_run(words, alone, tmp_path, method, training):
+def test_learned_parameters_checkpointing_smoothing_random_order_accumulation_and_workers(
+    words, alone, tmp_path
+):
+    method = "entmax:alpha=learned"
+    training = (
+        "gradient_checkpointing=true",
+        "label_smoothing_factor=0.1",
+        "train_sampling_strategy=random",
+        "gradient_accumulation_steps=2",
+        "dataloader_num_workers=1",
+    )
     flags = ("--batch-size", "4", "--method", method)
     together(*TORCHRUN, "-m", "crisp_attention", *words("two", *flags, training=training))
     equal(tmp_path / "two", alone(training=training, method=method))

@@ -9,7 +9,6 @@ from crisp_attention.studies.report import writing
 from crisp_attention.studies.report.writing import write_report
 from crisp_attention.studies.sweep import pool
 from tests.runs import small
-from tests.studies import quick
 from tests.studies.reports import hostile_study
 from tests.studies.sweeping import database, each_once, small_plan, states, swept
 from tests.studies.viewing import FOUR, TEXT, save_bert
@@ -19,7 +18,7 @@ from tests.studies.viewing import FOUR, TEXT, save_bert
 def _quick_runs():
     """The processes of runs draw no pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "PRELOADED", quick.PRELOADED)
+        patch.setattr(pool, "PRELOADED", [*pool.PRELOADED, "tests.studies.quick"])
         yield
 
 
@@ -75,10 +74,10 @@ def no_figures(monkeypatch):
 
 @pytest.fixture(scope="session")
 def undisturbed(small_bert, reviews, tmp_path_factory):
-    """The folder of a study of two configurations, three seeds and eight epochs that nothing disturbed."""
+    """The folder of a study of two configurations, two seeds and eight epochs that nothing disturbed."""
     output = tmp_path_factory.mktemp("undisturbed") / "study"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # as a `Worker` has it: the results are the same to the last bit
-        swept(small_plan(small_bert, reviews, seeds=3, epochs=8), output)
-    each_once(states("study", database(output)), 6)
+        swept(small_plan(small_bert, reviews, seeds=2, epochs=8), output)
+    each_once(states("study", database(output)), 4)
     return output

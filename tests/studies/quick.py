@@ -6,13 +6,11 @@
 from crisp_attention.runs import evaluation
 from crisp_attention.studies.sweep import pool
 
-PRELOADED = [*pool.PRELOADED, "tests.studies.quick"]
-
 evaluation.draw_learning = lambda history, metric, path: path.touch()
 evaluation.draw_heads = lambda table, path: path.touch()
 
 if __name__ == "__main__":
     from crisp_attention.__main__ import main
 
-    pool.PRELOADED = PRELOADED
+    pool.PRELOADED = [*pool.PRELOADED, "tests.studies.quick"]
     main()

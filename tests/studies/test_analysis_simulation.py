@@ -52,7 +52,12 @@ def verdicts(correct):
 
 @pytest.mark.parametrize(
     ("world", "seeds", "studies"),
-    [(CROSSED, 5, 300), (CROSSED, 3, 150), (SEEDS_ONLY, 3, 150), (EXAMPLES_ONLY, 5, 150)],
+    [
+        (CROSSED, 5, 300),
+        pytest.param(CROSSED, 3, 150, marks=pytest.mark.slow),
+        (SEEDS_ONLY, 3, 150),
+        pytest.param(EXAMPLES_ONLY, 5, 150, marks=pytest.mark.slow),
+    ],
 )
 def test_where_nothing_is_better_at_most_5_percent_of_studies_say_so(random, world, seeds, studies):
     found = [verdicts(world.correct(random, [0.85] * 4, seeds, 150)) for _ in range(studies)]

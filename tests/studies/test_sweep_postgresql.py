@@ -14,7 +14,7 @@ from crisp_attention.studies.sweep.storage import Storage
 from tests.studies.claiming import PLANNED, claim_one, open_queue, started
 from tests.studies.sweeping import Worker, each_once, same_run, states
 
-SEEDS, EPOCHS = 3, 8
+SEEDS, EPOCHS = 2, 8
 
 
 @pytest.fixture(scope="module")
