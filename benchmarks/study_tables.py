@@ -34,7 +34,7 @@ HEADINGS = (
     "train − validation",
     "achieved sparsity (%)",
     "kept mass (%)",
-    "computed by",
+    "kernel",
 )
 
 
