@@ -239,7 +239,7 @@ def test_after_an_interruption_the_way_on_is_shown_and_leads_on(tuned, tmp_path,
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     status, out, err = tuned("--resume")
     assert status == 0
-    assert "is finished; nothing is left to do" in err
+    assert "is already finished" in err
     assert "achieved sparsity" in out
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
     status, _, err = tuned()
@@ -265,7 +265,7 @@ def test_a_run_that_diverges_says_so_and_no_more(tuned, tmp_path):
     assert status == 0
     assert "loss nan, validation loss nan, accuracy 0.0%" in err
     assert "the run diverged: logits on validation and test are not finite" in out
-    assert "attention: scores are not finite, so sparsity and kept mass say nothing" in out
+    assert "attention: scores are not finite, so sparsity and kept mass have no meaning" in out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["kept_mass"] is metrics["entropy"] is metrics["validation"]["loss"] is None
 

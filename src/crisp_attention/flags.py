@@ -1,10 +1,10 @@
-"""How options are shown in the help of a command. Imports nothing heavy."""
+"""How options are displayed in the help of a command. Imports nothing heavy."""
 
 from typing import Annotated
 
 from tyro.conf import arg
 
-# Each help text says itself what happens without the option: no "(default: None)" after it.
+# Each help text states the default itself: no "(default: None)" after it.
 Real = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")]
 Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]

@@ -98,7 +98,7 @@ class _Without:
 def test_flex_attention_says_why_it_is_not_there(monkeypatch):
     assert "cannot rank a row" in names(parse("topk"), skip={})[1][peers.FLEX]
     assert (
-        "no whole number of blocks of 64"
+        "not a whole number of blocks of 64"
         in names(parse("block_topk"), replace(SHAPE, length=100), {})[1][peers.FLEX]
     )
     monkeypatch.setattr(peers, "which", lambda name: None)

@@ -71,7 +71,7 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     assert err.splitlines() == [
         f"model: BertForSequenceClassification, {load_source(bert, task_of(reviews), None).model.num_parameters():,} "
         f"parameters",
-        "longest text: 64 tokens in place of 128, as the model takes no more",
+        "longest text: 64 tokens instead of 128, as the model takes no more",
         "text column: text; label column: label",
         "profiling 48 examples of the train split",
     ]
@@ -79,8 +79,8 @@ def test_the_command_says_what_is_safe_and_leaves_everything(bert, reviews, tmp_
     budgets = crisp.budgets(tmp_path / "new" / "budgets.json")
     seen, uniform = budgets.expected, budgets.expected["uniform"]
     assert (
-        f"as many pairs as sparsity 0.6 keeps in all heads ({seen['sparsity']:.1%} achieved): "
-        f"{seen['mass']:.1%} of the mass, instead of {uniform['mass']:.1%}"
+        f"as many pairs as a sparsity of 0.6 in all heads ({seen['sparsity']:.1%} achieved): "
+        f"{seen['mass']:.1%} of the mass kept, instead of {uniform['mass']:.1%}"
     ) in out
     for mass in ("99%", "95%", "90%"):
         assert f"every head keeps {mass} of its mass with top-k at an overall sparsity of" in out
@@ -162,7 +162,9 @@ def test_weights_drawn_at_random_are_named_where_they_matter(bert, reviews, tmp_
     console = Console(record=True, width=200, file=io.StringIO())
     run_profile(options(str(tmp_path / "model"), reviews, tmp_path / "out"), console)
     text = console.export_text()
-    assert ("the profile is of weights drawn at random, as the checkpoint lacks bert.encoder" in text) == said
+    assert (
+        "the profile is of randomly initialised weights: the checkpoint lacks bert.encoder" in text
+    ) == said
     assert ("random" in text) == said
 
 
@@ -180,7 +182,7 @@ def test_on_a_terminal_there_is_a_bar(profiled):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"sparsity": 0.5, "mass": 0.9}, OptionError, "--sparsity and --mass each ask for budgets"),
+        ({"sparsity": 0.5, "mass": 0.9}, OptionError, "--sparsity and --mass cannot be combined"),
         ({"sparsity": 1.0}, OptionError, r"--sparsity must be in \[0, 1\), got 1.0"),
         ({"mass": 0.0}, OptionError, r"--mass must be in \(0, 1\], got 0.0"),
         ({"examples": 0}, OptionError, "--examples must be a whole number of at least 1, got 0"),

@@ -268,7 +268,7 @@ def test_a_long_text_is_cut_and_says_so(view, tab):
 def test_what_is_too_large_for_a_page_holds_one_layer(view, tab, monkeypatch):
     monkeypatch.setattr(command, "MAX_BYTES", 1000)
     _, _, err, output = view("--layer", 1)
-    assert "the page holds layer 1 only" in err
+    assert "the page holds only layer 1" in err
     tab.open(output)
     assert shown(tab, "#layer option") == ["1 · encoder.layer.1.attention.self"]
 

@@ -1,4 +1,4 @@
-"""Measuring attention alone: who agrees with the reference, and how long each takes."""
+"""Measuring attention alone: which contenders agree with the reference, and how long each takes."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ QUICK = {FLEX: "left out of a quick measurement: compiling takes half a minute"}
 
 
 def disagreeing(method: Method, shape: Shape, backward: bool, skip: dict[str, str]) -> dict[str, str]:
-    """Contenders that do not give what our reference gives on a small float32 case, with the reason, by name.
+    """Contenders that disagree with our reference on a small float32 case, with the reason, by name.
 
     Compared are outputs or, with `backward`, gradients. A contender that cannot compute them counts too.
     """
@@ -37,14 +37,14 @@ def disagreeing(method: Method, shape: Shape, backward: bool, skip: dict[str, st
         except UnavailableError as reason:
             reasons[contender.name] = str(reason)
             continue
-        except Exception as error:  # other people's code: whatever it raises, the run goes on without it
+        except Exception as error:  # other people's code: whatever it raises, the run continues without it
             reasons[contender.name] = f"fails: {first_line(error)}"
             continue
         if (worst := _difference(computed, expected)) > TOLERANCE:
             what = "gradients" if backward else "output"
             reasons[contender.name] = (
                 f"wrong: its {what} differ from the reference's by {worst:.1e} of the largest entry, "
-                f"allowed are {TOLERANCE:.0e}"
+                f"at most {TOLERANCE:.0e} is allowed"
             )
     return reasons
 
@@ -65,7 +65,7 @@ def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> floa
 def measure_attention(
     cases: list[Case], effort: Effort, rate: float, quick: bool, told: Callable[[str], None]
 ) -> list[Attention]:
-    """Check, then time every case; `rate`: of matrix products; `told` hears which case is next."""
+    """Check, then time every case; `rate`: of matrix products; `told` is called with the next case."""
     found: list[Attention] = []
     for case in cases:
         direction = "forward + backward" if case.backward else "forward"

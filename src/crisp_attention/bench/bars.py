@@ -1,4 +1,4 @@
-"""What was promised: for each case the largest ratio to dense attention that is allowed, and whether it holds."""
+"""The project's bars: for each case the largest ratio to dense attention that is allowed, and whether it holds."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -106,7 +106,7 @@ BARS = (
 
 
 def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:
-    """How a bar fares in one direction, None if it has none there."""
+    """The verdict on a bar in one direction, None if it has none there."""
     allowed = bar.backward if backward else bar.forward
     if allowed is None:
         return None

@@ -22,7 +22,7 @@ from crisp_attention.errors import OptionError
 from crisp_attention.files import check_folder, plain, write_json
 from crisp_attention.runs.terminal import table_console
 
-BUSY = 0.5  # processes that wanted to run before we began
+BUSY = 0.5  # processes waiting to run before we began
 
 
 def run_bench(options: BenchOptions, notes: Console) -> Results:
@@ -80,7 +80,7 @@ def _writable() -> Iterator[None]:
 
 @contextmanager
 def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Callable[[str], None]]:
-    """What measuring tells of its next case: a moving line on a terminal, elsewhere a line for each."""
+    """The progress of measuring: a moving line on a terminal, elsewhere a line for each case."""
     cases = {
         "attention": len(plan.cases),
         "step": len(plan.steps),

@@ -1,4 +1,4 @@
-"""What takes part in a measurement: the contenders, dense attention and ours among them."""
+"""The contenders of a measurement, including dense attention and ours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

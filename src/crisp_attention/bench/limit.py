@@ -1,4 +1,4 @@
-"""The physical limit: the arithmetic that must be done, at the rate of this machine's own matrix products."""
+"""The physical limit: the arithmetic that cannot be avoided, at the rate of this machine's matrix products."""
 
 import torch
 
@@ -11,9 +11,9 @@ DENSE_FORWARD, DENSE_BACKWARD = 2, 5  # products of all queries with all keys, o
 
 
 def products(case: Case, density: float) -> float:
-    """Products of the size queries × keys that a method cannot do without, where dense attention needs 2 or 7.
+    """Products of the size queries × keys that a method cannot avoid, where dense attention needs 2 or 7.
 
-    A rule has to see all scores, in the backward pass again, for nothing of that size is stored;
+    A rule has to see all scores, and again in the backward pass, as nothing of that size is stored;
     blocks are chosen before. All else (the weighted sum; backward, four products) is for kept pairs.
     """
     scores = density if isinstance(case.method.layout, BlockTopK) else 1.0

@@ -23,7 +23,7 @@ def named(word: str, sparsity: float, length: int) -> Method:
     """The method that `word` says: a bare name at this sparsity of `length` keys, or a spec as it is.
 
     Inputs are normal, so scores are too, with variance one: from that follow the mass of top-p
-    and the threshold. Entmax decides itself. Raises ValueError for a method that does not exist.
+    and the threshold. Entmax's sparsity follows from them. Raises ValueError for a method that does not exist.
     """
     method = as_method(_AT[word](sparsity, length)) if word in _AT else parse(word)
     if method.has_parameters:

@@ -1,4 +1,4 @@
-"""What `crisp bench` can be asked for. Imports nothing heavy: the command line's help reads it."""
+"""What `crisp bench` can be asked for. Imports nothing heavy, for the sake of `crisp --help`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call")
 class BenchOptions:
     """Measure what sparse attention costs on this machine, as ratios to torch's dense attention.
 
-    All contenders take turns in one run. Prints tables; writes bench.json, bench.svg and bench.png; for
-    example:
+    All contenders take turns in one run. Prints tables; writes bench.json, bench.svg and bench.png.
+
+    For example:
       crisp bench --quick --output runs/bench
     """
 
@@ -26,7 +27,7 @@ class BenchOptions:
     """Folder for the numbers and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
-    """Few lengths and rounds, no first calls: about a minute, and numbers that only show the order of things."""
+    """Few lengths and rounds, no first calls: about a minute, indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation). Default: all;
@@ -63,4 +64,4 @@ class BenchOptions:
     """Threads to compute with on the CPU. Default: as many as torch takes."""
 
     rounds: Count = None
-    """How often each contender is timed, unless that takes too long. Default: 30, with --quick 5."""
+    """How often each contender is timed at most; less often where that takes too long. Default: 30, with --quick 5."""

@@ -34,7 +34,7 @@ def eager_topk(method: Method, shape: Shape) -> Contender:
 
 
 def x_transformers(method: Method, shape: Shape) -> Contender:
-    """`Attend(sparse_topk=k)` of x-transformers. It keeps all of equal scores, so more than k where some are."""
+    """`Attend(sparse_topk=k)` of x-transformers. It keeps all ties, so sometimes more than k."""
     attend = installed("x_transformers.attend", "x-transformers").Attend(sparse_topk=_keep(method, shape))
     return Contender(X_TRANSFORMERS, lambda query, key, value: attend(query, key, value)[0], matrices=7)
 
@@ -79,11 +79,13 @@ def flex_blocks(method: Method, shape: Shape) -> Contender:
     assert isinstance(layout, BlockTopK)
     size, blocks = layout.block_size, shape.length // layout.block_size
     if shape.device == "cpu" and not (which("g++") or which("clang++")):
-        raise UnavailableError("on the CPU torch.compile needs a C++ compiler, and there is none")
+        raise UnavailableError("on the CPU torch.compile needs a C++ compiler (g++ or clang++); found none")
     if shape.length % size:
-        raise UnavailableError(f"{shape.length} tokens are no whole number of blocks of {size}")
+        raise UnavailableError(f"{shape.length} tokens are not a whole number of blocks of {size}")
     if (layout.sink_blocks, layout.local_blocks) != (0, 1):
-        raise UnavailableError("compared without sink blocks, and with the query's own block alone")
+        raise UnavailableError(
+            "compared only without sink blocks and with no local block but the query's own"
+        )
     keep = int(share_count(torch.tensor([blocks]), layout.sparsity))
     own = torch.eye(blocks, dtype=torch.bool, device=shape.device)
     options: Any = {"BLOCK_M": min(size, 128), "BLOCK_N": min(size, 128)} if shape.device == "cuda" else None

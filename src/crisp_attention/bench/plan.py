@@ -46,7 +46,7 @@ class Plan:
 
 
 def planned(options: BenchOptions) -> Plan:
-    """What the options ask for. Raises OptionError for one that cannot be."""
+    """What the options ask for. Raises OptionError for an invalid one."""
     _check(options)
     cuda = options.device == "cuda"
     heads, width = options.heads or (16 if cuda else 12), options.width or (128 if cuda else 64)

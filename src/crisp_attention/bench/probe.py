@@ -53,7 +53,7 @@ def _seconds(call: Call) -> float:
 
 
 def _bound() -> None:
-    """An allocation beyond most of what is free must fail here, and not bring the machine down."""
+    """Limit allocations to most of the free memory, so that they fail here and not the machine."""
     if sys.platform == "linux":
         room = psutil.Process().memory_info().vms + int(SHARE * psutil.virtual_memory().available)
         resource.setrlimit(resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
@@ -73,7 +73,7 @@ def main() -> None:
         )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
-            found = {"absent": f"needs more memory than is free, of which {SHARE:.0%} may be taken"}
+            found = {"absent": f"needs more than {SHARE:.0%} of the free memory"}
         else:
             found = {"absent": f"fails: {str(error).splitlines()[0]}"}
     print(json.dumps(found))

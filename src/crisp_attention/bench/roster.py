@@ -1,4 +1,4 @@
-"""Who takes part for which method."""
+"""The contenders for each method."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def roster(method: Method, shape: Shape, skip: dict[str, str]) -> tuple[list[Con
 
 
 def peers(method: Method) -> dict[str, Build]:
-    """Those who compute the same as the method, by name; none for most methods."""
+    """Other implementations of the method, by name; none for most methods."""
     match method.layout, method.rule:
         case Full(), TopK():
             return {EAGER: eager_topk, X_TRANSFORMERS: x_transformers, FLEX: cannot_rank}
@@ -64,8 +64,8 @@ def free_bytes(device: str) -> int:
 
 
 def fitting(contender: Contender, shape: Shape) -> Contender:
-    """The contender, if its matrices of scores fit into what is free. Raises UnavailableError."""
+    """The contender, if its matrices of scores fit into the free memory. Raises UnavailableError."""
     needed, free = contender.matrices * shape.matrix_bytes, free_bytes(shape.device)
     if needed > free:
-        raise UnavailableError(f"needs about {needed / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free")
+        raise UnavailableError(f"needs about {needed / 2**30:.0f} GiB, only {free / 2**30:.0f} GiB are free")
     return contender

@@ -89,7 +89,7 @@ class Timed:
 
 
 def compared(times: dict[str, list[float]], yardstick: str) -> list[Timed]:
-    """What the rounds say; `times`: seconds of every contender, in the order of the rounds."""
+    """The comparison over rounds; `times`: seconds of every contender, in the order of the rounds."""
     base = times[yardstick]
     return [
         Timed(

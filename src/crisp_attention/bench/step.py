@@ -1,4 +1,4 @@
-"""The part `step`: whole fine-tuning steps of a real model, dense and sparse copies by turns."""
+"""The part `step`: whole fine-tuning steps of a real model, with dense and sparse copies interleaved."""
 
 import copy
 from collections.abc import Callable

@@ -40,7 +40,7 @@ def show(results: Results, console: Console) -> None:
 def bars(results: Results) -> Table:
     """The worst ratio of each of the project's bars that the run touched, its bar, and whether it holds."""
     table = _table(
-        "the project's bars: ratio to dense SDPA at most, at the worst of the lengths that were measured",
+        "the project's bars: largest ratio to dense SDPA allowed; measured, at the worst length",
         "case",
     )
     for heading in ("forward", "bar", "and backward", "bar"):
@@ -170,7 +170,7 @@ def _print(console: Console, table: Table) -> None:
 
 
 def _missing(console: Console, found: Iterable[tuple[str, list[Absent]]]) -> None:
-    """A line for each reason why a contender is not there, and where, unless it is nowhere."""
+    """A line for each reason why a contender is missing, and where, unless it is missing everywhere."""
     where: dict[tuple[str, str], list[str]] = {}
     for place, absent in (cells := list(found)):
         for each in absent:

@@ -1,4 +1,4 @@
-"""`--config FILE`: the options of a command in a YAML or JSON file; options after it win."""
+"""`--config FILE`: the options of a command in a YAML or JSON file; those on the command line override it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ FLAG = "--config"
 
 
 def with_config(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str]:
-    """The words of a command line with those of its config file in the place of `--config FILE`.
+    """The words of a command line with those of its config file in place of `--config FILE`.
 
-    They come first, so that whatever else is typed wins.
+    They come first, so that the command line overrides them.
 
     Raises
     ------
@@ -63,7 +63,8 @@ def _words(given: Mapping[str, Any], file: str, command: str, options: type) -> 
         is_flag = types[name] is bool
         if isinstance(value, bool) and not is_flag:
             raise OptionError(
-                f"{file}: {name} takes no {value}; put quotes around a word such as yes or no", "config"
+                f"{file}: {name} must not be true or false, got {value}; quote words such as yes and no",
+                "config",
             )
         if is_flag and not isinstance(value, bool):
             raise OptionError(f"{file}: {name} must be true or false, got {value!r}", "config")

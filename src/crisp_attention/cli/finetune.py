@@ -1,4 +1,4 @@
-"""`crisp finetune`: flags to a run, and what is printed of it."""
+"""`crisp finetune`: from flags to a run, and its printed summary."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ from crisp_attention.runs.terminal import is_main, table_console
 
 
 def run_finetune(options: FinetuneOptions, console: Console) -> None:
-    """Do the run and print what came out; raises as `carry_out` does."""
+    """Run it and print the results; raises as `carry_out` does."""
     from accelerate import PartialState
 
     run = carry_out(
@@ -47,7 +47,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
 
 
 def to_continue(options: FinetuneOptions) -> str:
-    """How to go on after an interruption; empty if the run had not begun."""
+    """The command that continues an interrupted run; empty if it had not begun."""
     if not (options.output / "config.json").is_file():
         return ""
     words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
@@ -75,7 +75,7 @@ def _attention(run: Run) -> str:
     if run.metrics["entropy"] is None and mass is not None:
         return "attention: dense, the model's own; sparsity and kept mass were not measured"
     if mass is None:
-        return "attention: scores are not finite, so sparsity and kept mass say nothing"
+        return "attention: scores are not finite, so sparsity and kept mass have no meaning"
     return (
         f"achieved sparsity {sparsity:.1%}, kept mass {mass:.1%} "
         f"(in evaluation, mean over all layers and heads)"

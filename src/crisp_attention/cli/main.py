@@ -1,4 +1,4 @@
-"""The `crisp` command. Thin: it parses, calls and says what went wrong; heavy imports happen inside the commands."""
+"""The `crisp` command: parses, calls and reports errors; heavy imports happen inside the commands."""
 
 import inspect
 import os
@@ -51,8 +51,8 @@ FLAGS = {
     "data": "dataset",
     "methods": "method",
     "recipes": "recipe",
-}  # what the command line calls otherwise than Python
-CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; those after it win."
+}  # values whose flag has another name than in Python
+CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; options on the command line override it."
 IN_SPECS = {"method", "sparsity"}  # written as sparsity=0.8 in a method's spec too
 
 
@@ -73,7 +73,7 @@ def parse(arguments: list[str] | None = None) -> Any:
         commands,
         args=with_config(words, options),
         prog="crisp",
-        description="Sparse attention for Transformers models, and the proof of what it did. `crisp --version` "
+        description="Sparse attention for Transformers models, and evidence of what it does. `crisp --version` "
         "prints the version.",
         config=(tyro.conf.FlagCreatePairsOff,),
         console_outputs=is_main(),
@@ -113,20 +113,23 @@ def _run() -> None:
         _, module, function = next(each for each in COMMANDS.values() if isinstance(options, each[0]))
         found = getattr(import_module(f"crisp_attention.{module}"), function)(options, console)
     except KeyboardInterrupt:
-        console.print(f"interrupted{_way_on(options)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"interrupted{_to_continue(options)}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
     except CrispError as error:
         _refuse(console, as_typed(error, options))
-    except Exception as error:  # disks and memory end in errors of every library
+    except Exception as error:  # a full disk or memory raises errors of any library
         if isinstance(error, OSError) and error.filename is None and not can_write():
             raise
         if lacking := shortage(error):
-            _refuse(console, f"{lacking.value} ({first_line(error)}){_way_on(options)}")
+            _refuse(console, f"{lacking.value} ({first_line(error)}){_to_continue(options)}")
         if not isinstance(error, OSError) or error.filename is None:
             raise
         _refuse(console, f"{error.filename}: {error.strerror}")
     if isinstance(options, STUDIES) and (failed := found.failed()):
-        console.print(f"{len(failed)} runs failed; --retry-failed runs them again", highlight=False)
+        console.print(
+            f"failed runs: {len(failed)}; run the same command with --retry-failed to repeat them",
+            highlight=False,
+        )
         sys.exit(FAILED_RUNS)
 
 
@@ -154,7 +157,7 @@ def _refuse(console: "Console", reason: str) -> NoReturn:
     sys.exit(USER_ERROR)
 
 
-def _way_on(options: Any) -> str:
+def _to_continue(options: Any) -> str:
     if isinstance(options, STUDIES):
         return "; run the same command again to continue"
     if isinstance(options, FinetuneOptions):

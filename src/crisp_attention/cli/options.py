@@ -1,4 +1,4 @@
-"""What the commands can be asked for. Imports nothing heavy: the command line's help reads it."""
+"""What the commands can be asked for. Imports nothing heavy, for the sake of `crisp --help`."""
 
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -13,10 +13,10 @@ REPEATED = ("training", "recipe")  # options that are given again for each value
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What a run learns, from which data and how: the part that the runs of a study share."""
+    """Model, data and training: the options that the runs of a study share."""
 
     model: str
-    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    """A hub id, the folder of a model or of a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
     random)."""
 
     dataset: str
@@ -24,7 +24,7 @@ class RecipeOptions:
     files named train, validation and test or of images by class, or `builtin:digits`."""
 
     revision: Text = None
-    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
+    """For a data set of the Hub: the branch, tag or commit to read. Default: the latest."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
@@ -36,7 +36,7 @@ class RecipeOptions:
     """When attention is sparse: in training, in evaluation, or in both."""
 
     schedule: Literal["constant", "linear", "cosine", "cubic"] = "constant"
-    """How the sparsity rises from 0 during training; `constant` is the full sparsity from the start."""
+    """How the sparsity rises from 0 during training; `constant` means full sparsity from the start."""
 
     ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END", help_behavior_hint="")] = None
     """Fractions of training between which the sparsity rises. Default: 0 0.5."""
@@ -103,7 +103,7 @@ class FinetuneOptions(RecipeOptions):
     """Seed of the classifier's initial weights, the order of examples, dropout and random keys."""
 
     discard_model: Flag = False
-    """Keep no model, only what was measured: configuration, metrics, predictions, figures."""
+    """Keep no model, only the results: configuration, metrics, predictions, figures."""
 
     overwrite: Flag = False
     """Replace the run in the output folder."""
@@ -117,12 +117,14 @@ class ProfileOptions:
     """Find out where sparsity is safe: what every layer and head keeps of its dense attention.
 
     One pass of the dense model over examples of the data. Prints what each layer keeps, and budgets
-    for every head; for example:
+    for every head.
+
+    For example:
       crisp profile --model distilbert-base-uncased --dataset stanfordnlp/sst2 --save budgets.json
     """
 
     model: str
-    """A hub id, a folder of a model or a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
+    """A hub id, the folder of a model or of a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
     random)."""
 
     dataset: str
@@ -136,10 +138,10 @@ class ProfileOptions:
     """Write the recommended budgets to this file, for `crisp finetune --budgets` and `crisp.budgets`."""
 
     sparsity: Real = None
-    """Recommend the budgets that keep most mass with as many pairs as this sparsity everywhere. Default: 0.8."""
+    """Recommend the budgets that keep most mass with no more pairs than this sparsity in all heads. Default: 0.8."""
 
     mass: Real = None
-    """Instead: the cheapest budgets under which every head keeps this share of its mass, in (0, 1]."""
+    """In place of --sparsity: the sparsest budgets with which every head keeps this share of its mass, in (0, 1]."""
 
     method: Literal["topk", "block_topk"] = "topk"
     """The method that the budgets are for."""
@@ -157,7 +159,7 @@ class ProfileOptions:
     """Examples per batch."""
 
     revision: Text = None
-    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
+    """For a data set of the Hub: the branch, tag or commit to read. Default: the latest."""
 
     text_columns: Texts = ()
     """One or two text columns. Default: detected automatically."""
@@ -183,7 +185,7 @@ class DemoOptions:
     """Compare dense with sparse attention on real data in a few minutes: 1,797 handwritten digits.
 
     A `crisp sweep`: a small Vision Transformer, trained from scratch on 270 of the images, with dense attention,
-    top-k and random keys, tested on 1,497 others. Ends with the report. Some minutes on two cores.
+    top-k and random keys, tested on 1,497 others. Ends with the report. Takes several minutes on two cores.
 
     For example: crisp demo --output runs/demo --seeds 3
     """
@@ -197,11 +199,11 @@ class DemoOptions:
     sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="(default: 0.8)")] = (
         "0.8",
     )
-    """Sparsities of top-k, split by commas or spaces."""
+    """Sparsities of top-k, separated by commas or spaces."""
 
     epochs: float = 20.0
     """Passes over the training images with sparse attention; dense takes three times as many. The study in
-    docs/results.md has 40."""
+    docs/results.md uses 40."""
 
     workers: int = 2
     """Runs at a time; the cores are shared out among them."""
@@ -209,7 +211,7 @@ class DemoOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """Where a study is kept and who works on it: what may change when a study is continued."""
+    """Where a study is kept and how its runs are worked on: what may change when a study is continued."""
 
     output: Path
     """Folder for the study: its runs, study.json and report. Run the same command again to continue."""
@@ -228,7 +230,7 @@ class StudyOptions:
     """Keep models of runs started from now on. Default: measurements only."""
 
     retry_failed: Flag = False
-    """Run again what failed before."""
+    """Repeat the runs that failed before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,15 +247,15 @@ class SweepOptions(RecipeOptions, StudyOptions):
     """
 
     method: Texts = ("topk", "random")
-    """Methods, by commas: such as topk,random or topk,window:width=9; `crisp methods` lists them.
+    """Methods, separated by commas, such as topk,random or topk,window:width=9; `crisp methods` lists them.
     Default: topk,random."""
 
     sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="")] = ()
-    """Sparsities, by commas, for every method that has one and does not say it itself; 0 is dense.
+    """Sparsities, separated by commas, for every method that has one and does not set it itself; 0 is dense.
     Default: 0.8. With --search: the bounds, by default 0.3 and 0.95."""
 
     seeds: int = 5
-    """Runs per configuration; at least 3 for a comparison. With --search: of the confirmation."""
+    """Runs per configuration; at least 3 for a comparison. With --search: those of the confirmation."""
 
     recipe: UseAppendAction[
         Annotated[tuple[str, ...], arg(metavar="METHOD:KEY=VALUE", help_behavior_hint="")]
@@ -266,27 +268,27 @@ class SweepOptions(RecipeOptions, StudyOptions):
     test split to judge them on."""
 
     trials: Count = None
-    """With --search: runs to choose from; a third of them are dense. Default: 30."""
+    """With --search: how many runs to choose from; a third of them are dense. Default: 30."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(StudyOptions):
-    """The experiment of the Crisp Attention paper (arXiv 2508.06016), with seeds and a random control.
+    """Repeat the experiment of the Crisp Attention paper (arXiv 2508.06016), with several seeds and a random control.
 
     DistilBERT on SST-2: dense, top-k at 40, 60 and 80 %, random keys at 80 %. The paper publishes two
-    accuracies and no recipe; the report shows them next to what was found here.
+    accuracies and no recipe; the report shows them next to the results here.
 
     For example: crisp reproduce --output runs/paper
     """
 
     model: str = "distilbert-base-uncased"
-    """A hub id, a folder of a model or a run, or `builtin:minilm`."""
+    """A hub id, the folder of a model or of a run, or `builtin:minilm`."""
 
     dataset: str = "stanfordnlp/sst2"
     """A hub id (`id:configuration` where it has several), a file, or a folder, as for `crisp finetune`."""
 
     revision: Text = None
-    """For a data set of the Hub: the branch, tag or commit to read. Default: its newest."""
+    """For a data set of the Hub: the branch, tag or commit to read. Default: the latest."""
 
     seeds: int = 5
     """Runs per configuration."""
@@ -300,7 +302,7 @@ class ReproduceOptions(StudyOptions):
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Say what a study found, with how much certainty: one HTML page, tables, figures, a summary in Markdown.
+    """Report what a study found and how certain it is: one HTML page, tables, figures, a summary in Markdown.
 
     With two studies, the configurations that both have are compared.
 

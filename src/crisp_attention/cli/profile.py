@@ -1,4 +1,4 @@
-"""`crisp profile`: where a data set leaves a model room for sparsity, as a table, a picture and budgets."""
+"""`crisp profile`: where a model tolerates sparsity on a data set, as a table, a figure and budgets."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +32,7 @@ from crisp_attention.runs.trainer import longest_first
 SPARSITY = 0.8
 TITLE = (
     "Means over heads: dense attention, the mass kept at a target sparsity of 80%\n"
-    "(the headings say what it achieved), and the sparsity that keeps 95% of the mass"
+    "(achieved sparsity in the headings), and the sparsity that keeps 95% of the mass"
 )
 
 
@@ -78,7 +78,7 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
 
 def _check(options: ProfileOptions) -> None:
     if options.sparsity is not None and options.mass is not None:
-        raise OptionError("--sparsity and --mass each ask for budgets of their own; give one")
+        raise OptionError("--sparsity and --mass cannot be combined; give one of them")
     try:
         for flag in ("examples", "batch_size", "block_size"):
             check_whole(f"--{flag.replace('_', '-')}", getattr(options, flag), 1)
@@ -96,10 +96,10 @@ def _check(options: ProfileOptions) -> None:
 
 
 def _notes(source: Source) -> list[str]:
-    # the classifier and what pools for it come after all attention
+    # classifier and pooler come after all attention
     inside = f"{source.model.base_model_prefix}."
     drawn = [name for name in source.drawn if name.startswith(inside) and ".pooler." not in name]
-    warning = f"the profile is of weights drawn at random, as the checkpoint lacks {listed(drawn)}"
+    warning = f"the profile is of randomly initialised weights: the checkpoint lacks {listed(drawn)}"
     return [source.notes[0], *([warning] if drawn else []), *source.settled]
 
 
@@ -131,11 +131,11 @@ def report(found: Profile, budgets: Budgets, options: ProfileOptions) -> None:
     if options.mass is None:
         seen = budgets.expected
         lines.append(
-            f"recommended for as many pairs as sparsity {seen['target']['sparsity']:g} keeps in all heads "
-            f"({seen['sparsity']:.1%} achieved): {seen['mass']:.1%} of the mass, "
+            f"recommended budgets, with as many pairs as a sparsity of {seen['target']['sparsity']:g} in all heads "
+            f"({seen['sparsity']:.1%} achieved): {seen['mass']:.1%} of the mass kept, "
             f"instead of {seen['uniform']['mass']:.1%}"
         )
-    lines.append(f"every head, curves and picture are in {options.output}")
+    lines.append(f"tables of heads and curves, and the figure, are in {options.output}")
     if options.save is not None:
         lines.append(f"the budgets are in {options.save}")
     for line in lines:

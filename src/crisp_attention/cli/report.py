@@ -1,4 +1,4 @@
-"""`crisp report`: one study or two, and what is printed of them."""
+"""`crisp report`: the report of one study, or of two compared."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`crisp sweep`: flags to a study, and what is printed of it."""
+"""`crisp sweep`: from flags to a study, and its printed report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -43,9 +43,9 @@ def run_sweep(
 def plan_of(options: SweepOptions) -> tuple[Plan, Search | None]:
     """The study that the options describe, and what chooses its configurations, if something does."""
     if options.trials is not None and not options.search:
-        raise OptionError("trials has no meaning without search", "trials")
+        raise OptionError("trials can only be given with search=True", "trials")
     if options.search and options.recipe:
-        raise OptionError("recipe says what search is to find; leave one out", "recipe")
+        raise OptionError("recipe cannot be combined with search=True, which chooses the recipes", "recipe")
     levels = _levels(options)
     methods = [method for word in words(options.method) for method in _methods(word, levels)]
     recipe, data = Recipe.from_dict(vars(options)), Data.from_dict(vars(options))

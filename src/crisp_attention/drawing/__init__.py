@@ -1,1 +1,1 @@
-"""How all pictures look: one palette, one style, one way of drawing a map of layers and heads."""
+"""The look of all figures: one palette, one style, one way of drawing a map of layers and heads."""

@@ -41,7 +41,7 @@ def draw_map(
     if numbers and grid.shape[1] <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(cells.filled(np.nan)):
             if np.isfinite(value):
-                # not the page's colours: they stay in the dark
+                # not the page's colours, which change in dark mode
                 colour = "#000000" if np.asarray(image.norm(value)) > 0.6 else "#fffffe"
                 place = column + 0.5, row + 0.5
                 axes.text(*place, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)

@@ -50,7 +50,7 @@ VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items()}
 
 
 def style_sheet() -> str:
-    """The colours as variables of a page's style, dark where the reader's screen is."""
+    """The colours as variables of a page's style, dark where the reader prefers dark mode."""
     light, dark = (
         " ".join(f"--{name}: {colour};" for name, colour in each.items()) for each in (LIGHT, DARK)
     )

@@ -1,4 +1,4 @@
-"""How all figures look: ink and grid, and a colour and a marker for each series."""
+"""The style of all figures: ink and grid, and a colour and a marker for each series."""
 
 import re
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
 BASELINE = Look(QUIET, "o")
 CONTROL = Look(PURPLE, "X")
-# more series than colours: the colours come again with other markers
+# more series than colours: the colours repeat with other markers
 OTHERS = list(zip((BLUE, VERMILLION, GREEN, ORANGE, SKY, INK) * 2, "osD^vPphd*<>", strict=True))
 
 
@@ -53,7 +53,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def finish(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
-    """Quiet axes, and a grid along `grid`."""
+    """Unobtrusive axes, and a grid along `grid`."""
     axes.grid(axis=grid, color=LINE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

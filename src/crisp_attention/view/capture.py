@@ -1,4 +1,4 @@
-"""What a model really does with a text: for each method one forward pass, seen layer by layer."""
+"""The attention of a model over a text: one forward pass for each method, recorded layer by layer."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class Seen:
 
 
 def layers_of(model: PreTrainedModel, batch: Batch) -> list[Layer]:
-    """The layers that a forward pass goes through. Raises OptionError if the model cannot be looked into."""
+    """The layers that a forward pass goes through. Raises OptionError if its attention cannot be observed."""
     seen: list[Layer] = []
     length = batch["input_ids"].shape[-1]
 
@@ -57,8 +57,8 @@ def layers_of(model: PreTrainedModel, batch: Batch) -> list[Layer]:
         _forward(model, batch, observe)
     except OptionError:
         raise
-    except Exception as error:  # a model that wants more than a text may fail in any way
-        raise OptionError(f"cannot look into {type(model).__name__} with a text alone: {error}") from error
+    except Exception as error:  # a model that needs more than a text may fail in any way
+        raise OptionError(f"cannot run {type(model).__name__} on a text alone: {error}") from error
     if not seen:
         raise OptionError(f"{type(model).__name__} computes no attention over a text")
     if len({layer.number for layer in seen}) < len(seen):  # one module called again and again, as in ALBERT
@@ -101,10 +101,10 @@ def _pairs(seen: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lowest = torch.finfo(seen.scores.dtype).min
     weights = seen.scores[0].masked_fill(~valid, lowest).softmax(dim=-1).masked_fill(~valid, 0.0)
     if weights.isnan().any():
-        raise OptionError("this model computes NaN in its attention")
+        raise OptionError("the attention of this model is NaN for this text")
     return weights.numpy(), kept.numpy(), valid.numpy()
 
 
 def _forward(model: PreTrainedModel, batch: Batch, observe: Observer, method: Method | None = None) -> None:
     with borrowed(model, method=method, observe=observe, evaluate=True):
-        model.base_model(**batch)  # without the head, which may want more than a text
+        model.base_model(**batch)  # without the head, which may need more than a text

@@ -73,7 +73,7 @@ def _data(
     if (size := page_bytes(layers, len(reading.tokens), len(asked))) > MAX_BYTES:
         held = [opened]
         notes.append(
-            f"All {len(layers)} layers would take {size / 1e6:,.0f} MB: the page holds layer {opened.number} only, "
+            f"All {len(layers)} layers would take {size / 1e6:,.0f} MB: the page holds only layer {opened.number}, "
             f"the one that was chosen."
         )
     shown = []

@@ -11,7 +11,7 @@ from crisp_attention.flags import Text
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Show the attention of a text as one HTML file: which pairs each method keeps, and what they weigh.
+    """Show the attention of a text as one HTML file: which pairs each method keeps, and their weights.
 
     The model runs once per method, made sparse with it. The page needs no network.
 
@@ -20,7 +20,7 @@ class ViewOptions:
     """
 
     model: str
-    """A run directory of `crisp finetune`, a model folder, a hub id or `builtin:minilm`. Text models only."""
+    """The folder of a run of `crisp finetune` or of a model, a hub id or `builtin:minilm`. Text models only."""
 
     text: str
     """The text to look at; longer ones are cut to 128 tokens."""
@@ -35,8 +35,8 @@ class ViewOptions:
     """The head at which the page opens, counted from 0."""
 
     method: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="SPEC", help_behavior_hint="")]] = ()
-    """Such as topk:sparsity=0.8 or window:width=9+topk:sparsity=0.5; give it again for each method.
-    Default: one or two of every kind, top-k to random keys. A sparse model's own is always shown first."""
+    """A method, such as topk:sparsity=0.8 or window:width=9+topk:sparsity=0.5; repeat it for several methods.
+    Default: one or two of every kind, from top-k to random keys. A sparse model's own method is always shown first."""
 
     output: Path = Path("view.html")
-    """The file to write; one that is there is replaced."""
+    """The file to write; an existing one is replaced."""

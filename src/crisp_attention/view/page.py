@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds its data, its style and its script, and may load nothing."""
+"""The page: one self-contained HTML file with its data, style and script, which loads nothing else."""
 
 import json
 from base64 import b64encode
@@ -15,7 +15,7 @@ from crisp_attention.view.capture import Layer, Seen
 
 SCRIPTS = ("data.js", "grid.js", "panel.js", "main.js")
 NOT_VALID = 65535
-# what could end the script element, or be read as markup, in the data
+# characters in the data that could end the script element, or be read as markup
 ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"}
 
 

@@ -1,4 +1,4 @@
-"""What a page is about: the methods, a text model, and a text as the model reads it."""
+"""The inputs of a page: the methods, a text model, and a text as the model reads it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,7 @@ def read(options: ViewOptions) -> Reading:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise OptionError(f"{option} is not valid UTF-8", option)
     if not options.model.isprintable():
-        raise OptionError("model is not valid UTF-8, or holds characters that cannot be shown", "model")
+        raise OptionError("model is not valid UTF-8, or contains unprintable characters", "model")
     path = _folder(options.model)
     with restoring():
         config = read_config(path)
@@ -86,7 +86,7 @@ def read(options: ViewOptions) -> Reading:
 def _folder(name: str) -> str | Path:
     if name.startswith("builtin:"):
         if name != "builtin:minilm":
-            raise OptionError(f"unknown model {name!r}; built in for text is builtin:minilm")
+            raise OptionError(f"unknown model {name!r}; the built-in text model is builtin:minilm")
         return minilm_folder()
     return model_folder(name)
 
@@ -103,7 +103,7 @@ def _load(path: str | Path, config: Any) -> tuple[PreTrainedModel, tuple[str, ..
             raise
         raise CheckpointError(f"cannot load a model from {path}: {first_line(error)}") from error
     new = sorted(info["missing_keys"])
-    return model, (f"Weights not in the checkpoint, drawn at random: {listed(new)}.",) if new else ()
+    return model, (f"Weights not in the checkpoint, randomly initialised: {listed(new)}.",) if new else ()
 
 
 def _class(config: Any) -> Any:
@@ -118,7 +118,7 @@ def _tokenized(
 ) -> Reading:
     whole = len(tokenizer(*texts)["input_ids"])
     if not whole:
-        raise OptionError("the tokenizer makes no token of this text")
+        raise OptionError("the tokenizer produces no token from this text")
     body: Any = model.base_model  # what is looked into, without a head
     agreed = agree(body, tokenizer, texts)
     limit = agreed.cut(MAX_TOKENS)
