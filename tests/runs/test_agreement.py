@@ -85,7 +85,7 @@ def test_a_long_text_is_cut_to_the_positions_that_the_model_has(tmp_path, config
     source = load_source(folder, LONG, 512)
     encoded = source.encode(LONG.splits["train"])
     assert len(encoded[0]["input_ids"]) == tokens
-    assert said(source, f"longest text: {tokens} tokens in place of 512, as the model takes no more") == (
+    assert said(source, f"longest text: {tokens} tokens instead of 512, as the model takes no more") == (
         tokens < 202
     )
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_a_long_text_is_cut_to_the_positions_that_the_model_has(tmp_path, config
 @pytest.mark.parametrize(("limit", "tokens"), [(16, 16), (10**30, 32)])
 def test_the_length_that_the_tokenizer_takes(tmp_path, limit, tokens):
     folder = small.saved(tmp_path, BertConfig(**BODY), model_max_length=limit)
-    assert said(load_source(folder, LONG, 10**40), f"longest text: {tokens} tokens in place of")
+    assert said(load_source(folder, LONG, 10**40), f"longest text: {tokens} tokens instead of")
     folder = small.saved(tmp_path, BertConfig(**BODY), model_max_length=2)
     with pytest.raises(OptionError, match="the tokenizer takes 2 tokens at most; the shortest text has 3"):
         load_source(folder, LONG, None)
@@ -106,11 +106,11 @@ def test_a_token_that_the_model_lacks_is_refused_by_name(tmp_path):
     assert load_source(folder, SOME, 16)  # no text has one
     for rows in (("newer film", "bad"), ("bad", "a newer film")):
         with pytest.raises(
-            OptionError, match=f"vocabulary is not the model's: token 'newer' has the number {len(WORDS) + 1}"
+            OptionError, match=f"vocabulary does not match the model's: token 'newer' has id {len(WORDS) + 1}"
         ):
             load_source(folder, texts(*rows), 16)
     late = texts(*["the film"] * 70, "newer film")
-    with pytest.raises(OptionError, match="vocabulary is not the model's"):
+    with pytest.raises(OptionError, match="vocabulary does not match the model's"):
         load_source(folder, late, 16).encode(late.splits["train"])
 
 
@@ -118,7 +118,9 @@ def test_tokens_added_to_the_tokenizer_get_embeddings(tmp_path):
     folder = small.saved(tmp_path, BertConfig(**BODY), added=("<user>", "<url>"))
     task = texts("<url> is good", "bad")
     source = load_source(folder, task, 16)
-    assert said(source, "embeddings of tokens that only the tokenizer has, drawn at random: <user>, <url>")
+    assert said(
+        source, "embeddings of tokens that only the tokenizer has, randomly initialised: <user>, <url>"
+    )
     encoded = source.encode(task.splits["train"])
     assert encoded[0]["input_ids"][1] == len(WORDS) + 1 == source.model.config.vocab_size - 1
     assert source.model(**source.collate(list(encoded))).logits.shape == (2, 2)
@@ -178,7 +180,7 @@ def test_positions_that_skip_padding_keep_the_number_of_the_model(tmp_path):
     source = load_source(small.saved(tmp_path, RobertaConfig(**BODY, pad_token_id=5)), SOME, 16)
     assert source.model.config.pad_token_id == 5
     assert source.processor.pad_token_id == 0
-    assert said(source, "by whose number for it positions are counted, has 5")
+    assert said(source, "which counts positions by its own padding id, keeps 5")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_texts_are_padded_where_it_changes_no_result(tmp_path, config, given, si
     assert source.processor.padding_side == side
     assert batch["input_ids"].shape[1] == (width or 6)
     assert said(source, "padding: on the") == (given != side)
-    assert said(source, "padding: every text to 20 tokens") == (width is not None)
+    assert said(source, "padding: all texts to 20 tokens") == (width is not None)
 
 
 def test_a_mask_is_made_whatever_the_tokenizer_gives(tmp_path):
@@ -224,7 +226,7 @@ def test_a_mask_is_made_whatever_the_tokenizer_gives(tmp_path):
 def test_models_that_read_a_text_at_its_end_token(tmp_path, config):
     folder = small.saved(tmp_path, config)
     odd = texts("the film", "bad", "film [SEP] plot")
-    with pytest.raises(OptionError, match=r"number 3, of which every text must have the same .* row 2 has 2"):
+    with pytest.raises(OptionError, match=r"id 3: expected as many in every text, at least one; row 2 has 2"):
         load_source(folder, odd, 16)
     source = load_source(folder, SOME, 16)
     assert source.encode(SOME.splits["train"])
@@ -234,7 +236,9 @@ def test_models_that_read_a_text_at_its_end_token(tmp_path, config):
 
 def test_a_text_of_padding_alone(tmp_path):
     folder = small.saved(tmp_path, LlamaConfig(**LLAMA), special=False)
-    with pytest.raises(OptionError, match=r"the text of row 1 holds nothing but the padding token, \[PAD\]"):
+    with pytest.raises(
+        OptionError, match=r"the text of row 1 consists of nothing but the padding token, \[PAD\]"
+    ):
         load_source(folder, texts("the film", "[PAD] [PAD]"), 16)
 
 
@@ -263,7 +267,7 @@ def test_fields_that_would_change_the_loss_or_what_comes_back(tmp_path, plain, f
     """The run is that of a checkpoint without the field, to the bit."""
     source = load_source(small.saved(tmp_path, BertConfig(**BODY), config={field: value}), SOME, 16)
     found, expected = (outputs(each) for each in (source, plain))
-    assert [said(each, f"as the run needs it: {field} is") for each in (source, plain)] == [True, False]
+    assert [said(each, f"changed for this run: {field} is") for each in (source, plain)] == [True, False]
     assert set(found) == set(expected) == {"loss", "logits"}
     torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=0)
     assert torch.equal(found.logits, expected.logits)
@@ -281,7 +285,7 @@ def test_half_weights_are_trained_in_float32(tmp_path, dtype):
     [
         (("bad", "so-so", "good"), None),
         (("LABEL_0", "LABEL_1", "LABEL_2"), None),
-        (("good", "bad", "so-so"), "its head was put into the data's order"),
+        (("good", "bad", "so-so"), "its head was reordered as in the data"),
         (("joy", "fear", "rage"), "made for joy, fear, rage, now learns bad, so-so, good"),
     ],
 )

@@ -71,20 +71,20 @@ def test_a_processor_that_leaves_the_size_needs_images_of_one(tmp_path):
     folder = small.vit(tmp_path, do_resize=False)
     same = pictures((8, 8), (8, 8))
     assert batch_of(load_source(folder, same, None), same)["pixel_values"].shape == (2, 3, 8, 8)
-    with pytest.raises(OptionError, match="8 x 8 in row 0 of train, 9 x 8 in row 2 of train"):
+    with pytest.raises(OptionError, match="expected 8 x 8, as in row 0 of train, found 9 x 8 in row 2"):
         load_source(folder, pictures((8, 8), (8, 8), (9, 8)), None)
 
 
 def test_pixels_that_are_not_scaled_are_said(tmp_path):
     source = load_source(small.vit(tmp_path, do_rescale=False), pictures((8, 8)), None)
-    assert said(source, "from 0 to 255 before they are normalised (do_rescale is off)")
+    assert said(source, "pixel values are 0 to 255 before normalisation (do_rescale is off)")
 
 
 @pytest.mark.parametrize(("factor", "white"), [(1.0, "255"), (1 / 127.5, "2"), (1 / 65_535, "0.00389")])
 def test_pixels_of_another_scale_are_said(tmp_path, factor, white):
     source = load_source(small.vit(tmp_path, rescale_factor=factor), pictures((8, 8)), None)
-    assert said(source, f"images: pixels are numbers from 0 to {white} before they are normalised")
-    assert not said(load_source(small.vit(tmp_path), pictures((8, 8)), None), "pixels are numbers")
+    assert said(source, f"images: pixel values are 0 to {white} before normalisation")
+    assert not said(load_source(small.vit(tmp_path), pictures((8, 8)), None), "pixel values are")
 
 
 def test_a_processor_that_divides_by_zero(tmp_path):

@@ -68,14 +68,14 @@ def test_any_other_field_by_its_own_type(tmp_path, pair, value):
         ("dataloader_drop_last=true", "dataloader_drop_last: the run evaluates every example"),
         ("label_names=label", "label_names: the labels are the data's label column"),
         ("restore_callback_states_from_checkpoint=true", "the run restores what it needs itself"),
-        ("dataloader_multiprocessing_context=spawn", "only forked workers can make the run's batches"),
+        ("dataloader_multiprocessing_context=spawn", "the run's batches can only be made by forked workers"),
         ("debug=underflow_overflow", "debug: its check for overflow stops at boolean masks"),
         ("per_device_eval_batch_size=0", "training per_device_eval_batch_size must be at least 1, got 0"),
         ("gradient_accumulation_steps=0", "training gradient_accumulation_steps must be at least 1, got 0"),
-        ("max_steps=0", "training max_steps must be at least 1, or -1 to go by epochs; got 0"),
+        ("max_steps=0", "training max_steps must be at least 1, or -1 to train by epochs; got 0"),
         (
             "train_sampling_strategy=batch_rebalance",
-            "batch_rebalance takes the same order of examples with every",
+            "batch_rebalance uses the same order of examples with every",
         ),
         (
             "metric_for_best_model=bleu",
@@ -112,7 +112,7 @@ def test_several_processes_need_even_batches(tmp_path, monkeypatch):
     assert not made(tmp_path, uneven).accelerator_config.even_batches
     monkeypatch.setattr(arguments_module.TrainingArguments, "world_size", 2)
     made(tmp_path)
-    with pytest.raises(OptionError, match="with several processes, even_batches must be true"):
+    with pytest.raises(OptionError, match="even_batches must be true with several processes, got false"):
         made(tmp_path, uneven)
 
 

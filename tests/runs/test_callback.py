@@ -228,8 +228,8 @@ def test_stopping_before_the_final_sparsity_says_so_with_numbers(tmp_path):
     (said,) = [str(each.message) for each in caught]
     assert said == (
         "training ended at step 4 of 8: the model has sparsity 0.4, not the schedule's final 0.8, which step 6 "
-        "reaches; load_best_model_at_end found no checkpoint at the final sparsity 0.8 with an evaluation to "
-        "choose it by, and loaded none: the model is that of step 4"
+        "would have reached; load_best_model_at_end found no checkpoint at the final sparsity 0.8 with an evaluation "
+        "to choose it by, and loaded none: the model is the one after step 4"
     )
     assert made.state.best_model_checkpoint is None
     last = crisp.load(tmp_path / "checkpoint-4")
@@ -240,7 +240,9 @@ def test_stopping_before_the_final_sparsity_says_so_with_numbers(tmp_path):
 def test_a_best_evaluation_that_was_not_saved_cannot_be_loaded_and_that_is_said(tmp_path):
     scores = [*WORSE[:-2], 0.95, 0.2]  # the best is that of step 7; checkpoints are those of 4 and 8
     made = trainer(tmp_path, scores=scores, load_best_model_at_end=True, save_steps=4)
-    with pytest.warns(UserWarning, match="^load_best_model_at_end found no checkpoint .* is that of step 8$"):
+    with pytest.warns(
+        UserWarning, match="^load_best_model_at_end found no checkpoint .* is the one after step 8$"
+    ):
         made.train()
     assert sparsity_of(made.model) == 0.8
 
@@ -281,7 +283,7 @@ def test_a_resumed_run_begins_with_the_sparsity_of_its_checkpoint(tmp_path):
     trainer(tmp_path, Recorder(stop=4), schedule=Schedule(0.4, end=0.5), save_only_model=False).train()
     again = trainer(tmp_path, recorder := Recorder(), eval_on_start=True, max_steps=12)
     with pytest.warns(
-        UserWarning, match="of step 4 has sparsity 0.4; .* goes on from 0.1333, as it is at step 4 of 12$"
+        UserWarning, match="of step 4 has sparsity 0.4; .* continues from 0.1333, its value at step 4 of 12$"
     ):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert evaluations(again)[4]["sparsity"] == 0.4
@@ -293,7 +295,7 @@ def test_a_best_at_another_final_sparsity_is_not_kept(tmp_path):
         tmp_path, Recorder(stop=6), schedule=Schedule(0.4, end=0.25), scores=WORSE, save_only_model=False
     ).train()
     again = trainer(tmp_path, schedule=Schedule(0.8, end=0.5), scores=WORSE[6:], load_best_model_at_end=True)
-    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule goes on from 0.8"):
+    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule continues from 0.8"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert (again.state.best_global_step, sparsity_of(again.model)) == (7, 0.8)
 
@@ -320,7 +322,7 @@ def test_a_checkpoint_of_adapters_brings_its_sparsity_as_any_other(tmp_path, nam
         save_only_model=False,
     ).train()
     again = trainer(tmp_path, model=with_adapter(name), eval_on_start=True, max_steps=12)
-    with pytest.warns(UserWarning, match="of step 4 has sparsity 0.4; the schedule goes on from 0.1333"):
+    with pytest.warns(UserWarning, match="of step 4 has sparsity 0.4; the schedule continues from 0.1333"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert evaluations(again)[4]["sparsity"] == 0.4
 
@@ -334,6 +336,6 @@ def test_the_best_adapter_at_another_final_sparsity_is_not_kept(tmp_path):
     ).train()
     made = {"model": with_adapter("default"), "scores": WORSE[6:], "load_best_model_at_end": True}
     again = trainer(tmp_path, schedule=Schedule(0.8, end=0.5), **made)
-    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule goes on from 0.8"):
+    with pytest.warns(UserWarning, match="has sparsity 0.4; the schedule continues from 0.8"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert (again.state.best_global_step, sparsity_of(again.model)) == (7, 0.8)

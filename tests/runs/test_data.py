@@ -176,7 +176,7 @@ def test_the_name_of_a_format_does_not_read_the_working_folder(name):
 
 def test_the_hubs_reason_is_given_in_one_line():
     with pytest.raises(
-        DataError, match=r"^no/such-set is no local folder or file .*Couldn't reach 'no/such-set'.*$"
+        DataError, match=r"^no/such-set is not a local folder or file .*Couldn't reach 'no/such-set'.*$"
     ):
         task_of("no/such-set")
 
@@ -224,7 +224,7 @@ def test_commands_ask_the_hub_for_the_configuration_and_the_revision(hub, tmp_pa
 def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path):
     for dataset in (write(tmp_path, train=ROWS), str(tmp_path / "train.jsonl"), "builtin:digits", "./none"):
         refuses(
-            f"revision main is a version of a data set on the Hub; {dataset} is not there",
+            f"revision main needs a data set of the Hub; {dataset} is not one",
             dataset,
             revision="main",
         )

@@ -200,7 +200,7 @@ def test_a_label_is_the_same_as_a_number_and_as_text(tmp_path, train, other, enc
 def test_other_ways_to_write_a_number_are_other_labels(tmp_path, unknown):
     write(tmp_path, train=ROWS, validation=[{"text": "x", "label": unknown}])
     refuses(
-        f"the validation split has labels that are no class of train in 1 of 1 rows, the first of them row 0 "
+        f"the validation split has labels that are not classes of train in 1 of 1 rows, the first of them row 0 "
         f"(counting from 0): {unknown!r}",
         tmp_path,
     )
@@ -250,15 +250,15 @@ def test_labels_of_train_that_cannot_be_used(tmp_path, labels, message):
     [
         (
             [0, 2, 2],
-            "labels that are no class of train in 2 of 3 rows, the first of them row 1 (counting from 0): 2;",
+            "labels that are not classes of train in 2 of 3 rows, the first of them row 1 (counting from 0): 2;",
         ),
         (
             [0, -1],
-            "labels that are no class of train in 1 of 2 rows, the first of them row 1 (counting from 0): -1;",
+            "labels that are not classes of train in 1 of 2 rows, the first of them row 1 (counting from 0): -1;",
         ),
         (
             ["0", "one"],
-            "labels that are no class of train in 1 of 2 rows, the first of them row 1 (counting from 0): 'one';",
+            "labels that are not classes of train in 1 of 2 rows, the first of them row 1 (counting from 0): 'one';",
         ),
         ([0, None], "no label in 1 of 2 rows, the first of them row 1"),
     ],
@@ -273,7 +273,7 @@ def test_a_class_label_outside_its_names_is_refused(tmp_path):
     schema = Features(features).arrow_schema
     pq.write_table(pa.table({"text": ["x"] * 3, "label": [0, 1, 7]}, schema), tmp_path / "train.parquet")
     refuses(
-        "labels that are no class of train in 1 of 3 rows, the first of them row 2 (counting from 0): 7;",
+        "labels that are not classes of train in 1 of 3 rows, the first of them row 2 (counting from 0): 7;",
         tmp_path,
     )
 

@@ -110,7 +110,7 @@ def test_grey_values_beyond_8_bits_keep_as_many_levels_as_8_bits_hold(kind, bits
     assert image.mode in ("I;16", "I;16B", "I")
     seen = survey(stored(image), "image")
     assert seen.white == 2**bits - 1
-    assert seen.notes == (f"images of 16 bits: their grey values, 0 to {seen.white:,}, become 0 to 255",)
+    assert seen.notes == (f"16-bit images: grey values from 0 to {seen.white:,} are scaled to 0 to 255",)
     rgb = np.asarray(as_rgb(image, seen.white))
     assert (rgb == RAMP[..., None]).all()
 
@@ -155,7 +155,7 @@ def test_transparent_parts_are_laid_on_white(mode):
 def test_a_transparent_colour_of_a_palette_is_white():
     image = COLOUR.quantize(4)
     clear = stored(image, kind="PNG", transparency=0)
-    assert survey(clear, "image").notes == ("images with transparent parts, laid on white: 1",)
+    assert survey(clear, "image").notes == ("images with transparent parts, placed on white: 1",)
     rgb, colours = np.asarray(as_rgb(clear["train"][0]["image"])), np.asarray(image.convert("RGB"))
     hidden = np.asarray(image) == 0
     assert (rgb[hidden] == 255).all()
@@ -165,7 +165,9 @@ def test_a_transparent_colour_of_a_palette_is_white():
 def test_of_a_moving_image_the_first_frame_is_read():
     first, second = (Pillow.new("L", (4, 4), shade) for shade in (10, 200))
     moving = stored(first, kind="GIF", save_all=True, append_images=[second])
-    assert survey(moving, "image").notes == ("images of several frames, of which the first is read: 1",)
+    assert survey(moving, "image").notes == (
+        "images with several frames, of which only the first is read: 1",
+    )
     assert np.asarray(as_rgb(moving["train"][0]["image"])).max() == 10
 
 

@@ -155,7 +155,7 @@ def test_sixteen_shades_of_twelve_bits_are_told_apart(vit, tmp_path):
     table = pd.read_parquet(run.directory / "predictions-validation.parquet")
     assert len(np.unique(np.round(np.stack(table["logits"]), 6), axis=0)) == 16
     notes = json.loads((run.directory / "config.json").read_text())["notes"]
-    assert "images of 16 bits: their grey values, 0 to 4,095, become 0 to 255" in notes
+    assert "16-bit images: grey values from 0 to 4,095 are scaled to 0 to 255" in notes
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -141,7 +141,7 @@ def test_sst2_with_a_pretrained_encoder(data_folder, tmp_path):
     assert 0.2 < metrics["kept_mass"] < 1
     for words in (
         "text column: sentence; label column: label",
-        "drawn at random: classifier.bias, classifier.weight",
+        "randomly initialised: classifier.bias, classifier.weight",
         "attention: topk:sparsity=0.8, in 6 of 6 layers",
         "training on 200 of 240 examples",
         "examples: 200 train, 64 validation, 40 test",

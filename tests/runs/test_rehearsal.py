@@ -102,7 +102,7 @@ def test_a_dense_model_that_cannot_be_looked_into_is_trained_all_the_same(
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["achieved_sparsity"], metrics["kept_mass"], metrics["entropy"]) == (0, 1, None)
     assert metrics["validation"]["examples"] == 16
-    assert "attention: dense, not looked into: " in err
+    assert "attention: dense, not measured: " in err
     assert not (tmp_path / "run" / "measurements.csv").exists()
     with pytest.raises(
         OptionError, match="does not compute its attention through transformers' attention interface"
@@ -156,7 +156,10 @@ def test_a_last_batch_of_one_image_under_batch_normalisation(resnet, tmp_path):
         if works:
             rehearse(*given)
         else:
-            with pytest.raises(OptionError, match="trained on one example, the last one with batch_size=8"):
+            with pytest.raises(
+                OptionError,
+                match="trained on the single example that is left for the last batch with batch_size=8",
+            ):
                 rehearse(*given)
 
 

@@ -112,13 +112,13 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(tmp_path, bert, reviews, watc
 
 
 DAMAGES = [
-    *((name, "cut short or damaged") for name in (*WEIGHTS, "trainer_state.json", "config.json")),
+    *((name, "truncated or damaged") for name in (*WEIGHTS, "trainer_state.json", "config.json")),
     *((name, "missing") for name in (*WEIGHTS, "trainer_state.json", "config.json")),
 ]
 
 
 @pytest.mark.parametrize(("file", "damage"), DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(tmp_path, file, damage):
+def test_a_damaged_checkpoint_is_skipped_and_if_all_are_that_is_an_error(tmp_path, file, damage):
     for step in (6, 12):
         shutil.copytree(SAVED / "checkpoint-12", tmp_path / f"checkpoint-{step}")
     assert newest_checkpoint(tmp_path) == (tmp_path / "checkpoint-12", ())
@@ -132,10 +132,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_that_is_an_error(tmp
     spoil(tmp_path / "checkpoint-12")
     found, (note,) = newest_checkpoint(tmp_path)
     assert found == tmp_path / "checkpoint-6"
-    assert note.startswith(f"checkpoint-12 is damaged and was passed over: {file} is {damage}")
+    assert note.startswith(f"checkpoint-12 is damaged and was skipped: {file} is {damage}")
     spoil(tmp_path / "checkpoint-6")
     with pytest.raises(
-        CheckpointError, match=rf"no checkpoint in .*: checkpoint-12 is damaged.*{file} is {damage}"
+        CheckpointError, match=rf"no usable checkpoint in .*: checkpoint-12 is damaged.*{file} is {damage}"
     ):
         newest_checkpoint(tmp_path)
 
@@ -148,7 +148,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, bert, 
     assert sorted(folder.name for folder in checkpoints.iterdir()) == ["checkpoint-12", "checkpoint-6"]
     (checkpoints / "checkpoint-12" / "optimizer.pt").unlink()
     run, said = resume(options)
-    assert "checkpoint-12 is damaged and was passed over: optimizer.pt is missing" in said
+    assert "checkpoint-12 is damaged and was skipped: optimizer.pt is missing" in said
     assert "continuing from checkpoint-6" in said
     assert run.metrics["steps"] == STEPS
 

@@ -18,7 +18,7 @@ from crisp_attention.runs.task import Classification, Task
 from tests.runs import small
 from tests.runs.tables import task_of
 
-CUT = "longest text: 64 tokens in place of 128, as the model takes no more"
+CUT = "longest text: 64 tokens instead of 128, as the model takes no more"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_head_fits_the_classes_and_new_weights_are_said(bert, task, tmp_path
     three = Task(task.splits, task.text_columns, None, Classification(("bad", "so-so", "good")), ())
     source = load_source(bert, three, 128)
     assert source.model.config.id2label == {0: "bad", 1: "so-so", 2: "good"}
-    drawn = "weights not in the checkpoint, drawn at random: classifier.bias, classifier.weight"
+    drawn = "weights not in the checkpoint, randomly initialised: classifier.bias, classifier.weight"
     assert source.notes[1:] == (drawn, CUT)
     assert len(load_source(bert, task, 64).notes) == 1
 
@@ -174,5 +174,5 @@ def test_a_tokenizer_without_any_token_to_pad_with(task, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
-    with pytest.raises(OptionError, match="neither a padding nor an end token"):
+    with pytest.raises(OptionError, match="neither a padding token nor an end token"):
         load_source(folder, task, 128)

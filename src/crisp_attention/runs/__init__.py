@@ -1,1 +1,1 @@
-"""One fine-tuning run: data, model, Trainer, what it leaves behind."""
+"""One fine-tuning run: data, model, Trainer, results."""

@@ -22,26 +22,26 @@ RESERVED = {
     "seed": "seed=NUMBER sets it",
     "report_to": "report_to=NAME sets it",
     "hub_token": "it would be written into the run's folder; log in with `hf auth login`",
-    "run_name": "the name of the output folder",
+    "run_name": "the name of the output folder is used",
     "resume_from_checkpoint": "resume=True sets it",
-    "remove_unused_columns": "set by the run itself",
+    "remove_unused_columns": "the run sets it itself",
     "prediction_loss_only": "the run keeps the prediction of every example",
     "batch_eval_metrics": "the run keeps the prediction of every example",
     "eval_do_concat_batches": "the run keeps the predictions of all batches in one table",
     "dataloader_drop_last": "the run evaluates every example",
     "label_names": "the labels are the data's label column",
     "restore_callback_states_from_checkpoint": "the run restores what it needs itself",
-    "dataloader_multiprocessing_context": "only forked workers can make the run's batches",
-    "debug": "its check for overflow stops at boolean masks",
-    "logging_nan_inf_filter": "a loss that is not finite is reported as it is",
+    "dataloader_multiprocessing_context": "the run's batches can only be made by forked workers",
+    "debug": "its overflow check fails on boolean masks",
+    "logging_nan_inf_filter": "the run reports a loss that is not finite as it is",
 }
 
 
 def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
     """Evaluate and checkpoint every epoch, group by length; the recipe's `training` overrides anything.
 
-    Raises OptionError for a field that does not exist, a value it does not take, a field that the run sets
-    itself, and one with which a run cannot end.
+    Raises OptionError for a field that does not exist, a value it does not accept, a field that the run sets
+    itself, and one with which a run cannot finish.
     """
     recipe = spec.recipe
     defaults: dict[str, Any] = {
@@ -82,15 +82,15 @@ def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
 
 
 def _check(arguments: TrainingArguments) -> None:
-    """Raises OptionError for values that TrainingArguments takes and that stop the run later."""
+    """Raises OptionError for values that TrainingArguments accepts but that stop the run later."""
     for name in ("per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(arguments, name) < 1:
             raise _refused(f"{name} must be at least 1, got {getattr(arguments, name)}")
     if arguments.max_steps == 0:
-        raise _refused("max_steps must be at least 1, or -1 to go by epochs; got 0")
+        raise _refused("max_steps must be at least 1, or -1 to train by epochs; got 0")
     if arguments.train_sampling_strategy == "batch_rebalance":
         raise _refused(
-            "train_sampling_strategy: batch_rebalance takes the same order of examples with every seed; "
+            "train_sampling_strategy: batch_rebalance uses the same order of examples with every seed; "
             "expected group_by_length, random or sequential"
         )
     best = arguments.metric_for_best_model
@@ -100,7 +100,7 @@ def _check(arguments: TrainingArguments) -> None:
         raise _refused("dataloader_persistent_workers needs dataloader_num_workers")
     accelerator: Any = arguments.accelerator_config
     if not accelerator.even_batches and arguments.world_size > 1:
-        raise _refused("accelerator_config: with several processes, even_batches must be true")
+        raise _refused("accelerator_config: even_batches must be true with several processes, got false")
     if arguments.use_liger_kernel and not is_liger_kernel_available():
         raise _refused("use_liger_kernel needs the package liger-kernel")
 

@@ -69,8 +69,8 @@ class SparsityCallback(TrainerCallback):
         if resumed is not None and abs(resumed - planned) > SAME:
             self._warn(
                 state,
-                f"the checkpoint of step {state.global_step} has sparsity {resumed:.4g}; the schedule goes on "
-                f"from {planned:.4g}, as it is at step {state.global_step} of {state.max_steps}",
+                f"the checkpoint of step {state.global_step} has sparsity {resumed:.4g}; the schedule continues "
+                f"from {planned:.4g}, its value at step {state.global_step} of {state.max_steps}",
             )
         best = _recorded(Path(state.best_model_checkpoint)) if state.best_model_checkpoint else planned
         if not self._is_final(planned if best is None else best):
@@ -104,12 +104,12 @@ class SparsityCallback(TrainerCallback):
             reached = math.ceil(self.schedule.end * state.max_steps - SAME)
             messages.append(
                 f"training ended at step {state.global_step} of {state.max_steps}: the model has sparsity "
-                f"{now:.4g}, not the schedule's final {self.schedule.final:g}, which step {reached} reaches"
+                f"{now:.4g}, not the schedule's final {self.schedule.final:g}, which step {reached} would have reached"
             )
         if args.load_best_model_at_end and state.best_model_checkpoint is None:
             messages.append(
                 f"load_best_model_at_end found no checkpoint at the final sparsity {self.schedule.final:g} with an "
-                f"evaluation to choose it by, and loaded none: the model is that of step {state.global_step}"
+                f"evaluation to choose it by, and loaded none: the model is the one after step {state.global_step}"
             )
         if messages:
             self._warn(state, "; ".join(messages))
@@ -142,14 +142,14 @@ def _in_force(model: nn.Module) -> float | None:
 
 
 def _recorded(checkpoint: Path) -> float | None:
-    """The one sparsity with which a checkpoint was saved; None if it says none."""
+    """The one sparsity with which a checkpoint was saved; None if it holds none."""
     settings = recorded_at(checkpoint)
     found = {method.sparsity for method in settings[0].values()} - {None} if settings else set()
     return found.pop() if len(found) == 1 else None
 
 
 def _forget_best(state: TrainerState, scheduler: Any) -> None:
-    """The next evaluation is compared with none before."""
+    """Clear the Trainer's record of the best evaluation."""
     state.best_metric = state.best_global_step = state.best_model_checkpoint = None
     if isinstance(scheduler, ReduceLROnPlateau | GreedyLR):
         scheduler.best = -math.inf if scheduler.mode == "max" else math.inf

@@ -1,4 +1,4 @@
-"""The model card: a README.md next to a saved model that says what it is and how it was made."""
+"""The model card: a README.md next to a saved model that says what the model is and how it was trained."""
 
 import re
 import shlex
@@ -123,4 +123,4 @@ def _command(command: Sequence[str]) -> str:
 def _plain(spec: RunSpec) -> str:
     if spec.is_dense:
         return ""
-    return "\n`from_pretrained` of transformers gives the same weights with dense attention.\n"
+    return "\n`from_pretrained` of transformers loads the same weights with dense attention.\n"

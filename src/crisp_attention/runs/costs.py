@@ -1,4 +1,4 @@
-"""What a run costs, and on what: time per step, peak memory, and the kernels that computed its attention."""
+"""The costs of a run: time per step, peak memory, and the kernels that computed its attention."""
 
 import time
 from statistics import median
@@ -69,7 +69,7 @@ class StepTimes(TrainerCallback, ExportableState):
         self.seconds.append(_now(args.device) - self._started)
 
     def median(self) -> float:
-        """Seconds of the middle step; the first ones, often slower, do not move it."""
+        """Median seconds per step; the first ones, often slower, do not affect it."""
         return median(self.seconds)
 
     def total(self) -> float:

@@ -1,4 +1,4 @@
-"""What a trained model can do on every split, example by example, what its attention keeps, and pictures of both."""
+"""The results of a trained model on every split, example by example, what its attention keeps, and figures of both."""
 
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,10 @@ def results(
     measured: bool = True,
     treatment: ModelTreatment | None = None,
 ) -> dict[str, Any]:
-    """Evaluate every split of the encoded task, measure the attention, and draw the course of the main `metric`.
+    """Evaluate every split of the encoded task, measure the attention, and plot the main `metric` over training.
 
     Writes predictions, measurements, the log and figures. All processes of a run compute, and the main one writes.
-    `measured` False leaves out the attention of a dense model that Crisp cannot look into: by definition it
+    `measured` False leaves out the attention of a dense model that Crisp cannot observe: by definition it
     drops nothing and keeps all mass, and its entropy is not known. `treatment` is measured in place of the attention.
     """
     splits = {"validation": trainer.eval_dataset}

@@ -43,7 +43,7 @@ TOPK, RECIPE = TopK(), Recipe()
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A finished run: what it measured, and where everything is.
+    """A finished run: its measurements and its files.
 
     Attributes
     ----------
@@ -175,7 +175,7 @@ def finetune(
     overwrite
         Replace the run in `output`.
     keep_model
-        Whether the model is kept, and not only what was measured.
+        Whether to keep the model; otherwise only measurements are kept.
     verbose
         Whether notes and progress are printed to standard error.
 
@@ -245,7 +245,7 @@ def carry_out(
             recorded, resume=resume, overwrite=overwrite, processes=arguments.world_size, held=held
         )
         if resume and directory.complete:
-            say(console, f"the run in {output} is finished; nothing is left to do")
+            say(console, f"the run in {output} is already finished")
             return Run(output, directory.read_metrics())
         if resume:
             check_resuming()

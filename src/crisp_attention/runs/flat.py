@@ -1,4 +1,4 @@
-"""Flat options, as the command line and the files of older versions have them, made into values."""
+"""Values from flat options, as the command line and the files of older versions have them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ OWN = ("model", "layers", "attention", "phase", "seed", "metric")  # the same in
 
 
 def spec_of(options: Mapping[str, Any]) -> RunSpec:
-    """The run that flat options describe; what is no option of a run is passed over.
+    """The run that flat options describe; keys that are not options of a run are ignored.
 
     They name the data `dataset`, have the method as a spec with a `sparsity`, or `budgets` as the path of a file, and a
-    `schedule` by its shape with a `ramp`. Raises OptionError for what is no method or no schedule, and for values that
+    `schedule` by its shape with a `ramp`. Raises OptionError for an invalid method or schedule, and for values that
     do not fit together.
     """
     method = _method(options)

@@ -1,4 +1,4 @@
-"""Everything of a run before its training: data, a model made sparse as it asks, a Trainer that is ready to start."""
+"""Everything before the training of a run: data, the model made sparse, a Trainer that is ready to start."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -75,7 +75,7 @@ def prepare(
     unmeasured = rehearse(trainer, source, task)
     notes = (*source.notes, attention, *task.notes)
     if unmeasured:
-        notes = (*notes, f"attention: dense, not looked into: {unmeasured}")
+        notes = (*notes, f"attention: dense, not measured: {unmeasured}")
     return Prepared(trainer, times, source, task, metric, progress, notes, unmeasured)
 
 
@@ -129,7 +129,7 @@ def build(
 ) -> tuple[Trainer, StepTimes]:
     """A Trainer ready to start on the encoded task, its optimizer and learning rate schedule tried.
 
-    The disk stays as it was. Raises OptionError for what the arguments ask for and cannot be had, such as a package.
+    The disk stays as it was. Raises OptionError for what the arguments need and is missing, such as a package.
     """
     times = StepTimes()
     validation = task.splits.get("validation")

@@ -122,7 +122,7 @@ class RunProgress(TrainerCallback):
         began, first_step = self._began
         passed = time.perf_counter() - began
         left = passed * (state.max_steps - state.global_step) / max(state.global_step - first_step, 1)
-        return f" ({_clock(passed)} passed, {_clock(left)} left)"
+        return f" ({_clock(passed)} elapsed, {_clock(left)} left)"
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A rehearsal: what a run would do, with a few examples and before any training."""
+"""A rehearsal: the passes of a run, with a few examples and before any training."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
     Model and generators stay as they were.
 
     Returns why attention cannot be measured in a run that is dense, None where it can. Raises OptionError
-    for all that the run could not do.
+    for everything that would make the run fail.
     """
     splits = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     if "test" in task.splits:
@@ -40,7 +40,10 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
             _train(trainer, longest["train"])
         batch_size = trainer.args.train_batch_size
         if len(ordered["train"]) % batch_size == 1 or batch_size == 1:  # batch normalisation may refuse it
-            with _doing(trainer, f"be trained on one example, the last one with batch_size={batch_size}"):
+            with _doing(
+                trainer,
+                f"be trained on the single example that is left for the last batch with batch_size={batch_size}",
+            ):
                 _train(trainer, shortest["train"])
         for name in splits:
             with _doing(trainer, f"read the {name} split"):
@@ -87,4 +90,4 @@ def _evaluate(trainer: Trainer, batch: dict[str, Any], outputs: int) -> None:
     with borrowed(model, evaluate=True), trainer.accelerator.autocast():
         logits = model(**batch).logits
     if (found := tuple(logits.shape)) != (expected := (len(batch["labels"]), outputs)):
-        raise ValueError(f"its logits have the shape {found}; expected {expected}, examples and outputs")
+        raise ValueError(f"its logits have the shape {found}; expected {expected} (examples, outputs)")

@@ -1,4 +1,4 @@
-"""The folder of one run: never two runs in one, never a half-written file, and the checkpoint it can continue from."""
+"""The folder of one run: one run per folder, no half-written files, and the checkpoint to continue from."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from crisp_attention.runs.task.target import Target
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 STATE = "trainer_state.json"
 ARCHIVES = ("optimizer.pt", "scheduler.pt")
-RESUMES_FROM = "5.7"  # before, the Trainer leaves out LayerNorm weights that were renamed since BERT
+RESUMES_FROM = "5.7"  # earlier versions leave out LayerNorm weights that were renamed since BERT
 OWN = re.compile(
     r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard|data"
     r"|predictions-(validation|test)\.parquet"
@@ -43,7 +43,7 @@ def check_resuming() -> None:
 
 
 def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tuple[str, ...]]:
-    """The newest complete checkpoint in `folder`, and a note for each damaged one passed over.
+    """The newest complete checkpoint in `folder`, and a note for each damaged one that was skipped.
 
     None if there is no checkpoint at all: the run starts from the beginning. Raises CheckpointError if there are
     checkpoints and all are damaged.
@@ -55,10 +55,10 @@ def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tu
     for _, checkpoint in sorted(named, reverse=True):
         if (damage := _damage(checkpoint, archives)) is None:
             return checkpoint, tuple(notes)
-        notes.append(f"{checkpoint.name} is damaged and was passed over: {damage}")
+        notes.append(f"{checkpoint.name} is damaged and was skipped: {damage}")
     if named:
         raise CheckpointError(
-            f"no checkpoint in {folder} can be continued from; overwrite=True starts again: {'; '.join(notes)}"
+            f"no usable checkpoint in {folder}; overwrite=True starts again: {'; '.join(notes)}"
         )
     return None, ()
 
@@ -78,7 +78,7 @@ def _damage(checkpoint: Path, archives: tuple[str, ...]) -> str | None:
                 with safe_open(file, framework="pt"):
                     pass
         except (OSError, ValueError, BadZipFile, SafetensorError) as error:
-            return f"{name} is cut short or damaged ({error})"
+            return f"{name} is truncated or damaged ({error})"
     return None
 
 
@@ -163,7 +163,7 @@ class RunDirectory:
         overwrite: bool = False,
         held: DatasetDict | None = None,
     ) -> None:
-        """Record the run, after removing the one to be replaced: what it is, what became of it, versions, its data.
+        """Record the run, after removing the one to be replaced: its options, what was resolved, versions, its data.
 
         Raises OptionError as `check` does.
         """
@@ -211,17 +211,17 @@ class RunDirectory:
         if (then := config.get("processes", 1)) != processes:
             raise OptionError(
                 f"resume: the run in {self.path} was started with {then} "
-                f"process{'' if then == 1 else 'es'}, now there {'is' if processes == 1 else 'are'} {processes}",
+                f"process{'' if then == 1 else 'es'}, but now there {'is' if processes == 1 else 'are'} {processes}",
                 "resume",
             )
 
 
 def hold(data: DatasetDict, folder: Path) -> None:
-    """Keep data that were in memory, unless they are kept already. Raises OptionError if others are."""
+    """Keep data that were in memory, unless they are kept already. Raises OptionError if other data are."""
     if not folder.is_dir():
         data.save_to_disk(str(folder))
     elif not same_data(data, folder):
-        raise OptionError(f"data are others than those in {folder}, with which this was started", "data")
+        raise OptionError(f"data differ from those in {folder}, with which this was started", "data")
 
 
 def same_data(data: DatasetDict, folder: Path) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ATTENTION = ("self", "cross", "all")
 PHASES = ("always", "train", "eval")
 REPORT_TO = ("none", "tensorboard", "mlflow", "wandb")
-SEEDS = 2**32  # as numpy takes them
+SEEDS = 2**32  # as numpy accepts them
 AnyMethod = Method | PerHead | Budgets
 
 
@@ -253,7 +253,7 @@ class RunSpec:
         )
 
     def differences(self, before: "RunSpec") -> str:
-        """What is not as it was before, each with both values; empty if there is nothing."""
+        """What differs from before, each with both values; empty if nothing does."""
         then, now = before._named(), self._named()
         return "; ".join(
             f"{name} was {_shown(then[name])}, is {_shown(now[name])}"
@@ -262,7 +262,7 @@ class RunSpec:
         )
 
     def _named(self) -> dict[str, Any]:
-        """Every value by the name that a user gives it; where a run is logged makes no other run."""
+        """Every value by the name that a user gives it; where a run is logged does not count."""
         data, recipe = asdict(self.data), asdict(self.recipe)
         recipe["training"] = [f"{key}={value}" for key, value in sorted(self.recipe.training.items())]
         del recipe["report_to"]

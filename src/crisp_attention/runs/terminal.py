@@ -1,4 +1,4 @@
-"""What a command prints arrives, whatever is at the other end, and one process prints it. Imports nothing heavy."""
+"""Printing on any terminal, pipe or file, by one process only. Imports nothing heavy."""
 
 import codecs
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CANNOT_PRINT = 1
 TABLE_WIDTH = 80
 SPELLED = "spelled"
-# signs that our own messages hold and ASCII lacks; without them numbers would lose their sign
+# signs in our own messages that ASCII lacks; without them numbers would lose their sign
 SPELLINGS = {
     "−": "-",
     "–": "-",
@@ -40,7 +40,7 @@ GRACE = 5.0  # seconds
 def any_terminal() -> Iterator[None]:
     """Characters that a terminal, pipe or file cannot encode are spelled in ASCII, or become question marks.
 
-    When standard output cannot be written any more, the block ends with SystemExit: without a word if
+    When standard output cannot be written any more, the block ends with SystemExit: silently if
     its reader has gone (`crisp methods | head -1`), else with the reason.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +63,7 @@ def any_terminal() -> Iterator[None]:
 
 
 def replace_unencodable(stream: object, encoding: str | None = None) -> None:
-    """No character ends the process that prints it; with `encoding`, the stream takes that one from now on."""
+    """Keep unencodable characters from raising; with `encoding`, switch the stream to it."""
     codecs.register_error(SPELLED, _spelled)
     if isinstance(stream, TextIOWrapper):  # None where a process has no output at all
         stream.reconfigure(encoding=encoding, errors=SPELLED)
@@ -100,7 +100,7 @@ def _spelled(error: UnicodeError) -> tuple[str, int]:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and speaks: the only one, or the first of several.
+    """Whether this is the process that writes and prints: the only one, or the first of several.
 
     torchrun and accelerate launch tell each process its rank in the environment.
     """
@@ -108,7 +108,7 @@ def is_main() -> bool:
 
 
 def after_main() -> None:
-    """Leave the main process time to say why a run ends: launchers stop all as soon as one has ended."""
+    """Give the main process time to report why a run ends: launchers stop all processes as soon as one has ended."""
     if not is_main():
         time.sleep(GRACE)
 

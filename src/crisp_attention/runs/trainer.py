@@ -50,7 +50,7 @@ class RunTrainer(Trainer):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        # else a loss that is a mean, as many classifiers' are, is multiplied by the number of processes
+        # else a mean loss, as of many classifiers, is multiplied by the number of processes
         self.model_accepts_loss_kwargs = False
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:

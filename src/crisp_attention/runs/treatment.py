@@ -1,4 +1,4 @@
-"""What is done to a model: all that sweeps, statistics and reports know of attention, weights and what may come."""
+"""What is done to a model: the interface between sweeps, statistics and reports and kinds of sparsity."""
 
 import re
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ class Treatment(ABC):
     kind
         Its name in files; a class can be read back wherever it has been imported.
     words
-        What it drops, for people: ``"keys"``, ``"weights"``.
+        What it drops, in prose: ``"keys"``, ``"weights"``.
     """
 
     kind: ClassVar[str]
@@ -53,7 +53,7 @@ class Treatment(ABC):
         """The same at another sparsity. Raises ValueError where it has no single one."""
 
     def control(self) -> "Treatment | None":
-        """What drops as much at random; None where there is no such thing."""
+        """The control that drops as much at random; None if there is none."""
         return None
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Treatment(ABC):
 
     @property
     def label(self) -> str:
-        """For people: ``topk 80 %``, or the spec where it has more options than a sparsity."""
+        """For display: ``topk 80 %``, or the spec where it has more options than a sparsity."""
         if self.spec != f"{self.name}:sparsity={self.sparsity}":
             return self.spec
         return f"{self.name} {100 * (self.sparsity or 0):.3g} %"
@@ -127,7 +127,7 @@ class ModelTreatment(Treatment):
 
     @abstractmethod
     def apply(self, model: "nn.Module") -> None:
-        """Change the model in place; whatever training must keep as it is, such as zeros, is held by hooks on it."""
+        """Change the model in place; whatever training must leave unchanged, such as zeros, is kept by hooks on it."""
 
     @abstractmethod
     def measure(self, model: "nn.Module") -> "pd.DataFrame":

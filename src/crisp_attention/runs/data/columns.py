@@ -24,7 +24,7 @@ class Columns:
     texts: tuple[str, ...]
     image: str | None
     unused: tuple[str, ...]  # columns that could have been inputs, and why they are none
-    doubts: tuple[str, ...] = ()  # what speaks against the inputs, in sentences
+    doubts: tuple[str, ...] = ()  # reservations about the inputs, in sentences
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class Columns:
 
 
 def choose_columns(train: Dataset, texts: Sequence[str], image: str | None, label: str | None) -> Columns:
-    """The named columns, and the ones that only one choice is left for.
+    """The named columns, and those detected because only one choice is left.
 
     What restates the label, is the same in every row or identifies it is an input only when it is named, or
     when there is nothing else. Raises DataError when a named column is missing or of another kind, or the
@@ -59,7 +59,9 @@ def choose_columns(train: Dataset, texts: Sequence[str], image: str | None, labe
     elif image is not None:
         _check_named(features, [image])
         if image not in _images(features):
-            raise DataError(f"the column {image} is no image column; the columns are {_described(features)}")
+            raise DataError(
+                f"the column {image} is not an image column; the columns are {_described(features)}"
+            )
         unused = _texts(features, label)
     else:
         texts, image, unused = _inputs(train, label)
@@ -170,7 +172,7 @@ def _kind(feature: object) -> str:
 
 
 def no_input(train: Dataset, column: str, label: str) -> str | None:
-    """Why the strings of the column are not what a model is to read, in words that follow "it"; None if they may be.
+    """Why the strings of the column are not an input for a model, in words that follow "it"; None if they may be one.
 
     A column restates the label when each of its values goes with one label alone, and either there are as
     many values as labels, or each value stands in ten rows or more on average.

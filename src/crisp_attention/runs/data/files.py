@@ -1,4 +1,4 @@
-"""Reading the files of one split as they are now, whatever the cache of `datasets` holds; csv and tsv strictly."""
+"""Reading the current contents of one split's files, whatever the cache of `datasets` holds; csv and tsv strictly."""
 
 import csv
 import glob
@@ -41,7 +41,7 @@ def read_files(split: str, files: Sequence[Path]) -> Dataset:
     try:
         return _load(split, files)
     except DataError:
-        if len(files) > 1:  # find the one to blame
+        if len(files) > 1:  # find the file at fault
             for file in files:
                 read_files(split, [file])
         raise
@@ -61,7 +61,7 @@ def _load(split: str, files: Sequence[Path]) -> Dataset:
         patterns = {split: [glob.escape(str(file)) for file in files]}
         # Without a name for what is in the files, the cache goes by their paths and times of change.
         return load_dataset(builder, digest, data_files=patterns, split=split, **OPTIONS[builder])
-    except Exception as error:  # the library lets through whatever its readers raise
+    except Exception as error:  # the library passes on any error of its readers
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from error
         if "corresponds to no data" in str(error):

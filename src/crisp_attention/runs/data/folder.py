@@ -44,8 +44,8 @@ def read_folder(folder: Path) -> tuple[Splits, list[str]]:
 
     They are those of `save_to_disk`, or else of its files named after splits, or else of its folders of
     images, one subfolder a class, or else its own subfolders are the classes of the train split. Raises
-    DataError when the folder holds no split, two sources for one split, some parts of a split only, or
-    what cannot be read.
+    DataError when the folder holds no split, two sources for one split, only some parts of a split, or
+    unreadable files.
     """
     entries = sorted(folder.iterdir())
     if any((folder / name).is_file() for name in SAVED):
@@ -86,7 +86,7 @@ def _from_files(files: dict[str, list[Path]]) -> Splits:
 def _read_saved(folder: Path) -> Splits:
     try:
         saved = load_from_disk(str(folder))
-    except Exception as error:  # the library lets through whatever its readers raise
+    except Exception as error:  # the library passes on any error of its readers
         raise DataError(f"cannot read the data set saved in {folder}: {first_line(error)}") from error
     found = saved if isinstance(saved, DatasetDict) else {"train": saved}
     return {str(split): plain_rows(rows) for split, rows in found.items()}

@@ -1,4 +1,4 @@
-"""Any image that Pillow reads, as the 8-bit RGB that image processors take; and what is found before training."""
+"""Any image that Pillow reads, as the 8-bit RGB that image processors take; and checking all images before training."""
 
 import os
 import struct
@@ -23,7 +23,7 @@ EIGHT_BITS = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"}
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 WHITE = 2**16 - 1
 BATCH = 256
-# What Pillow's readers raise for files that are not what they should be.
+# What Pillow's readers raise for invalid files.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -41,7 +41,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class ImageSurvey:
-    """What the images of a data set are.
+    """The properties of a data set's images.
 
     white: the grey value of white in 16-bit images: the largest that as many bits hold as the values there need.
     notes: sentences on what `as_rgb` does to them.
@@ -94,11 +94,11 @@ def survey(splits: Mapping[str, Dataset], column: str) -> ImageSurvey:
     white = 2 ** max(8, brightest.bit_length()) - 1 if brightest >= 0 else WHITE
     notes = []
     if brightest >= 0:
-        notes.append(f"images of 16 bits: their grey values, 0 to {white:,}, become 0 to 255")
+        notes.append(f"16-bit images: grey values from 0 to {white:,} are scaled to 0 to 255")
     if seen["transparent"]:
-        notes.append(f"images with transparent parts, laid on white: {seen['transparent']:,}")
+        notes.append(f"images with transparent parts, placed on white: {seen['transparent']:,}")
     if seen["moving"]:
-        notes.append(f"images of several frames, of which the first is read: {seen['moving']:,}")
+        notes.append(f"images with several frames, of which only the first is read: {seen['moving']:,}")
     return ImageSurvey(white, tuple(notes))
 
 

@@ -45,7 +45,7 @@ class Classes:
         if bad:
             unknown = sorted({repr(labels[row]) for row in bad})
             raise DataError(
-                f"the {split} split has labels that are no class of train in {len(bad):,} of {len(labels):,} "
+                f"the {split} split has labels that are not classes of train in {len(bad):,} of {len(labels):,} "
                 f"rows, the first of them row {bad[0]} (counting from 0): {listed(unknown)}; "
                 f"expected {listed(map(repr, self.ids))}"
             )
@@ -108,7 +108,7 @@ def learn_labels(splits: Mapping[str, Dataset], column: str) -> Classes | Number
     """What the labels of train are, in the splits that have the column.
 
     Floats are numbers to predict; ints, bools, strings and class labels are classes. Raises DataError for other
-    labels, for a missing one, and when there is nothing to tell apart.
+    labels, for a missing one, and when all labels are the same.
     """
     train = splits["train"]
     feature = train.features[column]
@@ -117,7 +117,7 @@ def learn_labels(splits: Mapping[str, Dataset], column: str) -> Classes | Number
     classes = _learn_classes(train, column, complete("train", label_values("train", train, column)))
     labelled = [rows for rows in splits.values() if column in rows.features]
     if cut := sorted({label for rows in labelled for label in spaced(rows, column)}):
-        note = f"labels taken without the spaces around them: {listed(map(repr, cut))}"
+        note = f"spaces around labels removed: {listed(map(repr, cut))}"
         return replace(classes, notes=(*classes.notes, note))
     return classes
 
@@ -131,7 +131,7 @@ def _learn_numbers(train: Dataset, column: str) -> Numbers:
         )
     note = f"labels are numbers to predict (regression), from {numbers.min():g} to {numbers.max():g}"
     if (numbers == np.rint(numbers)).all():
-        note += "; all are whole: if they are classes, save them as integers"
+        note += "; all are whole numbers: if they are classes, save them as integers"
     return Numbers(bool((numbers == UNLABELLED).any()), (note,))
 
 

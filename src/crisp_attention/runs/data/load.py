@@ -1,4 +1,4 @@
-"""Any data set of labelled texts or images, ready for fine-tuning, from wherever it comes."""
+"""Any data set of labelled texts or images, ready for fine-tuning, from any source."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def read_splits(dataset: str | DatasetDict, revision: str | None) -> tuple[dict[
     """The data set's splits, named train, validation and test, as they are, and the notes on them.
 
     Raises DataError when the data set does not exist, cannot be read or has no train split, when a split
-    has no rows, and for a revision of what is not on the Hub.
+    has no rows, and for a revision of a data set that is not on the Hub.
     """
     if isinstance(dataset, DatasetDict):
         found = {str(name): plain_rows(rows) for name, rows in dataset.items()}
@@ -52,7 +52,7 @@ def _read(dataset: str, revision: str | None) -> tuple[dict[str, Dataset], list[
     path = Path(dataset).expanduser()
     local = path.exists() or dataset.startswith(("builtin:", ".", "/", "~"))
     if local and revision is not None:
-        raise DataError(f"revision {revision} is a version of a data set on the Hub; {dataset} is not there")
+        raise DataError(f"revision {revision} needs a data set of the Hub; {dataset} is not one")
     if dataset.startswith("builtin:"):
         if dataset != "builtin:digits":
             raise DataError(f"expected the built-in data set builtin:digits; found {dataset}")
@@ -73,12 +73,12 @@ def _from_hub(dataset: str, revision: str | None) -> dict[str, Dataset]:
         raise DataError(f"expected a folder or a data set's id on the Hub; found the file format {name}")
     try:
         return dict(load_dataset(name, configuration or None, revision=revision))
-    except Exception as error:  # load_dataset lets through whatever the Hub and its readers raise
+    except Exception as error:  # load_dataset passes on any error of the Hub and of its readers
         reason = first_line(error)
         if "Config name is missing" in reason:
             reason = f"expected one of its configurations, as in {name}:CONFIGURATION; {_second_line(error)}"
         raise DataError(
-            f"{dataset} is no local folder or file and cannot be loaded from the Hub: {reason}"
+            f"{dataset} is not a local folder or file and cannot be loaded from the Hub: {reason}"
         ) from error
 
 

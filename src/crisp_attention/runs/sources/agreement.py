@@ -1,4 +1,4 @@
-"""What a model takes of what its tokenizer gives: arguments, segments, and tokens up to a length."""
+"""What a model accepts from its tokenizer: arguments, segments, and tokens up to a length."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +50,7 @@ class Agreement:
 
 
 def agree(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Agreement:
-    """Find out with an example, of one or two texts, what the model takes.
+    """Find out with an example, of one or two texts, what the model accepts.
 
     Raises OptionError if the model reads no text, has no embeddings for a token of the example, or takes fewer
     tokens than the shortest text has.
@@ -76,7 +76,7 @@ def agree(model: PreTrainedModel, tokenizer: Any, texts: Sequence[str]) -> Agree
         taken.discard("token_type_ids")
         if segments > 1:
             notes.append(
-                f"segments: left out, as the tokenizer numbers {segments} and {type(model).__name__} has "
+                f"segments: left out, as the tokenizer produces {segments} and {type(model).__name__} has "
                 f"{known or 'none'}"
             )
     bounds = _bounds(model, tokenizer, tables)
@@ -92,8 +92,8 @@ def check_known(tokens: Iterable[int], model: PreTrainedModel, tokenizer: Any) -
     if words is not None and largest >= words.num_embeddings:
         name = tokenizer.convert_ids_to_tokens(largest)
         raise OptionError(
-            f"the tokenizer's vocabulary is not the model's: token {name!r} has the number {largest}, the model has "
-            f"embeddings for {words.num_embeddings} tokens, from 0 on"
+            f"the tokenizer's vocabulary does not match the model's: token {name!r} has id {largest}, but the model "
+            f"has embeddings for only {words.num_embeddings} ids, from 0"
         )
 
 

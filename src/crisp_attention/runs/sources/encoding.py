@@ -1,4 +1,4 @@
-"""Every split as the model reads it, before anything is trained: what cannot be read is found here."""
+"""Encoding every split before training, so that unreadable examples are found early."""
 
 from collections.abc import Sequence
 from dataclasses import replace

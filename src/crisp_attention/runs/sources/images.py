@@ -69,7 +69,7 @@ def _channels(model: PreTrainedModel) -> int:
 
 
 def _fit_processor(processor: Any, channels: int) -> list[str]:
-    """A processor for the model's channels; returns what is said to the user."""
+    """Fit the processor to the model's channels; returns notes for the user."""
     notes = []
     if channels != 3 and getattr(processor, "do_convert_rgb", None):
         processor.do_convert_rgb = False
@@ -82,12 +82,10 @@ def _fit_processor(processor: Any, channels: int) -> list[str]:
                 f"images: the processor's {name} of {len(values)} channels is used for the model's {channels}"
             )
     if getattr(processor, "do_rescale", True) is False:
-        notes.append(
-            "images: pixels are numbers from 0 to 255 before they are normalised (do_rescale is off)"
-        )
+        notes.append("images: pixel values are 0 to 255 before normalisation (do_rescale is off)")
     elif (factor := getattr(processor, "rescale_factor", None)) and not 0.5 < 255 * factor < 2:
         notes.append(
-            f"images: pixels are numbers from 0 to {255 * factor:.3g} before they are normalised (rescale_factor is "
+            f"images: pixel values are 0 to {255 * factor:.3g} before normalisation (rescale_factor is "
             f"{factor:.3g})"
         )
     return notes
@@ -97,14 +95,14 @@ def _try(path: str | Path, model: PreTrainedModel, pixels: Tensor) -> None:
     size = "{} x {} with {} channels".format(*pixels.shape[2:], pixels.shape[1])
     if not pixels.isfinite().all():
         raise OptionError(
-            f"the image processor of {path} makes numbers that are not finite; expected an image_std without zeros"
+            f"the image processor of {path} produces values that are not finite; expected an image_std without zeros"
         )
     with tried(model, f"images as the processor of {path} makes them, {size}"):
         model(pixel_values=pixels)
 
 
 def _one_size(pixels: Any) -> bool:
-    """Whether the processor makes all images of one size, whatever theirs."""
+    """Whether the processor brings all images to one size."""
     wide, tall = (fromarray(np.zeros((*shape, 3), dtype=np.uint8)) for shape in ((40, 90), (90, 40)))
     return pixels([wide]).shape == pixels([tall]).shape
 
@@ -114,7 +112,8 @@ def _check_sizes(path: str | Path, task: Task, column: str, expected: tuple[int,
         for row, each in enumerate(split.select_columns([column])):
             if (image := each[column]).size != expected:
                 raise OptionError(
-                    f"the processor of {path} leaves images as large as their size makes them, so all must have one: "
-                    f"{expected[0]} x {expected[1]} in row 0 of train, {image.width} x {image.height} in row {row} of "
-                    f"{name}; set size in its preprocessor_config.json"
+                    f"the processor of {path} does not bring images to one size, so all must have the same: "
+                    f"expected {expected[0]} x {expected[1]}, as in row 0 of train, "
+                    f"found {image.width} x {image.height} in row {row} of {name}; "
+                    f"set size in its preprocessor_config.json"
                 )

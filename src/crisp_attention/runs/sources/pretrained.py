@@ -69,7 +69,9 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
         settled = _settle(config, task.target.configuration()["problem_type"])
         if stored in HALVES:
             name = str(stored).removeprefix("torch.")
-            settled.append(f"weights: {name} in the checkpoint, float32 in this run, as small steps need")
+            settled.append(
+                f"weights: {name} in the checkpoint, float32 in this run, because small steps need it"
+            )
         settled.extend(_settle_sparsity(config, path))
         for name, value in task.target.configuration().items():
             setattr(config, name, value)
@@ -91,9 +93,7 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
     model, info = loaded
     drawn = _drawn(path, model, info)
     if unused := [key for key in info["unexpected_keys"] if NUMBERED.search(key)]:
-        settled.append(
-            f"weights of the checkpoint for which the model has no place: {listed(sorted(unused))}"
-        )
+        settled.append(f"weights of the checkpoint that the model does not have: {listed(sorted(unused))}")
     if (head := _head(model, drawn)) and task.label_names:
         settled.extend(_settle_classes(head, before, task.label_names))
     return Classifier(model, drawn, tuple(settled))
@@ -111,13 +111,13 @@ def _settle(config: PreTrainedConfig, problem: str) -> list[str]:
             if found not in (None, value):
                 setattr(part, name, value)
                 changed[name] = f"{name} is {value} (was {found})"
-    return [f"the checkpoint's configuration, as the run needs it: {', '.join(changed.values())}"] * bool(
+    return [f"the checkpoint's configuration, changed for this run: {', '.join(changed.values())}"] * bool(
         changed
     )
 
 
 def _settle_sparsity(config: PreTrainedConfig, path: str | Path) -> list[str]:
-    """A run's own options say how sparse it is, whatever the checkpoint was."""
+    """Drop the checkpoint's sparsity: a run's own options say how sparse it is."""
     try:
         found = recorded(config)
     except ValueError as error:
@@ -132,12 +132,12 @@ def _settle_sparsity(config: PreTrainedConfig, path: str | Path) -> list[str]:
 
 
 def _drawn(path: str | Path, model: PreTrainedModel, info: dict[str, Any]) -> tuple[str, ...]:
-    """The weights drawn at random. Raises CheckpointError if a mismatch is not that of the classes."""
+    """The randomly initialised weights. Raises CheckpointError if a mismatch is not that of the classes."""
     for key, stored, expected in info["mismatched_keys"]:
         if expected[0] != model.config.num_labels or tuple(stored[1:]) != tuple(expected[1:]):
             raise CheckpointError(
-                f"config.json and the weights of {path} disagree: by the configuration {key} has the shape "
-                f"{tuple(expected)}, in the checkpoint it has {tuple(stored)}"
+                f"config.json and the weights of {path} disagree: {key} should have the shape "
+                f"{tuple(expected)} by the configuration, but has {tuple(stored)}"
             )
     drawn = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     if drawn.issuperset(name for name, _ in model.named_parameters()):
@@ -164,14 +164,16 @@ def _settle_classes(head: Sequence[nn.Linear], before: Sequence[str], names: Seq
     if list(before) == list(names) or all(re.fullmatch(r"LABEL_\d+", name) for name in before):
         return []
     if sorted(before) != sorted(names):
-        return [f"classes: the checkpoint's head, made for {listed(before)}, now learns {listed(names)}"]
+        return [
+            f"classes: the checkpoint's head, made for {listed(before)}, is retrained for {listed(names)}"
+        ]
     order = [before.index(name) for name in names]
     with torch.no_grad():
         for layer in head:
             layer.weight.copy_(layer.weight[order])
             if layer.bias is not None:
                 layer.bias.copy_(layer.bias[order])
-    return [f"classes: the checkpoint has them as {listed(before)}; its head was put into the data's order"]
+    return [f"classes: the checkpoint has them as {listed(before)}; its head was reordered as in the data"]
 
 
 def read_tokenizer(path: str | Path) -> Any:

@@ -24,20 +24,20 @@ class Source:
     encode: Callable[[Dataset], Dataset]
     collate: Callable[[list[dict[str, Any]]], Batch]
     processor: Any  # saved with the model, where the model has one
-    drawn: tuple[str, ...] = ()  # weights that the checkpoint does not hold, drawn at random
+    drawn: tuple[str, ...] = ()  # weights that the checkpoint does not hold, randomly initialised
     settled: tuple[str, ...] = ()  # where model, tokenizer or processor and data disagreed, and which one won
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
         model = f"model: {type(self.model).__name__}, {self.model.num_parameters():,} parameters"
-        drawn = f"weights not in the checkpoint, drawn at random: {listed(self.drawn)}"
+        drawn = f"weights not in the checkpoint, randomly initialised: {listed(self.drawn)}"
         return (model, *([drawn] if self.drawn else []), *self.settled)
 
 
 @contextmanager
 def tried(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """Evaluate the model inside the block; the generators of random numbers are afterwards as they were.
+    """Evaluate the model inside the block; the random number generators are restored afterwards.
 
     Raises OptionError, which says that the model cannot read `what`, for what a model raises on inputs that
     do not fit it.

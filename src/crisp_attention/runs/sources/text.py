@@ -1,4 +1,4 @@
-"""Text classifiers, and the batches they read, padded so that no text changes what is said of another."""
+"""Text classifiers, and the batches they read, padded so that no text affects the result of another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def text_model(path: str | Path, task: Task, max_length: int) -> Source:
         )
     limit = agreed.cut(max_length)
     if limit < max_length:
-        notes.append(f"longest text: {limit} tokens in place of {max_length}, as {agreed.by} takes no more")
+        notes.append(f"longest text: {limit} tokens instead of {max_length}, as {agreed.by} takes no more")
     taken = agreed.taken
     if "attention_mask" in taken and "attention_mask" not in tokenizer.model_input_names:
         tokenizer.model_input_names = [*tokenizer.model_input_names, "attention_mask"]
@@ -104,10 +104,10 @@ def _short_and_long(tokens: Mapping[str, list[list[int]]]) -> list[Example]:
 def choose_pad_token(
     path: str | Path, model: PreTrainedModel, tokenizer: Any, *, skips_padding: bool
 ) -> list[str]:
-    """Give the tokenizer a padding token and the model its number; returns what is said to the user.
+    """Give the tokenizer a padding token and the model its id; returns notes for the user.
 
     The tokenizer's own is taken, else the model's, else the end token. A model that `skips_padding` when it counts
-    positions keeps the number that it has: with another one its positions would be others. Raises OptionError
+    positions keeps its own id: another one would change its positions. Raises OptionError
     if there is no token to pad with, or the model has no embedding for it.
     """
     config, notes = model.config, []
@@ -120,11 +120,13 @@ def choose_pad_token(
             tokenizer.pad_token = tokenizer.eos_token
             owner = "its end token"
         else:
-            raise OptionError(f"the tokenizer of {path} has neither a padding nor an end token to pad with")
-        notes.append(f"padding: the tokenizer has no token for it; {owner}, {tokenizer.pad_token}, is used")
+            raise OptionError(
+                f"the tokenizer of {path} has neither a padding token nor an end token to pad with"
+            )
+        notes.append(f"padding: the tokenizer has no padding token; {owner}, {tokenizer.pad_token}, is used")
     elif of_model not in (None, tokenizer.pad_token_id):
         stays = (
-            "the model, by whose number for it positions are counted, has"
+            "the model, which counts positions by its own padding id, keeps"
             if skips_padding
             else "the model had"
         )
@@ -157,18 +159,18 @@ def choose_padding(
         alone = torch.cat([logits([each], None) for each in examples])
         bound = TOLERANCE * float(alone.nan_to_num().abs().max())
         if torch.allclose(logits(examples, width), alone, rtol=0, atol=bound, equal_nan=True):
-            note = f"padding: on the {side}, as on the {given}, the tokenizer's side, it changes this model's results"
+            note = f"padding: on the {side}; on the {given}, the tokenizer's side, it changes this model's results"
             return None, [note] * (side != given)
     tokenizer.padding_side = given
     return limit, [
-        f"padding: every text to {limit} tokens, because this model's results depend on how far a text is padded"
+        f"padding: all texts to {limit} tokens, because this model's results depend on the amount of padding"
     ]
 
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> list[str]:
-    """Give embeddings to tokens that were added to the tokenizer; returns what is said to the user.
+    """Give embeddings to tokens that were added to the tokenizer; returns notes for the user.
 
-    Raises OptionError if the model cannot be given more.
+    Raises OptionError if the embeddings cannot be extended.
     """
     if (words := words_of(model)) is None:
         return []
@@ -179,11 +181,11 @@ def fit_vocabulary(model: PreTrainedModel, tokenizer: Any) -> list[str]:
             words = model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         except UNUSABLE as error:
             raise OptionError(
-                f"the tokenizer has {len(added)} tokens more than the model, which cannot be given embeddings for "
-                f"them: {first_line(error)}"
+                f"the tokenizer has {len(added)} tokens more than the model, whose embeddings cannot be extended: "
+                f"{first_line(error)}"
             ) from error
         notes.append(
-            f"vocabulary: embeddings of tokens that only the tokenizer has, drawn at random: {listed(added)}"
+            f"vocabulary: embeddings of tokens that only the tokenizer has, randomly initialised: {listed(added)}"
         )
     return notes
 
@@ -202,7 +204,7 @@ def check_tokens(encoded: Dataset, model: PreTrainedModel, tokenizer: Any) -> No
         padding = np.bincount(owners[tokens == tokenizer.pad_token_id], minlength=len(lengths))
         if (only := np.flatnonzero((padding == lengths) & (lengths > 0))).size:
             raise OptionError(
-                f"the text of row {rows[only[0]]} holds nothing but the padding token, {tokenizer.pad_token}"
+                f"the text of row {rows[only[0]]} consists of nothing but the padding token, {tokenizer.pad_token}"
             )
         if counts_ends:
             counts = np.bincount(owners[tokens == model.config.eos_token_id], minlength=len(lengths))
@@ -210,8 +212,8 @@ def check_tokens(encoded: Dataset, model: PreTrainedModel, tokenizer: Any) -> No
             if not ends or (counts != ends).any():
                 at = int(np.argmax(counts != ends)) if ends else 0
                 raise OptionError(
-                    f"{type(model).__name__} reads a text at its end token, number {model.config.eos_token_id}, of "
-                    f"which every text must have the same number, at least one; row {rows[at]} has {counts[at]}"
+                    f"{type(model).__name__} reads a text at its end token, id {model.config.eos_token_id}: "
+                    f"expected as many in every text, at least one; row {rows[at]} has {counts[at]}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a data set asks of a model: its inputs, what is to be predicted, and by which metrics it is judged."""
+"""The task that a data set sets: its inputs, what is to be predicted, and the metrics."""
 
 from crisp_attention.runs.task.metrics import Metric
 from crisp_attention.runs.task.target import Classification, Regression, Target

@@ -1,4 +1,4 @@
-"""By which number a model is judged: metrics of predictions and labels, as scikit-learn and GLUE compute them."""
+"""Metrics of predictions and labels, as scikit-learn and GLUE compute them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Metric:
     name
         As in metrics.json and in `crisp.finetune`'s `metric`.
     title
-        As people write it.
+        As it is written in prose.
     score
         ``score(predictions, labels)``, each of one number for every example.
     higher_is_better
@@ -93,7 +93,7 @@ def _spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
 def _correlation(compute: Callable[[], float], predictions: np.ndarray, labels: np.ndarray) -> float:
     if not np.isfinite(predictions).all():
         return float("nan")
-    # a model that says the same of every example knows nothing, as one that is right by chance
+    # a constant prediction is worth no more than chance
     return 0.0 if np.ptp(predictions) == 0 or np.ptp(labels) == 0 else float(compute())
 
 
@@ -103,7 +103,7 @@ def _rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 ACCURACY = Metric("accuracy", "accuracy", _accuracy, per_example=_right, percent=True)
 BINARY_F1 = Metric("f1", "F1", _binary_f1)  # of the second class
-MACRO_F1 = Metric("f1", "macro F1", _macro_f1)  # the mean of the classes that there are, each as important
+MACRO_F1 = Metric("f1", "macro F1", _macro_f1)  # the unweighted mean over the classes that occur
 MCC = Metric("mcc", "MCC", _mcc)
 PEARSON = Metric("pearson", "Pearson r", _pearson)
 SPEARMAN = Metric("spearman", "Spearman r", _spearman)

@@ -22,7 +22,7 @@ from crisp_attention.runs.task.metrics import (
 
 
 class Target(ABC):
-    """What a data set asks of a model's head: its outputs, its loss, and by which metrics it is judged.
+    """What a data set requires of a model's head: its outputs, its loss, and its metrics.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Target(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """How many numbers the model gives for an example."""
+        """How many outputs the model has for an example."""
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and what it asks of a model.
+    """A data set, and what a model has to predict from it.
 
     Attributes
     ----------
