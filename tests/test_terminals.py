@@ -93,7 +93,7 @@ def test_numbers_keep_their_signs_and_digits_on_a_narrow_ascii_terminal(
         output = tmp_path / encoding
         status, out, err = on_terminal(encoding, columns, "report", study, "--output", output)
         assert status == 0
-        assert err == "intervals over 3 seeds are wide: 5 or more are better\n"
+        assert err == "intervals over 3 seeds are wide: use 5 or more\n"
         assert (output / "report.html").read_text(encoding="utf-8").count("±") > 0
         shown[encoding] = NUMBER.findall(out.replace("−", "-").replace("±", "+/-").split("the report is")[0])
     assert shown["ascii"] == shown["utf-8"]

@@ -126,9 +126,9 @@ def test_an_unfinished_study_says_what_is_absent(tmp_path):
     assert line(found, TOPK).to_dense is line(found, TOPK).score is None
     assert found.notes == (
         "failed: window:width=9, seed 1: out of memory",
-        "2 of 16 runs are still to do, or finished on another machine: copy its folder here "
+        "2 of 16 runs are still to do, or were finished on another machine: copy their folders here "
         "(topk 80 % seed 1, topk 80 % seed 3)",
-        "intervals over 3 seeds are wide: 5 or more are better",
+        "intervals over 3 seeds are wide: use 5 or more",
         "topk 80 % is not compared with dense: a comparison needs 3 seeds that both have, and there are 2",
         "topk 80 % is not compared with random 80 %: a comparison needs 3 seeds that both have, and there are 2",
     )
@@ -145,7 +145,7 @@ def test_a_diverged_run_is_named_and_counts_nowhere_else(tmp_path):
     assert found.to_dense.difference == expected.to_dense.difference
     assert found.to_dense.bootstrap == expected.to_dense.bootstrap
     assert with_it.missing() == []
-    assert analyse(with_it).notes[0].startswith("diverged: topk 80 %, seed 2: the loss is no finite number")
+    assert analyse(with_it).notes[0].startswith("diverged: topk 80 %, seed 2: the loss is not finite")
     metrics = diverged(with_it, found.configuration).directory.metrics
     metrics.write_text(metrics.read_text().replace("null", "NaN"))  # as versions before wrote it
     assert line(analyse(with_it), TOPK).diverged == (2,)

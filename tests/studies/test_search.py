@@ -109,9 +109,9 @@ def test_one_sparsity_is_that_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": ("random",)}, "random keys are the control"),
+        ({"method": ("random",)}, "random keys are only the control"),
         ({"trials": 2}, "trials must be at least 6, got 2"),
-        ({"recipe": ("dense:epochs=9",)}, "recipe says what search is to find"),
+        ({"recipe": ("dense:epochs=9",)}, "recipe cannot be combined with search=True"),
     ],
 )
 def test_what_cannot_be_searched(changes, message):

@@ -67,7 +67,7 @@ def test_every_run_is_done_once_and_a_failure_stops_no_other(finished):
     }
     reason = study.failed()["topk-sparsity-0.5", 0]
     assert "holds files that are not of a Crisp run (notes.txt)" in reason
-    assert f"topk-sparsity-0.5-seed-0: failed: {reason}; its log is {study.path / 'logs'}" in said
+    assert f"topk-sparsity-0.5-seed-0: failed: {reason}; see its log {study.path / 'logs'}" in said
     assert "dense-seed-0: validation accuracy " in said
     assert study.missing() == []
     assert "Traceback" in (study.path / "logs" / "topk-sparsity-0.5-seed-0.log").read_text()
@@ -144,7 +144,7 @@ def test_a_treatment_of_weights_is_swept_measured_and_reported(small_bert, revie
         ({"recipe": replace(RECIPE, epochs=2.0)}, "epochs was 1, is 2.0"),
         ({"recipes": {"topk": replace(RECIPE, learning_rate=1e-3)}}, "topk 50 %: learning_rate was 2e-05"),
         ({"methods": [crisp.RandomK(0.5)]}, "has topk 50 % already: a study grows, and nothing is removed"),
-        ({"seeds": (1, 2)}, "has seed 0 already: a study grows"),
+        ({"seeds": (1, 2)}, "has seed 0 already: a study can only grow"),
         ({"metric": "mcc"}, "metric was not given, is mcc"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"methods": [crisp.Dense()]}, "methods name only dense attention: there is nothing to compare"),
@@ -182,7 +182,7 @@ def test_data_in_memory_are_kept_once_and_others_are_refused(small_bert, reviews
     shutil.move(tmp_path / "study", tmp_path / "renamed")  # the contents count
     given["output"] = tmp_path / "renamed"
     crisp.sweep(small_bert, splits, **given)
-    with pytest.raises(OptionError, match="data are others than those in "):
+    with pytest.raises(OptionError, match="data differ from those in "):
         crisp.sweep(small_bert, splits["train"], **given)
 
 
@@ -220,7 +220,7 @@ def test_a_finished_study_is_told_to_a_terminal_of_few_characters(copied, monkey
     err.flush()
     assert end.value.code == 3, err.buffer.getvalue()  # one run failed
     assert "Nothing can be said yet" in out.buffer.getvalue().decode("ascii")
-    assert err.buffer.getvalue().decode("ascii").splitlines()[-1].startswith("1 runs failed")
+    assert err.buffer.getvalue().decode("ascii").splitlines()[-1].startswith("failed runs: 1")
     for log in (output / "logs").glob("*.log"):
         log.read_text(encoding="utf-8")
     assert json.loads((output / "study.json").read_text())["command"] == ["crisp", "sweep"]

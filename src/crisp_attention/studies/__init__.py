@@ -1,1 +1,1 @@
-"""Many runs: comparing them and saying what was found."""
+"""Many runs: planning and carrying out, comparing, reporting."""

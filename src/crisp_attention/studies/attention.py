@@ -82,7 +82,7 @@ class Attention(Treatment):
         return super().to_dict() | {
             "method": self.method.to_dict(),
             "layers": list(self.layers),
-            "spec": self.spec,  # for people who read the file
+            "spec": self.spec,  # for readers of the file
         }
 
     @classmethod

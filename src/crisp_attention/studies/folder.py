@@ -1,6 +1,6 @@
 """A study as it lies in its folder: which runs there should be, and what each of them measured.
 
-The folder is the truth for all evidence; Optuna's storage only says who works on what.
+The folder is the source of truth for all results; Optuna's storage only says which worker has which run.
 """
 
 import json
@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test")
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turns what goes wrong while a file is read into an OptionError that names it."""
+    """Turns errors in reading a file into an OptionError that names it."""
     try:
         yield
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -56,7 +56,7 @@ class FinishedRun:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss on a split is no finite number."""
+        """Whether the loss on a split is not finite."""
         with readable(self.directory.metrics):
             losses = [self.metrics[split]["loss"] for split in SPLITS if split in self.metrics]
         return any(loss is None or not math.isfinite(loss) for loss in losses)
@@ -94,7 +94,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """What was planned (study.json), and what there is of it.
+    """What was planned (study.json), and the runs that exist.
 
     additions: what the study has grown by, in order.
     published: numbers of a paper that the report shows next to its own.
@@ -146,7 +146,7 @@ class StudyFolder:
         return study
 
     def grow(self, plan: Plan, command: tuple[str, ...], *, moved: bool = False) -> "StudyFolder":
-        """The study with what the plan has more, written into the folder with the date.
+        """The study with the plan's additions, written into the folder with the date.
 
         Raises OptionError as `Plan.check_extends` does.
         """

@@ -1,4 +1,4 @@
-"""Numbers as people read them; a dash stands for what there is none of."""
+"""Numbers as text; a dash stands for a missing one."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def factor(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration of a step, in seconds with three digits that count."""
+    """A duration of a step, in seconds with three significant digits."""
     return _shown(value, lambda duration: f"{duration:#.3g}")
 
 

@@ -15,7 +15,7 @@ from crisp_attention.runs.spec import Data, Recipe, RunSpec
 from crisp_attention.runs.treatment import Treatment, treatment_from_dict
 from crisp_attention.studies.attention import DENSE, Attention, as_treatment
 
-SPARSITY_RANGE = (0.3, 0.95)  # of a search that is told none
+SPARSITY_RANGE = (0.3, 0.95)  # of a search that is given none
 TRIALS = 30
 
 
@@ -94,24 +94,24 @@ class Plan:
         return next((each for each in self.configurations if wanted and each.spec == wanted.spec), None)
 
     def check_extends(self, before: "Plan", where: str, *, moved: bool = False) -> None:
-        """Raise OptionError, saying which, unless the runs of the plan before are all here, and the same.
+        """Raise OptionError, saying which, unless this plan has all runs of the plan `before`, unchanged.
 
-        moved: whether the data may be called otherwise, because they were compared by what they hold.
+        moved: whether the data may have another name, because their contents were compared.
         """
         if moved:
             before = replace(before, data=replace(before.data, source=self.data.source))
         if changed := self._changed(before):
             raise OptionError(
-                f"the study in {where} was started with other values: {changed}; what is finished stays as it "
-                f"is: choose another output, or the values of before"
+                f"the study in {where} was started with other values: {changed}; finished runs are kept as they "
+                f"are: choose another output, or use the original values"
             )
         ours = {each.id for each in self.configurations}
         gone = [each.label for each in before.configurations if each.id not in ours]
         gone += [f"seed {seed}" for seed in before.seeds if seed not in self.seeds]
         if gone:
             raise OptionError(
-                f"the study in {where} has {listed(gone)} already: a study grows, and nothing is removed from it; "
-                f"ask for {'that' if len(gone) == 1 else 'those'} too, or choose another output"
+                f"the study in {where} has {listed(gone)} already: a study can only grow; "
+                f"include {'that' if len(gone) == 1 else 'those'} too, or choose another output"
             )
 
     def _changed(self, before: "Plan") -> str:
@@ -177,7 +177,7 @@ def planned(
     """Dense, then every method once, each with the recipe of its spec or name, else the one that all share.
 
     schedule, ramp: how sparsities rise. attention: `layers`, `attention` and `phase` of all methods.
-    Raises OptionError for what cannot be a study.
+    Raises OptionError for an invalid study.
     """
     treatments = dict.fromkeys([DENSE, *(_scheduled(each, schedule, ramp, attention) for each in methods)])
     if len(treatments) == 1:
@@ -186,7 +186,7 @@ def planned(
         each.spec for each in treatments if [other.spec for other in treatments].count(each.spec) > 1
     }:
         raise OptionError(
-            f"methods: {listed(sorted(twice))} is there twice, with other layers or phases", "methods"
+            f"methods: {listed(sorted(twice))} is given twice, with different layers or phases", "methods"
         )
     own = dict(recipes or {})
     for target in own:
@@ -208,7 +208,7 @@ def planned(
         ),
         seeds=chosen,
     )
-    for each in plan.configurations:  # what cannot work is said before anything is read
+    for each in plan.configurations:  # invalid values are reported before anything is read
         plan.run(each, chosen[0])
     return plan
 

@@ -1,4 +1,4 @@
-"""`crisp.Study`: what a study says."""
+"""`crisp.Study`: a study and its results."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +52,7 @@ class Study:
         return tables.configurations(self.analysis)
 
     def verdicts(self) -> tuple[Statement, ...]:
-        """What can be said of every comparison, with dense and with the random control; also where nothing can."""
+        """The verdict of every comparison, with dense and with the random control, also where there is none."""
         return statements(self.analysis)
 
     def report(self, output: str | Path | None = None) -> Path:
@@ -69,7 +69,7 @@ class Study:
             If the folder holds other things, or cannot be written.
         """
         folder = Path(output) if output is not None else self.folder.path / "report"
-        check(folder)  # before the analysis takes its time
+        check(folder)  # before the analysis, which takes a while
         write_report(self.analysis, folder)
         return folder / "report.html"
 

@@ -1,4 +1,4 @@
-"""From the files of a study to what it says."""
+"""From the files of a study to its results and verdicts."""
 
 from crisp_attention.studies.analysis.analyse import analyse
 from crisp_attention.studies.analysis.results import Analysis, Comparison, Line, Verdict

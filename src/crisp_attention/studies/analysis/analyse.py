@@ -1,4 +1,4 @@
-"""What a study says, from what lies in its folder, and what a reader must know in addition to its numbers."""
+"""The results of a study, from the files in its folder, and what a reader must know in addition to its numbers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ def _absent(
         names = listed(f"{each.label} seed {seed}" for each, seed in missing)
         yield (
             f"{len(missing)} of {len(study.plan.runs())} runs are still to do, "
-            f"or finished on another machine: copy its folder here ({names})"
+            f"or were finished on another machine: copy their folders here ({names})"
         )
 
 
@@ -58,8 +58,8 @@ def _diverged(read: StudyRead) -> Iterator[str]:
     for each in read.study.configurations:
         if found := read.diverged[each.id]:
             yield (
-                f"diverged: {each.label}, seed {listed(found)}: the loss is no finite number. "
-                f"All means and differences are over the other runs, and so say nothing of how often it diverges"
+                f"diverged: {each.label}, seed {listed(found)}: the loss is not finite. "
+                f"All means and differences are over the other runs, and so say nothing about how often it diverges"
             )
 
 
@@ -68,7 +68,7 @@ def _seeds(read: StudyRead) -> Iterator[str]:
     counts = [len(read.runs[each.id]) for each in study.configurations]
     fewest = min((count for count in counts if count >= SEEDS_NEEDED), default=SEEDS_WANTED)
     if fewest < SEEDS_WANTED:
-        yield f"intervals over {fewest} seeds are wide: {SEEDS_WANTED} or more are better"
+        yield f"intervals over {fewest} seeds are wide: use {SEEDS_WANTED} or more"
     for each in study.configurations:
         for baseline in () if each.is_dense else (study.dense, study.control(each)):
             if baseline and len(read.shared_seeds(each, baseline)) < SEEDS_NEEDED:
@@ -100,7 +100,7 @@ def _learned(read: StudyRead) -> Iterator[str]:
 def _split(read: StudyRead, runs: list[RunRead]) -> Iterator[str]:
     if read.split == "validation" and runs:
         yield (
-            "not every run has a labelled test split: all numbers are of validation, which must not have "
+            "not every run has a labelled test split: all numbers are from validation, which must not have "
             "been used for choosing anything, such as learning rate, epochs or sparsity"
         )
 
@@ -118,14 +118,14 @@ def _versions(runs: list[RunRead]) -> Iterator[str]:
 def _devices(runs: list[RunRead]) -> Iterator[str]:
     devices = Counter(run.metrics["device"].partition(":")[0] for run in runs)
     if len(devices) > 1:
-        yield f"the runs were made on different devices, so times and memory do not compare: {_counted(devices)}"
+        yield f"the runs were made on different devices, so times and memory cannot be compared: {_counted(devices)}"
 
 
 def _memory(runs: list[RunRead]) -> Iterator[str]:
     if whole := [run for run in runs if run.metrics.get("peak_memory_of") != "training"]:
         yield (
             f"peak memory of {len(whole)} of {len(runs)} runs is that of the whole process, with what it computed "
-            f"before and after training: it does not say what training takes"
+            f"before and after training, not of training alone"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether one configuration is better than another, and how sure that is."""
+"""Whether one configuration is better than another, and how certain that is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -52,7 +52,7 @@ RESAMPLED: dict[Metric, Score] = {
 
 
 class Evidence(NamedTuple):
-    """What speaks for a difference of two configurations; the fields are those of `Comparison`."""
+    """The evidence for a difference between two configurations; the fields are those of `Comparison`."""
 
     difference: Interval
     bootstrap: Interval
@@ -142,7 +142,7 @@ def _evidence(tested: NDArray, by_seed: NDArray, bootstrap: Bootstrap, compariso
 def decide(family: Sequence[Evidence], higher_is_better: bool = True) -> list[tuple[float, Verdict]]:
     """The corrected p and the verdict of every comparison with one baseline.
 
-    The t-test answers for other seeds, the bootstrap for other seeds and examples; both must speak, so the
+    The t-test answers for other seeds, the bootstrap for other seeds and examples; both must be significant, so the
     larger p counts. Over the family the error of one false verdict or more is held at 5 % (Holm).
     """
     ps = holm([max(each.p_seeds, each.p_bootstrap) for each in family])

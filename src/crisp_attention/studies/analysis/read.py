@@ -32,7 +32,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class RunRead:
-    """A finished run: its predictions of the split analysed, (examples,), and all else that its files hold.
+    """A finished run: its predictions on the split analysed, (examples,), and everything else in its files.
 
     row: its numbers, by the names of `COLUMNS`.
     """
@@ -120,7 +120,7 @@ def _read(run: FinishedRun, metric: Metric, split: str, table: pd.DataFrame) -> 
             ece = expected_calibration_error(np.stack(table["logits"].tolist()), labels)
     with readable(run.directory.metrics):
         metrics, train = run.metrics, run.metrics["train"]
-        # runs of before computed accuracy alone
+        # runs of earlier versions computed accuracy alone
         score = metrics[split].get(metric.name, metric.score(predictions, labels))
         train_score = train[metric.name] if metric is ACCURACY else train.get(metric.name, float("nan"))
         validation = metrics["validation"]

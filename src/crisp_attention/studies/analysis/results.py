@@ -1,4 +1,4 @@
-"""What a study says: one line per configuration, compared with dense and with the random control."""
+"""The results of a study: one line per configuration, compared with dense and with the random control."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SEEDS_WANTED = 5
 
 
 class Verdict(Enum):
-    """What can be said of a difference, at a family-wise error of 5 %."""
+    """The verdict on a difference, at a family-wise error of 5 %."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -36,7 +36,7 @@ class Comparison:
     mcnemar: one row per seed: seed, gained, lost (examples that only one of the two gets right), p (exact).
         None where the main metric does not count right answers.
     p_mcnemar: pooled over seeds, with the examples as clusters.
-    detectable: the smallest true difference that this study would have shown with a power of 80 %.
+    detectable: the smallest true difference that this study would have detected with a power of 80 %.
     """
 
     baseline: Configuration
@@ -67,8 +67,8 @@ class Line:
         kept_mass, seconds_per_step, peak_memory_bytes; score, loss and ece are those of the split analysed,
         gap is the training less the validation score; training scores are those of at most 2,000 examples.
     score: mean of the main metric with its t-interval over seeds; None with fewer than three seeds.
-    kernels: what computed the attention of the runs, such as `cpu`; empty where they do not say.
-    diverged: the seeds of runs that ended with a loss that is no finite number; they count nowhere else.
+    kernels: what computed the attention of the runs, such as `cpu`; empty where that was not recorded.
+    diverged: the seeds of runs that ended with a loss that is not finite; they count nowhere else.
     sd: standard deviation over seeds.
     relative_time, relative_memory: seconds per step and peak memory, over those of dense (ratio of means).
     histories: the Trainer's log of every run.
@@ -104,7 +104,7 @@ class Analysis:
     missing: runs that are still to do, or finished on another machine.
     flips: the examples whose prediction differs most often from dense's of the same seed, most first, 50 at
         most: index, label, flips, pairs, gained, lost, and one column per configuration id with its share of
-        flips. The random controls, which flip a lot and anything, are not counted and have no column. Empty
+        flips. The random controls, whose predictions flip arbitrarily, are not counted and have no column. Empty
         where numbers are predicted.
     notes: what a reader must know: failed and missing runs, too few seeds, other versions.
     """
@@ -121,7 +121,7 @@ class Analysis:
 
     @property
     def planned(self) -> int:
-        """How many runs the study is to have."""
+        """How many runs the study has when finished."""
         return len(self.lines) * len(self.study.seeds)
 
     @property

@@ -1,4 +1,4 @@
-"""What a study says, in sentences."""
+"""The verdicts of a study, in sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from crisp_attention.studies.numbers import Unit, probability
 from crisp_attention.studies.plan import Configuration
 from crisp_attention.studies.statistics import SEEDS_NEEDED
 
-MOST_NAMES = 3  # more make no sentence; they are counted
+MOST_NAMES = 3  # more than this are counted, not named
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What can be said of a configuration and a baseline.
+    """The verdict on a configuration against a baseline.
 
-    verdict: None where nothing can be said.
+    verdict: None where there is none.
     comparison: the numbers behind it, where there are any.
     words: the sentence.
     """
@@ -32,7 +32,7 @@ class Statement:
 
 
 def statements(analysis: Analysis) -> tuple[Statement, ...]:
-    """One for every configuration with dense, and with its random control where there is one."""
+    """One verdict for every configuration against dense, and with its random control where there is one."""
     return tuple(_statements(analysis))
 
 
@@ -53,7 +53,7 @@ def _statements(analysis: Analysis) -> Iterator[Statement]:
 
 
 def answer(analysis: Analysis) -> str:
-    """Does it help here? In a sentence or two; random controls are not asked."""
+    """Whether sparse attention helps, in a sentence or two; random controls do not count."""
     if analysis.missing:
         return f"{unfinished(analysis)}."
     asked = [line for line in analysis.lines if line.to_dense and not line.configuration.is_control]
@@ -82,7 +82,7 @@ def answer(analysis: Analysis) -> str:
 
 
 def correction(analysis: Analysis) -> str:
-    """What the verdicts on differences from dense were corrected for, in plain words; empty where there are none."""
+    """The correction behind the verdicts on differences from dense, in plain words; empty where there are none."""
     count = sum(line.to_dense is not None for line in analysis.lines)
     if not count:
         return ""
@@ -95,7 +95,7 @@ def correction(analysis: Analysis) -> str:
 
 
 def unfinished(analysis: Analysis) -> str:
-    """That a study that is still running, or was just extended, has no verdict; empty for a finished one."""
+    """The note that an unfinished study has no verdict; empty for a finished one."""
     if not analysis.missing:
         return ""
     done = analysis.planned - len(analysis.missing) - len(analysis.failed)
@@ -134,7 +134,7 @@ def _diverged(line: Line) -> str:
 
 
 def _comparatives(analysis: Analysis) -> tuple[str, str]:
-    """Better and worse, in words of the metric."""
+    """Better and worse, in the metric's words."""
     metric = analysis.metric
     if metric is ACCURACY:
         return "more accurate", "less accurate"

@@ -1,1 +1,1 @@
-"""What a study says, as a page, tables, figures and a summary."""
+"""The report of a study: a page, tables, figures and a summary."""

@@ -36,7 +36,7 @@ class Both:
 
 @dataclass(frozen=True)
 class Comparing:
-    """What two studies say next to each other.
+    """The results of two studies next to each other.
 
     paired: whether differences are paired by seed; else they are between means (Welch).
     options: what differs, by name: the first study's value and the second's.
@@ -127,7 +127,7 @@ def _prefixed(analysis: Analysis) -> list[str]:
 
 
 def write_comparison(first: Path, second: Path, output: Path) -> Comparing:
-    """Compare two studies and write that into `output`, in place of an earlier report; what it says.
+    """Compare two studies, write the comparison into `output` in place of an earlier report, and return it.
 
     Raises OptionError if a study is missing, or `output` cannot be written or holds other things.
     """

@@ -1,4 +1,4 @@
-"""What the page of one study shows, with the examples behind its numbers, put together for its template."""
+"""The contents of a study's page, with the examples behind its numbers, for the template."""
 
 import io
 import shlex
@@ -102,7 +102,7 @@ def page(analysis: Analysis, main: list[Picture], curves: list[Picture], heads: 
 
 
 def facts(analysis: Analysis) -> dict[str, Any]:
-    """What the page says as well as the summary."""
+    """What the page and the summary both show."""
     study = analysis.study
     command = study.command[0] if len(study.command) == 1 else shlex.join(study.command)
     return {
@@ -123,7 +123,7 @@ def facts(analysis: Analysis) -> dict[str, Any]:
 
 
 def shared_options(study: StudyFolder) -> dict[str, str]:
-    """What all runs of the study have in common and is not as it would be without a word, as text."""
+    """The options that all runs of the study share and that are not defaults, as text."""
     plan, recipes = study.plan, [each.recipe for each in study.configurations]
     found: dict[str, Any] = {"model": plan.model, "dataset": plan.data.source, "metric": plan.metric}
     found |= {name: value for name, value in asdict(plan.data).items() if name != "source"}

@@ -36,5 +36,5 @@ def render(name: str, **values: Any) -> str:
 
 
 def _markdown(text: object) -> str:
-    """One line of text in which nothing is markup."""
+    """One line of text with its markup escaped."""
     return MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))

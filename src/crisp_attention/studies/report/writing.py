@@ -1,4 +1,4 @@
-"""The report of one study: page, tables, figures and summary, in a folder that is whole or as it was."""
+"""The report of one study: page, tables, figures and summary, in a folder that is written completely or not at all."""
 
 import os
 import shutil

@@ -48,7 +48,7 @@ def bootstrap_of_score(
 ) -> Bootstrap:
     """The mean over seeds of the score of `predictions` less that of `baseline`, both (seeds, examples).
 
-    For scores that are no mean over examples: the same draws of seeds and examples, and every drawn test set
+    For scores that are not means over examples: the same draws of seeds and examples, and every drawn test set
     is scored as a whole.
     """
     seeds, examples = predictions.shape

@@ -1,4 +1,4 @@
-"""Means, differences and how sure they are."""
+"""Means and differences with their confidence intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

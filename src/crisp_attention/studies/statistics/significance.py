@@ -1,4 +1,4 @@
-"""Tests on seeds and on right and wrong answers, several at once, and what they could have shown.
+"""Tests on seeds and on right and wrong answers, multiple comparisons, and power.
 
 comparisons: how many are tested together; the level is then 5 % over their number, Holm's first step.
 standard_error: that of the mean difference; detectable differences have its unit.
@@ -20,7 +20,7 @@ def paired_p(differences: Sequence[float]) -> float:
     """Two-sided p of Student's paired t-test: the differences, one per seed, have mean 0.
 
     Differences that are all 0 have p = 1. If all are the same other number, p is 0, the limit of ever
-    smaller variation: these seeds show none, and whether so few can show any is not for the test to say.
+    smaller variation: these seeds show none, and the test cannot say whether so few could.
     Raises ValueError for fewer than two.
     """
     if len(differences) < 2:

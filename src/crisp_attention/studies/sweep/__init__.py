@@ -1,1 +1,1 @@
-"""Many runs, one study: what to run, who runs it, and that none is lost or run twice."""
+"""Many runs, one study: planning, queueing and running, so that no run is lost or done twice."""

@@ -23,7 +23,7 @@ from crisp_attention.studies.sweep.storage import HEARTBEAT_SECONDS
 from crisp_attention.studies.sweep.view import View
 
 LOOK_SECONDS = 2.0
-FREE_BYTES = 2**22  # with less, a failure is laid to the full disk and not to the run
+FREE_BYTES = 2**22  # with less, a failure is blamed on the full disk and not on the run
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 Starter = Callable[[optuna.Trial], Asked]
 
@@ -32,7 +32,7 @@ class Campaign:
     """One worker process at work on the planned runs of a study, together with others or alone."""
 
     def __init__(self, queue: Queue, pool: Pool, view: View, start: Starter, *, pruned: bool = False) -> None:
-        """`start` says what a claimed run is; `pruned` ends hopeless runs, as the study's pruner says."""
+        """`start` gives the job of a claimed run; `pruned` stops runs that the study's pruner rejects."""
         self.queue, self.pool, self.view, self.start, self.pruned = queue, pool, view, start, pruned
         self._trials: dict[str, optuna.Trial] = {}
         self._asked: dict[str, Asked] = {}
@@ -40,8 +40,8 @@ class Campaign:
     def work(self, planned: list[Planned]) -> None:
         """Return when every planned run has ended, here or elsewhere.
 
-        Whatever ends this early, the runs at work here are given back. Raises OptionError if the disk is
-        full or the storage does not answer, SystemExit when the system ends the process.
+        If this ends early, the runs in progress here are given back. Raises OptionError if the disk is
+        full or the storage does not answer, SystemExit when a signal ends the process.
         """
         with _ended_by_the_system(), self.queue.storage.answering():
             try:
@@ -51,7 +51,7 @@ class Campaign:
                     f"{error}; the study is intact: run the same command again to continue"
                 ) from error
             except SystemExit:
-                self.view.say("stopped by the system; run the same command again to continue")
+                self.view.say("stopped by a signal; run the same command again to continue")
                 raise
             finally:
                 self._give_back()
@@ -60,14 +60,14 @@ class Campaign:
         looked = beaten = float("-inf")
         self.view.states = self.queue.states()
         if any(map(self._is_live, planned)):
-            self.pool.get_ready()  # before a run is claimed: its heart would not beat meanwhile
+            self.pool.get_ready()  # before a run is claimed, as there would be no heartbeat meanwhile
         while True:
             if time.monotonic() - beaten > HEARTBEAT_SECONDS:
                 beaten = time.monotonic()
                 self._beat()
             if self.pool.has_room and time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
-                self._beat()  # the clock does not count the time a computer sleeps
+                self._beat()  # the clock stops while a computer sleeps
                 while self.pool.has_room and self._claim(planned):
                     pass
                 self.view.states, self.view.scores = self.queue.states(), self.queue.values()
@@ -101,7 +101,7 @@ class Campaign:
                 self._lose(job)
 
     def _lose(self, job: Job) -> None:
-        """This worker seemed dead, for example while its computer slept, and the run was given to another."""
+        """Drop a run that was given to another worker because this one had no heartbeat, as while a computer sleeps."""
         self._trials.pop(job.name)
         if job in self.pool.jobs:
             self.pool.stop(job)
@@ -127,7 +127,7 @@ class Campaign:
     def _judge(self, job: Job, step: int, steps: int, scores: dict[str, float]) -> None:
         schedule, metric = self._asked[job.name].spec.schedule, self.view.metric
         ramp = 0.0 if schedule is None else schedule.end
-        # earlier, what starts slowly would look hopeless, and what is not yet sparse better than it is
+        # earlier, slow starters would look too bad, and runs that are not yet sparse too good
         if not self.pruned or step < max(0.5, ramp) * steps:
             return
         score = scores[metric.name]
@@ -137,26 +137,27 @@ class Campaign:
             self.pool.stop(job)
             self.queue.prune(self._trials.pop(job.name))
             shutil.rmtree(self._asked[job.name].output, ignore_errors=True)
-            self.view.gone(
-                job, f"stopped as hopeless at step {step} of {steps} ({metric.shown(score)} on validation)"
-            )
+            self.view.gone(job, f"pruned at step {step} of {steps} ({metric.shown(score)} on validation)")
 
     def _failed(self, job: Job, kind: str, reason: str) -> None:
         output = self._asked[job.name].output
         if kind == "full" or shutil.disk_usage(output.parent).free < FREE_BYTES:
             raise OptionError(
-                f"no space is left for {output} ({reason}); the study is intact: make room and run the same "
-                f"command again"
+                f"no space is left for {output} ({reason}); the study is intact: free some space and run the "
+                f"same command again"
             )
         failure = {"reason": reason, "log": str(self.pool.logs / f"{job.name}.log")}
         write_json(failure_file(output), failure)
         self.queue.fail(self._trials.pop(job.name), reason)
-        self.view.gone(job, f"failed: {reason}; its log is {failure['log']}")
+        self.view.gone(job, f"failed: {reason}; see its log {failure['log']}")
 
     def _give_back(self) -> None:
         for job in list(self.pool.jobs):
             self.pool.stop(job)
-        with suppress(OptionError), self.queue.storage.answering():  # else the next worker sees that we ended
+        with (
+            suppress(OptionError),
+            self.queue.storage.answering(),
+        ):  # if this fails, the next worker notices that we ended
             for trial in self._trials.values():
                 self.queue.give_back(trial)
         self._trials.clear()
@@ -164,7 +165,7 @@ class Campaign:
 
 @contextmanager
 def _ended_by_the_system() -> Iterator[None]:
-    """End as after Ctrl-C when the system, or a lost terminal, sends a signal to."""
+    """End as after Ctrl-C on signals of the system or of a lost terminal."""
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""What can be known to be impossible before a study begins."""
+"""Checks of a study before it begins."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +33,9 @@ class Checked(NamedTuple):
 
 
 def check(plan: Plan, output: Path, say: Callable[[str], None]) -> Checked:
-    """Read the data and the model, treat it in every way that is planned, try how it would be trained.
+    """Read the data and the model, apply every planned treatment, and rehearse the training.
 
-    Notes go to `say`. Raises OptionError, DataError or CheckpointError for what could not run.
+    Notes go to `say`. Raises OptionError, DataError or CheckpointError for what cannot run.
     """
     runs = [plan.run(each, plan.seeds[0]) for each in plan.configurations]
     arguments = [training_arguments(each, output / "checkpoints") for each in runs]

@@ -1,4 +1,4 @@
-"""What happens inside the process of one run."""
+"""The process of one run."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a process is to do: a run, in its folder, for the study that this command made."""
+    """The job of a process: a run, in its folder, for the study that this command made."""
 
     spec: RunSpec
     output: Path
@@ -45,7 +45,7 @@ class Asked(NamedTuple):
 
 
 def work(asked: Asked, place: Place, pipe: Connection) -> None:
-    """Do the run, or what is left of it, as soon as no other process is at it; what it prints goes to its log.
+    """Do the run, or what is left of it, as soon as no other process works on it; its output goes to its log.
 
     Sends what `Reporter` sends, and at last ("done", metrics), ("full", reason) if no space is left on
     the device, or ("failed", reason).
@@ -62,7 +62,7 @@ def work(asked: Asked, place: Place, pipe: Connection) -> None:
         _write_to(place.log)
         with FileLock(place.lock):
             pipe.send(("done", _run(asked, pipe)))
-    except BaseException as error:  # whatever it is, the study goes on and says it
+    except BaseException as error:  # whatever it is, the study continues and reports it
         pipe.send(("full" if shortage(error) is Shortage.DISK else "failed", first_line(error)))
         with suppress(OSError):  # the disk of the log may be full
             traceback.print_exc()
@@ -81,7 +81,7 @@ def _run(asked: Asked, pipe: Connection) -> dict[str, Any]:
             if not directory.complete:
                 resume, overwrite = False, True
     elif not directory.complete and _is_own(directory.path):
-        shutil.rmtree(directory.path)  # it was ended before it had said what it is
+        shutil.rmtree(directory.path)  # it ended before its configuration was written
     return carry_out(
         asked.spec,
         asked.output,
@@ -117,7 +117,7 @@ def _is_own(folder: Path) -> bool:
 
 
 def _end_with_parent() -> None:
-    """A worker that is killed takes its runs with it: the worker that takes them over must be alone with them."""
+    """End with the worker: another one that takes over its runs must be the only process working on them."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

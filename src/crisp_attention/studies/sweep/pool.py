@@ -41,7 +41,7 @@ class Pool:
     """Runs jobs side by side, cores and GPUs shared out among them."""
 
     def __init__(self, workers: int, logs: Path, command: tuple[str, ...]) -> None:
-        """`command` is what the runs write down as theirs."""
+        """`command` is what the runs record as theirs."""
         self.workers, self.logs, self.command = workers, logs, command
         self.jobs: list[Job] = []
         self._threads = _threads(workers)
@@ -53,7 +53,7 @@ class Pool:
         self._context.set_forkserver_preload(PRELOADED)  # so that not every run imports everything again
 
     def warm_up(self) -> None:
-        """Begin to import what runs need, in the server that forks them, while this process does other things."""
+        """Begin to import what runs need, in the server that forks them, while this process continues."""
         if self._context.get_start_method() == "forkserver":
             from multiprocessing import forkserver  # not everywhere
 
@@ -87,7 +87,7 @@ class Pool:
         return job
 
     def messages(self, seconds: float) -> list[tuple[Job, Message]]:
-        """What the jobs said, waiting at most so long; a job that has said its end is no longer in the pool."""
+        """The messages of the jobs, waiting at most that long; a job that has reported its end leaves the pool."""
         ready = {job.pipe for job in self.jobs} & set(wait([job.pipe for job in self.jobs], seconds))
         found = []
         for job in [each for each in self.jobs if each.pipe in ready]:
@@ -113,7 +113,7 @@ class Pool:
 
 @contextmanager
 def _ctrl_c_is_ours() -> Iterator[None]:
-    """Processes started here never hear of Ctrl-C, not even while they import; the sweep ends them."""
+    """Keep Ctrl-C from processes started here, also while they import; the sweep ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

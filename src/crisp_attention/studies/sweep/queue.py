@@ -1,4 +1,4 @@
-"""Who works on which run. A run is a trial of the Optuna study; its name is unique in it."""
+"""The queue of runs. A run is a trial of the Optuna study; its name is unique in it."""
 
 import os
 import platform
@@ -18,12 +18,12 @@ from crisp_attention.studies.sweep.storage import Storage
 
 RUN, WORKER, FOLDER, REASON = "run", "worker", "folder", "reason"
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
-CLOCK_SECONDS = 120  # the start of a process is known by a clock that may be set meanwhile
+CLOCK_SECONDS = 120  # the clock behind a process's start time may be set meanwhile
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A planned run: its name, and what is to be known of it in the storage."""
+    """A planned run: its name, and its attributes in the storage."""
 
     name: str
     known: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Queue:
         return {trial.user_attrs[RUN]: trial.value for trial in trials if trial.value is not None}
 
     def begin(self, trial: optuna.Trial, folder: Path) -> None:
-        """Say where the run's folder is."""
+        """Record where the run's folder is."""
         trial.set_user_attr(FOLDER, str(folder.resolve()))
 
     def redo_lost(self) -> None:
@@ -89,7 +89,7 @@ class Queue:
                     self.study.enqueue_trial(trial.params, user_attrs={RUN: name})
 
     def beat(self, trial: optuna.Trial) -> bool:
-        """Say that the run's worker is alive; False if it was taken for dead and has lost the run."""
+        """Record a heartbeat of the run's worker; False if it was taken for dead and has lost the run."""
         if self.storage.optuna.get_trial(trial._trial_id).state != TrialState.RUNNING:
             return False
         self.storage.optuna.record_heartbeat(trial._trial_id)
@@ -100,7 +100,7 @@ class Queue:
         self.study.tell(trial, value, skip_if_finished=True)
 
     def prune(self, trial: optuna.Trial) -> None:
-        """The run was stopped as hopeless."""
+        """The run was pruned."""
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
@@ -133,7 +133,7 @@ class Queue:
 
 
 def _is_dead(trial: FrozenTrial) -> bool:
-    """Whether the worker is a process of this machine that is no more; of others the heartbeat tells."""
+    """Whether the worker is a process of this machine that has ended; for others, see the heartbeat."""
     worker = trial.user_attrs.get(WORKER)
     if worker is None:  # it died inside the lock that we now have
         return True
@@ -149,7 +149,7 @@ def _is_here(trial: FrozenTrial) -> bool:
 
 
 def _here() -> dict[str, str]:
-    """What tells apart the places whose process numbers mean something to each other."""
+    """An id of the place, such as a machine or container, whose process ids are comparable."""
     boot, names = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return {
         "host": platform.node(),
@@ -159,7 +159,7 @@ def _here() -> dict[str, str]:
 
 
 def _started(pid: int) -> float | None:
-    """When the process began; None if it is no more."""
+    """When the process began; None if it has ended."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

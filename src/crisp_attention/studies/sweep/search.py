@@ -35,8 +35,8 @@ Kind = Literal["dense", "sparse"]
 class Search:
     """What Optuna chooses from, and the configuration that a choice stands for.
 
-    Dense and sparse are two Optuna studies: what one learns of learning rates, and of hopeless runs, says
-    nothing of the other.
+    Dense and sparse are two Optuna studies: learning rates and pruned runs of one say nothing about
+    the other.
 
     plan: the study with everything that can be chosen as its configurations, all with one recipe.
     ramp: over which fractions of training a sparsity that rises does so.
@@ -48,12 +48,14 @@ class Search:
     def __post_init__(self) -> None:
         if not self.choices:
             raise OptionError(
-                "search needs methods to choose from: random keys are the control, not a choice", "search"
+                "search needs methods to choose from: random keys are only the control", "search"
             )
         if self.trials < FEWEST_TRIALS:
             raise OptionError(f"trials must be at least {FEWEST_TRIALS}, got {self.trials}", "trials")
         if len({str(each.recipe) for each in self.plan.configurations}) > 1:
-            raise OptionError("recipe says what search is to find; leave one out", "recipe")
+            raise OptionError(
+                "recipe cannot be combined with search=True, which chooses the recipes", "recipe"
+            )
 
     @property
     def given(self) -> Mapping[str, Any]:
@@ -94,7 +96,7 @@ class Search:
     def suggest(self, kind: Kind, trial: optuna.Trial, layers: int) -> Configuration:
         """Let Optuna choose."""
         rate = self.plan.dense.recipe.learning_rate
-        # by the trial's number: workers that draw alike would try the same things
+        # by the trial's number: workers with the same seed would try the same choices
         trial.study.sampler = optuna.samplers.TPESampler(seed=trial.number, constant_liar=True)
         trial.suggest_float(
             "learning_rate", rate / LEARNING_RATE_FACTOR, rate * LEARNING_RATE_FACTOR, log=True

@@ -29,7 +29,7 @@ class Storage:
     """
 
     def __init__(self, url: str | None, folder: Path, *, grace: int = GRACE_SECONDS) -> None:
-        """Open it. Raises OptionError if that cannot be.
+        """Open it. Raises OptionError if that fails.
 
         url: an RDB URL, None for a SQLite file in `folder`.
         grace: seconds without a heartbeat after which a worker counts as dead.
@@ -80,7 +80,7 @@ class Storage:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Wait until no other process is inside; the end of a process, however sudden, leaves the lock.
+        """Wait until no other process holds the lock; the end of a process, however sudden, releases it.
 
         Raises OptionError as `answering` does.
         """
@@ -135,7 +135,7 @@ def _url(text: str) -> URL:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what the database said, under the wrappers around it."""
+    """The first line of the database's message, without the wrappers around it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

@@ -37,7 +37,7 @@ RECIPE = Recipe()
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Where a study is kept and who works on it: what may change when it is continued. Fields as in `sweep`."""
+    """Where a study is kept and how its runs are shared: what may change when it is continued. Fields as in `sweep`."""
 
     output: Path
     workers: int = 1
@@ -98,9 +98,9 @@ def sweep(
     storage
         The URL of an Optuna storage from which several machines pull runs. None for a file in the folder.
     keep_models
-        Whether the models of runs started from now on are kept, and not only what was measured.
+        Whether to keep the models of runs started from now on; otherwise only measurements are kept.
     retry_failed
-        Run again what failed before.
+        Repeat the runs that failed before.
     verbose
         Whether progress is printed to standard error.
 
@@ -164,8 +164,8 @@ def carry_out(
 ) -> StudyFolder:
     """Run what the study still lacks; return it when all its runs have ended.
 
-    command: what was typed. published: numbers that the report shows next to ours. search: what chooses the
-    configurations, from those of the plan. Progress goes to `console`. Raises what `sweep` raises, and
+    command: what was typed. published: numbers that the report shows next to ours. search: how the configurations
+    are chosen from those of the plan. Progress goes to `console`. Raises what `sweep` raises, and
     OptionError when the disk is full. Interrupted, it can be called again.
     """
     if work.workers < 1:
@@ -231,8 +231,8 @@ def _open(
             plan.check_extends(Plan.from_dict(known), f"{storage}, {name},", moved=moved)
         elif OPTIONS in study.user_attrs and before is None:
             raise OptionError(
-                f"the study {name} in {storage} was started with version 0.1.0, elsewhere: continue it in its folder, "
-                f"or choose another study in a storage that is shared",
+                f"the study {name} in {storage} was started with version 0.1.0 in another folder: continue it there, "
+                f"or choose another name for this study",
                 "study",
             )
         study.set_user_attr(PLAN, plan.to_dict())

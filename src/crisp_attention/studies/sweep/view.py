@@ -1,4 +1,4 @@
-"""What a sweep shows while it works: every run of every configuration, and the time left."""
+"""The progress of a sweep: every run of every configuration, and the time left."""
 
 import time
 from collections import Counter
@@ -47,7 +47,7 @@ class View:
             self._live.stop()
 
     def step(self, job: Job, done: int, steps: int) -> None:
-        """A run went on."""
+        """A run made progress."""
         self.progress[job.name] = done / max(steps, 1)
 
     def ended(self, job: Job, score: float) -> None:
@@ -61,12 +61,12 @@ class View:
             )
 
     def gone(self, job: Job, why: str) -> None:
-        """A run is no more, and why."""
+        """A run has ended without a result, and why."""
         self.progress.pop(job.name, None)
         self.say(f"{job.name}: {why}")
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line above the table."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def render(self) -> Group:

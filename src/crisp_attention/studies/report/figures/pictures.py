@@ -128,7 +128,7 @@ def main_pictures(analysis: Analysis) -> list[Picture]:
     gap = Picture(
         "gap",
         "Generalisation gap",
-        f"Near zero: as good on new examples as on those of the training ({metric.title}).",
+        f"Near zero: as good on new examples as on training examples ({metric.title}).",
         drawn(draw_gaps(analysis), "gap"),
         wide=False,
     )

@@ -1,4 +1,4 @@
-"""Scores: against sparsity, as differences from dense, and what training gains beyond validation."""
+"""Scores: against sparsity, as differences from dense, and the generalisation gap."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from crisp_attention.studies.analysis import Analysis, Comparison, Line
 from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.statistics import Interval, seeds_interval
 
-NEAR, APART = 1.5, 1.1  # in percent of sparsity: what would lie on each other, and how far it is moved apart
+NEAR, APART = 1.5, 1.1  # in percent of sparsity: what would overlap, and how far it is moved apart
 
 
 def draw_sparsity(analysis: Analysis) -> Figure:
