@@ -179,7 +179,7 @@ class Wrong(Means):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"mean": torch.zeros(2, 3)}, r"layout\.mean must have the shape \(2, 1, 8\), fitted was \(2, 3\)"),
+        ({"mean": torch.zeros(2, 3)}, r"layout\.mean must have the shape \(2, 1, 8\), got \(2, 3\)"),
         ({"mean": torch.full((2, 1, 8), torch.nan)}, r"layout\.mean is not finite"),
         ({"more": torch.zeros(1)}, r"layout\.more was fitted, but its method has no such parameter"),
     ],

@@ -170,7 +170,7 @@ def test_further_sparsities_and_blocks():
 @pytest.mark.parametrize(
     ("batches", "how", "error", "message"),
     [
-        ([], {}, ValueError, "nothing was profiled: the dataloader gave no batch"),
+        ([], {}, ValueError, "nothing was profiled: the dataloader has no batch"),
         ([(BATCH["input_ids"],)], {}, TypeError, "mappings of the model's arguments, got tuple"),
         ([BATCH], {"block_size": 0}, ValueError, "block_size must be a whole number of at least 1, got 0"),
         ([BATCH], {"sparsities": [1.0]}, ValueError, r"sparsities must be in \[0, 1\), got 1.0"),

@@ -36,8 +36,8 @@ BAD = [
     (GOOD | {"extra": 1}, r"exactly the keys 'layout' and 'rule', .*got .*'extra'"),
     (GOOD | {"rule": "dense"}, r"expected a dictionary with a 'name', got 'dense'"),
     (GOOD | {"rule": {"sparsity": 0.5}}, r"expected a dictionary with a 'name', got \{'sparsity'"),
-    (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; known are dense, .*topk"),
-    (GOOD | {"layout": {"name": ["full"]}}, r"unknown name \['full'\]; known are .*full, .*window"),
+    (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; the known names are dense, .*topk"),
+    (GOOD | {"layout": {"name": ["full"]}}, r"unknown name \['full'\]; the known names are .*full, .*window"),
     (GOOD | {"rule": {"name": "topk", "p": 1}}, r"'topk' has no option p; it has sparsity, min_keep, keep"),
     (GOOD | {"layout": {"name": "window"}}, r"'window' needs the option width"),
 ]

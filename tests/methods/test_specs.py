@@ -103,9 +103,9 @@ REFUSED = [
     ("topk:0.5", {}, r"'topk': expected key=value, such as .*, got '0\.5'"),
     ("topk:sparsity=", {}, r"'topk': expected key=value, such as .*, got 'sparsity='"),
     ("topk:=0.5", {}, r"'topk': expected key=value, such as .*, got '=0\.5'"),
-    ("topk:sparsity=0.5:sparsity=0.6", {}, r"'topk:sparsity=0\.5:sparsity=0\.6' says sparsity twice"),
-    ("topk:name=random", {}, r"says name twice"),
-    ("topk:sparsity=0.5", {"sparsity": 0.6}, r"says sparsity itself, so it cannot be 0\.6 as well"),
+    ("topk:sparsity=0.5:sparsity=0.6", {}, r"'topk:sparsity=0\.5:sparsity=0\.6' sets sparsity twice"),
+    ("topk:name=random", {}, r"sets name twice"),
+    ("topk:sparsity=0.5", {"sparsity": 0.6}, r"already sets sparsity; it cannot be 0\.6 as well"),
     (
         "block_topk+topk",
         {"sparsity": 0.5},

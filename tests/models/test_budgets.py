@@ -46,8 +46,8 @@ def test_budgets_are_the_same_as_methods_by_layer_and_head() -> None:
 @pytest.mark.parametrize(
     ("budgets", "more", "error", "message"),
     [
-        (BUDGETS, {"layers": [0]}, TypeError, "budgets say which layers they are for"),
-        (BUDGETS, {"attention": "all"}, TypeError, "budgets say which layers they are for"),
+        (BUDGETS, {"layers": [0]}, TypeError, "budgets already name their layers"),
+        (BUDGETS, {"attention": "all"}, TypeError, "budgets already name their layers"),
         (BUDGETS, {"heads": {0: TopK(0.5)}}, TypeError, "give either heads="),
         (
             Budgets({"transformer.layer.7.attention": HEADS}),

@@ -190,7 +190,7 @@ def edit(folder, change):
         (lambda s: s["layers"].update({"x": {"rule": {"name": "dense"}}}), "exactly the keys"),
         (
             lambda s: s["layers"]["distilbert.transformer.layer.1.attention"]["rule"].update(name="magic"),
-            "unknown name 'magic'; known are dense, .*topk",
+            "unknown name 'magic'; the known names are dense, .*topk",
         ),
     ],
 )

@@ -302,7 +302,7 @@ def test_two_parts_of_one_model_are_sparse_and_dense_on_their_own():
 
 def test_a_part_of_a_sparse_model_is_changed_through_the_model():
     model = crisp.sparsify(distilbert(), TopK(0.8))
-    with pytest.raises(ValueError, match=r"part of a larger sparse model: choose layers="):
+    with pytest.raises(ValueError, match=r"part of a larger sparse model: call crisp.sparsify on that one"):
         crisp.sparsify(model.distilbert, TopK(0.5))
     assert sparsities(model) == [0.8] * 4
 

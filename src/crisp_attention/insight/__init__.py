@@ -1,1 +1,1 @@
-"""What attention did: measuring it, and a profile of where sparsity is safe."""
+"""Measuring attention, and a profile of where sparsity is safe."""

@@ -22,7 +22,7 @@ from crisp_attention.models.sparse_model import SparseModel
 
 @dataclass(frozen=True, repr=False)
 class Fit:
-    """What `crisp.fit` did: the number of batches, and by layer name the calls it saw and the shapes that it fitted.
+    """The result of `crisp.fit`: the number of batches, and by layer name the calls seen and the shapes fitted.
 
     Examples
     --------
@@ -58,10 +58,10 @@ def fit(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Fit:
-    """Fit the parameters of a sparse model's methods that are not trained, on what its layers see of some batches.
+    """Fit the parameters of a sparse model's methods that are not trained, on the inputs of its layers.
 
-    The model runs dense, in evaluation mode and without gradients; nothing of a batch is kept but what a method keeps.
-    Its weights do not change. What was fitted before is replaced.
+    The model runs dense, in evaluation mode and without gradients; of a batch, only what the
+    fitters keep is stored. Its weights do not change. Earlier fitted values are replaced.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def fit(
     batches
         Mappings of the arguments of its forward.
     seed
-        Of what fitting draws; each layer draws from it and its own number.
+        The seed of random draws in fitting; each layer uses it together with its own number.
     progress
         Called after each batch with the number of batches so far.
 
@@ -82,7 +82,7 @@ def fit(
     ------
     ValueError
         If the model is not sparse, none of its methods has anything to fit, there is no batch, a layer saw none, or
-        what was fitted does not have the shape that it should, or is not finite. The model is then what it was.
+        fitted values have a wrong shape or are not finite. The model is then unchanged.
     TypeError
         For batches that are not mappings.
 
@@ -165,7 +165,9 @@ class _OfLayer:
                 else:
                     found.setdefault(name, value.clone())
         if missing := sorted(set(self.wanted) - set(found)):
-            raise ValueError(f"{layer}: {missing[0]} is to be fitted, but no fitter of its method gives it")
+            raise ValueError(
+                f"{layer}: {missing[0]} has to be fitted, but the fitter of its method does not return it"
+            )
         return found
 
 
@@ -178,7 +180,7 @@ def _check(layer: str, name: str, value: Tensor, wanted: Parameter | None) -> No
         raise ValueError(f"{layer}: {name} was fitted, but its method has no such parameter")
     if value.shape != wanted.value.shape:
         raise ValueError(
-            f"{layer}: {name} must have the shape {tuple(wanted.value.shape)}, fitted was {tuple(value.shape)}"
+            f"{layer}: {name} must have the shape {tuple(wanted.value.shape)}, got {tuple(value.shape)}"
         )
     if not torch.isfinite(value).all():
         raise ValueError(f"{layer}: {name} is not finite after fitting")

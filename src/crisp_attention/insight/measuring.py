@@ -1,4 +1,4 @@
-"""`crisp.measuring(model)`: what a sparse model really did: achieved sparsity, kept mass, entropy of its attention."""
+"""`crisp.measuring(model)`: the achieved sparsity, kept mass and entropy of a model's attention."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +67,7 @@ class LayerTotals:
 
 @dataclass(repr=False)
 class Measurement:
-    """What attention did, per layer and head, as `crisp.measuring(model)` found it. Prints as a short table.
+    """Achieved sparsity, kept mass and entropy per layer and head, from `crisp.measuring`. Prints as a short table.
 
     Examples
     --------
@@ -198,7 +198,7 @@ def measuring(model: nn.Module) -> Iterator[Measurement]:
     Raises
     ------
     ValueError
-        For a model that Crisp cannot look into.
+        For a model that Crisp cannot observe.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What is the same around every kernel: the temperature before it, the branch after it."""
+"""The steps around every kernel: the temperature before it, the branch after it."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def tempered(call: Call) -> Call:
     raw = call.parameters.get(TEMPERATURE)
     if raw is None and LEARNED in given:
         raise ValueError(
-            "temperature='learned' needs a parameter, which this call lacks; a model holds it: use crisp.sparsify"
+            "temperature='learned' needs a parameter, which only a model holds: use crisp.sparsify"
         )
     own = factors(given * (call.query.shape[1] // len(given)), raw, call.query)
     return replace(call, query=(call.query * own[:, None, None]).to(call.query.dtype))

@@ -31,7 +31,7 @@ def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
 
 
 def may_choose(layout: Layout) -> bool:
-    """Whether a layout chooses blocks; one that is derived from another may show anything, and has to say it itself."""
+    """Whether a layout chooses blocks; a derived layout may show anything, and has to choose them itself."""
     return type(layout).blocks is not Layout.blocks and answers(layout, "blocks")
 
 

@@ -20,8 +20,8 @@ class Call:
     `scores = query · key * scale`, capped to ±`softcap` by tanh, plus `bias`; the method's layout and
     rule keep some of the valid pairs; the rule weighs the kept scores (with one further logit per
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
-    `valid` is bool and broadcasts to (B, H, L, S); `causal` also forbids, without a mask that
-    somebody has to hold, the keys j > i. They alone say what is a key: a valid pair that scores -inf
+    `valid` is bool and broadcasts to (B, H, L, S); `causal` also forbids, without a mask in
+    memory, the keys j > i. They alone decide what counts as a key: a valid pair that scores -inf
     counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,

@@ -1,4 +1,4 @@
-"""All kernels but the reference have first derivatives only, and say so to whoever asks for second ones."""
+"""The error of kernels with first derivatives only, all but the reference, when second ones are requested."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def refuse_second(kernel: str) -> Callable[..., Any]:
 
 
 class OnlyOnce(torch.autograd.Function):
-    """`OnlyOnce.apply(tensor, kernel)`: an input of a function whose own backward pass does not name the way out."""
+    """`OnlyOnce.apply(tensor, kernel)`: an input of a function whose backward pass does not name the alternative."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, kernel: str) -> Tensor:

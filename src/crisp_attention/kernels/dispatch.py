@@ -57,13 +57,13 @@ def attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Output (B, H, L, Dv) of a call and, if asked for, its weights (B, H, L, S).
 
-    Only the reference has scores and weights: who observes or asks for them gets it, whatever the
+    Only the reference has scores and weights: calls that observe or ask for them go to it, whatever the
     backend. Raises ValueError for a backend that does not exist or cannot do the call.
     """
     check_backend(backend)
     if weights and call.method.has_branch:
         raise ValueError(
-            f"method {call.method} has a branch, whose output is no weighted sum of values: there are no attention "
+            f"method {call.method} has a branch, so its output is not a weighted sum of values: there are no attention "
             f"weights to return (output_attentions=True)"
         )
     given = tempered(call)
@@ -110,11 +110,11 @@ def lacks(kernel: str, call: Call) -> str | None:
     if call.blocks is None:
         call = _with_blocks(call, kernel)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return "forward-mode gradients and the transforms of torch.func"
+        return "forward-mode gradients and torch.func transforms"
     if call.query.dtype == torch.float64:
         return "float64"
     if recorder() == "ONNX":
-        return "a translation to ONNX"
+        return "ONNX export"
     return KERNELS[kernel].lacks(call)
 
 
@@ -142,7 +142,7 @@ def _pick(call: Call, backend: str) -> str:
         return REFERENCE
     raise ValueError(
         f"backend {backend!r} cannot compute this call ({call.method.name}, {call.query.dtype}, on "
-        f"{call.query.device.type}): it lacks {lacks(backend, call)}; backend 'auto' takes a kernel that can"
+        f"{call.query.device.type}): it lacks {lacks(backend, call)}; use backend 'auto' or 'reference'"
     )
 
 

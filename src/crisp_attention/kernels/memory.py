@@ -6,8 +6,8 @@ from torch import Tensor
 def by_rows(tensor: Tensor) -> Tensor:
     """The tensor, copied unless the numbers of each of its rows lie side by side.
 
-    Rows themselves may overlap, repeat or lie in any order: whoever reads goes by their strides. What is
-    written to is allocated for that, never laid out like an input, whose elements may share memory.
+    Rows themselves may overlap, repeat or lie in any order: readers use their strides. What is
+    written to is allocated separately, never laid out like an input, whose elements may share memory.
     """
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 

@@ -20,7 +20,7 @@ from crisp_attention.methods.rules.base import Rule
 
 @dataclass(frozen=True)
 class Observation:
-    """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are no padding.
+    """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are not padding.
 
     `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L).
     """

@@ -90,7 +90,7 @@ class Fastest:
     def why(self) -> str:
         """Why the kernel comes first."""
         if self.measured is None:
-            return f"expected to be the fastest on {self.device}, which was not measured"
+            return f"expected to be the fastest on {self.device}, but not measured"
         return f"the fastest on {self.measured}"
 
 

@@ -1,1 +1,1 @@
-"""What a method is: where a query may look, what it keeps; no tensors of a model."""
+"""Methods: where a query may look and what it keeps; independent of any model."""

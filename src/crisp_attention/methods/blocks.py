@@ -55,7 +55,7 @@ class Blocks:
         return states.gather(2, self.order[:, None, :, None].expand(states.shape))
 
     def back(self, states: Tensor) -> Tensor:
-        """States that were put in order, as they were before."""
+        """Ordered states, back in their original order."""
         if self.order is None:
             return states
         return states.gather(2, self.order.argsort(dim=-1)[:, None, :, None].expand(states.shape))

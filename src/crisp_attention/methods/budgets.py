@@ -1,4 +1,4 @@
-"""Budgets that are not the same everywhere, in a file: a method for every layer and head."""
+"""Budgets by layer and head, in a file: a method for every layer and head."""
 
 import json
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ class PerHead:
 
     @property
     def spec(self) -> str:
-        """The methods' specs, in the order in which they first come."""
+        """The methods' specs, in order of first occurrence."""
         return " | ".join(dict.fromkeys(each.spec for each in self.methods))
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class PerHead:
 
     @property
     def has_branch(self) -> bool:
-        """Whether something is added to what the rule gives, so that there are no weights to return."""
+        """Whether a branch adds to the output, so that there are no weights to return."""
         return any(each.has_branch for each in self.methods)
 
     def drops_nothing(self, keys: int | None = None) -> bool:

@@ -33,7 +33,7 @@ class Method:
     rule
         What a query keeps of that, by default all.
     branch
-        What adds an output of its own to what the rule gives; None for nothing.
+        A branch, whose output is added to that of the rule; None for none.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class Method:
             raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
         if self.branch is not None and not isinstance(self.branch, Branch):
             raise TypeError(f"branch must be a crisp.Branch or None, got {self.branch!r}")
-        Rule.__post_init__(self.rule)  # also for a rule whose own checks leave the base's out
+        Rule.__post_init__(self.rule)  # also for a rule that overrides the checks of its base
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -105,13 +105,13 @@ class Method:
 
     @property
     def has_branch(self) -> bool:
-        """Whether something is added to what the rule gives, so that there are no weights to return."""
+        """Whether a branch adds to the output, so that there are no weights to return."""
         return self.branch is not None
 
     def drops_nothing(self, keys: int | None = None) -> bool:
         """Whether this is dense attention for rows of at most `keys` valid keys, or for rows of any length.
 
-        A class of others that inherits its answer has none: what it computes is its own.
+        The inherited answer of a derived class does not count: it may compute anything.
         """
         if self.branch is not None or self.rule.temperature != 1:
             return False
@@ -143,7 +143,7 @@ class Method:
     def with_sparsity(self, sparsity: float) -> "Method":
         """The same method at another target sparsity. Raises ValueError if it has none, or two.
 
-        Raises TypeError for what is no number.
+        Raises TypeError for anything but a number.
         """
         if self.sparsity is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A part's options: as plain data that can be saved, and as words."""
+"""A part's options: as plain data that can be saved, and as text."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
@@ -13,7 +13,7 @@ CLASS = "class"
 def to_dict(part: Part) -> dict[str, Any]:
     """A plain dictionary that JSON can hold; `from_dict` is its inverse.
 
-    Keyword-only options, such as every rule's temperature, are in it where they are not as by default.
+    Keyword-only options, such as every rule's temperature, are in it where they are not at their default.
     Raises ValueError for a class without a name.
     """
     check_named(part)
@@ -53,13 +53,13 @@ def in_words(part: Part) -> str:
     needed = {f.name: getattr(part, f.name) for f in fields(part) if f.default is MISSING}
     usual, own = _own(type(part)(**needed)), _own(part)
     positional = [f.name for f in fields(part) if not f.kw_only]
-    always = [*needed, *positional[:1]]  # what a method is named with is said even where it is as by default
+    always = [*needed, *positional[:1]]  # the first option is included even at its default
     told = {k: v for k, v in own.items() if v is not None and (k in always or v != usual[k])}
     return ":".join([called(part), *(f"{k}={v}" for k, v in told.items())])
 
 
 def options_of(part: type[Part]) -> dict[str, Any]:
-    """The options of a part and their defaults, None for one that is needed or worked out."""
+    """The options of a part and their defaults, None for one that is required or computed."""
     if any(f.default is MISSING for f in fields(part)):
         return {name: None if f.default is MISSING else f.default for name, f in options(part).items()}
     return _own(part())
@@ -82,5 +82,5 @@ def _own(part: Part) -> dict[str, Any]:
 def _missing(data: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     module, _, name = str(data.get(CLASS, "")).partition(":")
     if name:
-        return f"import the class {name} of the module {module} first, in which it was defined"
-    return f"known are {', '.join(known)}"
+        return f"first import the class {name} from the module {module}, where it was defined"
+    return f"the known names are {', '.join(known)}"

@@ -6,13 +6,13 @@ A valid-pair mask is boolean, True where query i may see key j, and broadcasts t
 import torch
 from torch import Tensor
 
-# Additive masks mark a forbidden pair by a large negative number, and everybody uses another one
+# Additive masks mark a forbidden pair by a large negative number, which differs between libraries
 # (finfo.min, -1e9, -1e4). At or below this value the softmax weight is exactly 0 in every dtype.
 FORBIDDEN = -1e4
 
 
 def split_mask(mask: Tensor | None, name: str = "attention_mask") -> tuple[Tensor | None, Tensor | None]:
-    """Split an attention mask into (valid pairs, additive bias), each None where it says nothing.
+    """Split an attention mask into (valid pairs, additive bias), each None where there is none.
 
     `mask` is boolean (True = attend) or additive floating point, as in torch's SDPA; additive
     entries of -1e4 and below mean "not valid". Raises TypeError, with the mask's `name`, for any other dtype.

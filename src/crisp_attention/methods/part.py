@@ -28,7 +28,7 @@ class Parameter:
     Parameters
     ----------
     value
-        What it starts from where it is trained, and the shape and dtype that it has.
+        The initial value where it is trained, and the shape and dtype.
     trained
         Trained with the model, or else fitted beforehand by `crisp.fit` and frozen.
     per_head
@@ -51,7 +51,7 @@ class Fitter(Protocol):
 
 
 class Given(Protocol):
-    """What a part is asked about: the queries (B, H, L, D), the keys (B, G, S, D), and the layer's parameters."""
+    """The input of a part: the queries (B, H, L, D), the keys (B, G, S, D), and the layer's parameters."""
 
     @property
     def query(self) -> Tensor: ...
@@ -65,7 +65,7 @@ class Given(Protocol):
 class Part(ABC):
     """A layout, a rule or a branch. Its dataclass fields are its options, on the command line and in saved models.
 
-    A class registers under the `name` in its own body: specs and saved methods know it by that. A subclass
+    A class registers under the `name` in its own body: specs and saved methods refer to it by that. A subclass
     without one works, but cannot be saved. Kernels are written for exact classes, so a subclass is computed by
     the reference.
     """
@@ -82,7 +82,7 @@ class Part(ABC):
             cls.__repr__ = Part.__repr__  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
-        # keyword-only options, such as the temperature, only where they are not as by default
+        # keyword-only options, such as the temperature, only where they are not at their default
         shown = [(f, getattr(self, name)) for name, f in options(type(self)).items()]
         told = [f"{f.name}={value!r}" for f, value in shown if not f.kw_only or value != f.default]
         return f"{type(self).__qualname__}({', '.join(told)})"
@@ -94,7 +94,7 @@ class Part(ABC):
     def fitter(self, shape: Shape, seed: int = 0) -> Fitter | None:
         """What finds the parameters of a layer of this shape that are not trained; None for parts that have none.
 
-        It draws nothing but from `seed`, so that the same model, batches and seed give the same values.
+        It draws from `seed` alone, so that the same model, batches and seed give the same values.
         """
         return None
 
@@ -121,7 +121,7 @@ def options(part: type[Part]) -> dict[str, Field[Any]]:
 
 
 def registered(kind: type[P]) -> dict[str, type[P]]:
-    """The classes of a kind that have a name, by name: the library's, and those of others that were imported."""
+    """The named classes of a kind, by name: the library's, and imported ones of third parties."""
     return {name: each for name, each in _parts.items() if issubclass(each, kind)}
 
 
@@ -131,9 +131,9 @@ def called(part: Part) -> str:
 
 
 def answers(part: Part, question: str) -> bool:
-    """Whether a method of a part's class can be trusted: one that the library's own class has, or its own body defines.
+    """Whether a method of a part's class can be relied on: the library's own, or one that the class's body defines.
 
-    A class that somebody derived from another may compute anything, whatever the other says of itself.
+    A derived class may compute anything, whatever its base class declares.
     """
     return is_ours(type(part)) or question in vars(type(part))
 

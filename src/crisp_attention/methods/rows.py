@@ -14,7 +14,7 @@ from crisp_attention.methods.pairs import causal_mask, key_ranks, query_ranks
 class Rows:
     """Queries (B, H, L, D) and keys (B, G, S, D), and all that a decision on their scores may look at.
 
-    What costs something is worked out when it is first asked for.
+    Expensive values are computed when first used.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Rows:
     causal
         Whether the keys j > i are forbidden as well.
     softcap, bias
-        What becomes of the products: capped to ±softcap by tanh, and added to, broadcastable to (B, H, L, S).
+        Applied to the products: capped to ±softcap by tanh, and added, broadcastable to (B, H, L, S).
     seed
         A number for every row, int64 (B or 1, H, L or 1, 1), for methods that draw.
     parameters
@@ -103,7 +103,7 @@ class Rows:
         return query_ranks(self.valid)
 
     def of(self, heads: list[int], parameters: Mapping[str, Tensor]) -> "Rows":
-        """The rows of these heads, with the parameters of their method; scores are shared, not worked out again."""
+        """The rows of these heads, with the parameters of their method; scores are shared, not computed again."""
         shared = self.query.shape[1] // self.key.shape[1]
         return Rows(
             self.query[:, heads],

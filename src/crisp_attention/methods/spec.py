@@ -1,4 +1,4 @@
-"""Methods in one word, as the command line writes them: `topk:sparsity=0.5`, `window:width=9+topk`."""
+"""Methods as text, as the command line writes them: `topk:sparsity=0.5`, `window:width=9+topk`."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def parse(spec: str, **options: Any) -> Method:
         own[kind] = {"name": name}
         for key, value in (_setting(name, each) for each in settings):
             if key in own[kind]:
-                raise ValueError(f"method {spec!r} says {key} twice")
+                raise ValueError(f"method {spec!r} sets {key} twice")
             own[kind][key] = value
     for option, value in options.items():
         if value is None:
@@ -61,11 +61,11 @@ def parse(spec: str, **options: Any) -> Method:
             raise ValueError(f"method {spec!r} has no option {option}")
         if len(takers) > 1:
             raise ValueError(
-                f"both parts of {spec!r} have a {option}: write it where it belongs, "
+                f"both parts of {spec!r} have a {option}: write it in the part that it is for, "
                 f"for example {takers[0]['name']}:{option}={value}"
             )
         if option in takers[0]:
-            raise ValueError(f"method {spec!r} says {option} itself, so it cannot be {value} as well")
+            raise ValueError(f"method {spec!r} already sets {option}; it cannot be {value} as well")
         takers[0][option] = value
     parts: dict[str, Any] = {kind: from_dict(Part, data) for kind, data in own.items()}
     return Method(**parts)

@@ -1,1 +1,1 @@
-"""Plugging sparse attention into other people's models."""
+"""Sparse attention in models of other libraries."""

@@ -30,16 +30,16 @@ def sparsify(
 ) -> Model:
     """Make the attention of a model sparse, in place, and return the model.
 
-    Call it on the model that you save: a part's settings are not in the whole's configuration. Doing it again
-    replaces what was set before; what a layer has learned stays as long as its method learns it. On a PEFT
-    model it is trained and saved with the adapters.
+    Call it on the model that you save: a part's settings are not in the configuration of the whole. Calling it again
+    replaces the earlier settings; learned parameters are kept as long as the layer's method has them. On a PEFT
+    model they are trained and saved with the adapters.
 
     Parameters
     ----------
     model
         A transformers model, or a wrapper around one.
     method
-        One method for all chosen layers, or what `crisp.budgets` read.
+        One method for all chosen layers, or budgets, as `crisp.budgets` reads them.
     layers
         Attention modules by index (`[2, 3]`), range (`["2-5"]`) or name pattern (`["encoder.*"]`); or each with
         its own method (`{"*": TopK(0.8), "0": Dense()}`: an index beats a pattern). Other layers stay as the
@@ -63,7 +63,7 @@ def sparsify(
     ------
     TypeError, ValueError
         If the model does not use transformers' attention interface, a layer or head does not exist, a method
-        does not fit, or the sparse model could not be saved. After an error the model is what it was.
+        does not fit, or the sparse model could not be saved. After an error the model is unchanged.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def sparsify(
 def densify(model: Model) -> Model:
     """Undo `sparsify`, in place: the model is exactly what it was, and dense.
 
-    Settings that a checkpoint or an adapter brought along are gone too: the model is saved dense.
+    Settings that came with a checkpoint or an adapter are removed too: the model is saved dense.
 
     Parameters
     ----------
@@ -145,7 +145,8 @@ def activate(
         if not hasattr(root, STATE):
             if carrying(host, root):
                 raise ValueError(
-                    f"this {type(root).__name__} is part of a larger sparse model: choose layers=[...] there"
+                    f"this {type(root).__name__} is part of a larger sparse model: "
+                    f"call crisp.sparsify on that one, with layers=[...]"
                 )
             taken = host.take_over(root)
         else:

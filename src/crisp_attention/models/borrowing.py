@@ -1,4 +1,4 @@
-"""Using a model for a while, and giving it back as it was."""
+"""Using a model temporarily, and restoring it afterwards."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from crisp_attention.models.selection import select
 from crisp_attention.models.settings import Observer, Settings, settings_on
 from crisp_attention.models.sparse_model import SparseModel, carrying, check_active
 
-_beginning_or_end = Lock()  # several threads may watch one model
+_beginning_or_end = Lock()  # several threads may observe one model
 
 
 @contextmanager
@@ -35,26 +35,26 @@ def borrowed(
     evaluate: bool = False,
     untouched: bool = False,
 ) -> Iterator[list[Settings]]:
-    """Use a model inside the block; afterwards, and after any error, it is what it was.
+    """Use a model inside the block; afterwards, and after any error, it is restored.
 
     Parameters
     ----------
     model
         A model, sparse or not, or a wrapper around one.
     method
-        What its self-attention has inside the block, its other attention being dense.
+        The method of its self-attention inside the block; other attention is dense.
     observe
         Called with the settings, the method and the `Observation` of every attention call. Calls of other
         threads count too: those of a model split over devices come from threads of their own. A model that is
         not sparse runs its attention through Crisp, dense, for as long as the block does.
     dense
-        Every layer is dense inside the block, the kernel being Crisp's.
+        Every layer is dense inside the block, computed by Crisp's kernel.
     unobserved
-        Calls inside the block are told to no observer that is there already.
+        Observers from outside the block do not see the calls inside it.
     evaluate
         Evaluation mode, without gradients.
     untouched
-        What passes change is undone: generators of random numbers, gradients, buffers such as running means, and
+        The side effects of passes are undone: random number generators, gradients, buffers such as running means, and
         the modes of modules.
 
     Yields
@@ -64,7 +64,7 @@ def borrowed(
     Raises
     ------
     TypeError, ValueError
-        If Crisp cannot look into the model, or the method does not fit it, as `sparsify` does.
+        If Crisp cannot observe the model, or the method does not fit it, as `sparsify` does.
     """
     with ExitStack() as given:
         if untouched:
@@ -86,7 +86,7 @@ def borrowed(
 
 
 def inputs(host: Host, root: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch as arguments of a forward pass of which no loss is wanted. Raises TypeError if it is no mapping."""
+    """A batch as arguments of a forward pass without a loss. Raises TypeError if it is not a mapping."""
     if not isinstance(batch, Mapping):
         raise TypeError(
             f"expected batches that are mappings of the model's arguments, got {type(batch).__name__}"
@@ -146,7 +146,7 @@ def _observing(model: nn.Module, observer: Observer) -> Iterator[list[Settings]]
 
 @contextmanager
 def _each(layers: list[Settings], name: str, value: Callable[[], Any]) -> Iterator[None]:
-    """Every layer's setting `name` has another value for a while."""
+    """Every layer's setting `name` has another value inside the block."""
     before = [getattr(settings, name) for settings in layers]
     for settings in layers:
         setattr(settings, name, value())

@@ -26,7 +26,7 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Explained:
-    """The kernel of one layer, or of some of its heads; `lacks` says of the other kernels why not they.
+    """The kernel of one layer, or of some of its heads; `lacks` says why the other kernels were not chosen.
 
     `kernel` is None for a layer that is left to the model's own attention.
     """
@@ -50,7 +50,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was asked, and `rows`: one for each layer, or for each group of heads in it. Prints as a text."""
+    """The question, and `rows`: one for each layer, or for each group of heads in it. Prints as text."""
 
     question: str
     rows: tuple[Explained, ...]
@@ -75,7 +75,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class _Question:
-    """A host's model, and the calls that are asked about."""
+    """A host's model, and the calls to explain."""
 
     host: Host
     batch: int
@@ -85,7 +85,7 @@ class _Question:
     training: bool
 
     def call(self, module: nn.Module, method: LayerMethod) -> Call:
-        """What a forward pass would ask, with tensors that have no memory under `FakeTensorMode`."""
+        """The calls of a forward pass, with tensors that have no memory under `FakeTensorMode`."""
         heads, groups, width = self.host.shape(module)
         traits = self.host.traits(module, self.training)
         rows, gradient = (self.batch, self.length, width), self.training
@@ -111,13 +111,12 @@ class _Question:
 def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bool = False) -> Explanation:
     """Which kernel computes each attention layer of a model, why, and what the others lack.
 
-    Nothing is computed. What only a forward pass brings along, such as the bias of relative positions, is not
-    considered.
+    Nothing is computed. What only a forward pass knows, such as the bias of relative positions, is not considered.
 
     Parameters
     ----------
     model
-        A sparse model; or a dense one, of which it says what its own attention runs.
+        A sparse model; or a dense one, for which it names the implementation of its own attention.
     batch, length
         The number of sequences and of their tokens, in the model's dtype and on its device.
     training
@@ -125,12 +124,12 @@ def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bo
 
     Returns
     -------
-    `print` shows it; its `rows` are the same as data.
+    Prints as text; its `rows` hold the same as data.
 
     Raises
     ------
     ValueError
-        If an attention module does not say how many heads it has, or Crisp cannot look into the model.
+        If an attention module does not say how many heads it has, or Crisp cannot make the model sparse.
 
     Examples
     --------
@@ -179,7 +178,7 @@ def _explain(layer: AttentionLayer, settings: Settings, asked: _Question) -> Ite
         why = f"it will fail: {', '.join(lacking)} is not fitted; call crisp.fit(model, batches) first"
         yield Explained(layer.index, layer.name, every, str(method), settings.backend, why, {})
         return
-    with FakeTensorMode():  # tensors without memory, which yet say on which device they would be
+    with FakeTensorMode():  # tensors without memory that still have a device
         call = asked.call(layer.module, method)
         try:
             parts = dispatch.plan(call, settings.backend)

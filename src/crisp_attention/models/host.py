@@ -1,4 +1,4 @@
-"""What Crisp asks of a library of models: finding attention modules, switching them over, keeping records."""
+"""The interface to a library of models: finding attention modules, switching them over, keeping records."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.part import Parameter, Shape
 
-# what `Host.running` says of a module whose attention Crisp computes
+# `Host.running` of a module whose attention Crisp computes
 CRISP = "crisp"
 
 
@@ -30,7 +30,7 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class Traits:
-    """What an attention module asks of every call: `explain` plans with it where no forward pass runs."""
+    """What an attention module passes with every call: `explain` uses it where no forward pass runs."""
 
     causal: bool = False
     softcap: float | None = None
@@ -54,7 +54,7 @@ class Host(ABC):
     def __reduce__(self) -> tuple[Callable[[str], "Host"], tuple[str]]:
         return named, (
             self.name,
-        )  # a process that reads a sparse model needs the host, and may not know it yet
+        )  # a process that reads a sparse model needs the host, which may not be registered yet
 
     # --- finding
 
@@ -71,7 +71,7 @@ class Host(ABC):
         """The shape of an attention module. Raises ValueError if it does not say how many heads it has."""
 
     def traits(self, module: nn.Module, training: bool) -> Traits:
-        """What the module asks of every call."""
+        """What the module passes with every call."""
         return Traits(causal=bool(getattr(module, "is_causal", False)))
 
     def held(self, module: nn.Module) -> Iterable[object]:
@@ -79,7 +79,7 @@ class Host(ABC):
         return ()
 
     def why_not(self, root: nn.Module) -> str:
-        """Why a model that has no attention layers has none."""
+        """Why Crisp finds no attention layers in a model."""
         return f"{type(root).__name__} has no attention that Crisp can make sparse"
 
     # --- switching over
@@ -152,13 +152,13 @@ class Host(ABC):
         `place` is what `load` returned, or empty. Raises ValueError if not all of them were saved.
         """
         if missing:
-            raise ValueError(f"nothing holds what {missing[0][0].name} learned")
+            raise ValueError(f"no checkpoint holds the parameters that {missing[0][0].name} learned")
         return lambda: None
 
     # --- running
 
     def inputs(self, root: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch as arguments of a forward pass of which no loss is wanted, on the model's device."""
+        """A batch as arguments of a forward pass without a loss, on the model's device."""
         device = device_of(root)
         return {name: each.to(device) if isinstance(each, Tensor) else each for name, each in batch.items()}
 
@@ -169,21 +169,21 @@ _MODULES = {"transformers": "crisp_attention.models.transformers.host"}
 
 
 def register(host: Host) -> None:
-    """Make a host known: it is asked before those known so far."""
+    """Register a host: it is asked before the hosts registered earlier."""
     _REGISTERED[host.name] = host
 
 
 def named(name: str) -> Host:
-    """The host of a name. Raises ValueError for one that is not known."""
+    """The host with this name. Raises ValueError for an unknown one."""
     if name not in _REGISTERED and name in _MODULES:
         import_module(_MODULES[name])
     if name not in _REGISTERED:
-        raise ValueError(f"unknown host {name!r}; known are {', '.join(h.name for h in hosts())}")
+        raise ValueError(f"unknown host {name!r}; the known hosts are {', '.join(h.name for h in hosts())}")
     return _REGISTERED[name]
 
 
 def hosts() -> list[Host]:
-    """All hosts: those that were registered last first, those that come with Crisp at the end."""
+    """All hosts: the last registered first, those that come with Crisp last."""
     own = [named(name) for name in _MODULES]
     return [*(host for host in reversed(_REGISTERED.values()) if host not in own), *own]
 

@@ -1,4 +1,4 @@
-"""A sparse checkpoint that is loaded without Crisp says that it came back dense. Imports nothing heavy."""
+"""The warning when a sparse checkpoint is loaded without Crisp and so dense. Imports nothing heavy."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ class SparseCheckpointLoadedDense(UserWarning):
 
 @contextmanager
 def restoring() -> Iterator[None]:
-    """No notice inside: the settings are about to be applied."""
+    """No warning inside the block: the settings are about to be applied."""
     token = _restoring.set(True)
     try:
         yield

@@ -64,7 +64,7 @@ class Parameters(nn.Module):
 
 
 class _OfPart(nn.Module):
-    """The parameters of one part, which stay in float32 when their model is cast: a half would swallow small steps."""
+    """The parameters of one part, kept in float32 when their model is cast: half precision would lose small steps."""
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "_OfPart":
         # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
@@ -76,7 +76,7 @@ class _OfPart(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
         for name, value in self._buffers.items():
-            if value is None and prefix + name in state_dict:  # there is nothing yet that could take a copy
+            if value is None and prefix + name in state_dict:  # there is nothing yet to copy into
                 self._buffers[name] = state_dict[prefix + name].detach().clone()
         super()._load_from_state_dict(state_dict, prefix, *more)
 
@@ -87,7 +87,7 @@ def kinds(wanted: Mapping[str, Parameter]) -> dict[str, tuple[torch.Size, torch.
 
 
 def current(key: str) -> str:
-    """The name of a saved parameter, also as it was saved while only rules had some: `crisp_learned.alpha`."""
+    """The name of a saved parameter, also of versions in which only rules had some: `crisp_learned.alpha`."""
     layer, _, name = key.rpartition(f"{MODULE}.")
     return key if "." in name else f"{layer}{MODULE}.rule.{name}"
 
@@ -104,7 +104,7 @@ def holding(layers: Iterable[AttentionLayer]) -> list[AttentionLayer]:
 
 
 def wanted_by(host: Host, module: nn.Module, method: LayerMethod | None) -> dict[str, Parameter]:
-    """The parameters that a method has in this module. Raises ValueError if that takes a shape it does not say."""
+    """The parameters that a method has in this module. Raises ValueError if that needs a shape it does not give."""
     # most methods have none, and not every module says how many heads it has
     return method.parameters(host.shape(module)) if method and method.has_parameters else {}
 

@@ -1,4 +1,4 @@
-"""A model saved sparse comes back sparse."""
+"""Loading models that were saved sparse, and restoring their sparsity."""
 
 import warnings
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def restore(model: Model, *, backend: str = AUTO) -> Model:
-    """Make a model sparse again, in place, as its config says.
+    """Make a model sparse again, in place, from the settings in its config.
 
-    What its methods learned is read from where the model was loaded. A PEFT model becomes what its active
-    adapter was saved with, if that holds settings.
+    Learned parameters are read from where the model was loaded. A PEFT model gets the settings of its active
+    adapter, if it was saved with any.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def restore(model: Model, *, backend: str = AUTO) -> Model:
     Raises
     ------
     ValueError
-        If there are no settings, they are damaged or do not fit the model's layers, or what was learned is not found.
+        If there are no settings, they are damaged or do not fit the model's layers, or learned parameters are missing.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def restore(model: Model, *, backend: str = AUTO) -> Model:
 def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
     """Load a model, sparse if it was saved sparse, as the class it was saved from.
 
-    Only safetensors are read, nothing is unpickled. Warns if the checkpoint holds no settings, so that the
+    Only safetensors files are read, nothing is unpickled. Warns if the checkpoint holds no settings, so that the
     model is dense.
 
     Parameters

@@ -17,7 +17,7 @@ class Unsavable(dict[str, Any]):
         self.reason = reason
 
     def items(self) -> Any:
-        """What writers ask for. Raises ValueError."""
+        """Raise ValueError when it is written."""
         raise ValueError(f"this sparse model cannot be saved: {self.reason}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Unsavable":

@@ -1,4 +1,4 @@
-"""A change of a model happens as a whole or not at all."""
+"""All or nothing: undoing the changes to a model when one of them fails."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Attributes = dict[str, Any]
 
 
 def remember(things: Iterable[object]) -> Callable[[], None]:
-    """What puts back the attributes that the things have now.
+    """A function that restores the attributes that the objects have now.
 
     That covers which objects they hold (submodules, parameters, hooks, attributes), not the values of tensors.
     """
@@ -29,7 +29,7 @@ def remember(things: Iterable[object]) -> Callable[[], None]:
 
 @contextmanager
 def all_or_nothing(things: Iterable[object]) -> Iterator[None]:
-    """If the block raises, the things are what they were before, as `remember` understands it."""
+    """If the block raises, restore the objects as `remember` found them."""
     put_back = remember(things)
     try:
         yield

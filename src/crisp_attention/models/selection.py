@@ -1,4 +1,4 @@
-"""Which layers and heads a user means: indices, ranges, name patterns."""
+"""Selecting layers and heads by index, range or name pattern."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +37,7 @@ def select(
         raise ValueError(f"attention must be one of {', '.join(get_args(Which))}, got {attention!r}")
     if isinstance(method, Budgets):
         if layers is not None or attention != "self":
-            raise TypeError("budgets say which layers they are for; give no layers or attention with them")
+            raise TypeError("budgets already name their layers; remove layers and attention")
         named = {by_name(found, name): each for name, each in method.methods.items()}
         return {layer.index: fitting(host, each, layer) for layer, each in named.items()}
     eligible = [layer for layer in found if attention == "all" or layer.cross == (attention == "cross")]

@@ -74,7 +74,7 @@ def settings_on(layer: AttentionLayer) -> Settings:
 
 
 def left_alone(module: nn.Module, keys: int) -> bool:
-    """Whether the attention that the model had computes a call of this module: it drops nothing and is not watched."""
+    """Whether the attention that the model had computes a call of this module: it drops nothing and is not observed."""
     settings = settings_of(module)
     if settings is None:
         return True
@@ -116,7 +116,7 @@ def attend(
 
     def observe(seen: Observation) -> None:
         if torch._C._current_graph_task_id() == -1:  # not again while checkpointing recomputes
-            for observer in tuple(settings.observers):  # another thread may begin or end its watching
+            for observer in tuple(settings.observers):  # another thread may begin or end observing
                 observer(settings, method, seen)
 
     return dispatch.attention(

@@ -1,4 +1,4 @@
-"""A sparse model: its attention layers, found once, and what can be asked and set of them."""
+"""A sparse model: its attention layers, found once, and reading and setting their settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ STATE = "_crisp_model"
 
 @dataclass(frozen=True)
 class State:
-    """What lies on the root of a sparse model: its layers, and what the host needs to give the model back."""
+    """The state on the root of a sparse model: its layers, and what the host needs to give the model back."""
 
     layers: tuple[AttentionLayer, ...]
     taken: Any
@@ -27,7 +27,7 @@ class State:
 
 @dataclass(frozen=True)
 class SparseModel:
-    """A model that `crisp.sparsify` made sparse: its host, and its root, which is no wrapper.
+    """A model that `crisp.sparsify` made sparse: its host, and its root, which is not a wrapper.
 
     It holds nothing but these two, and can be made again whenever it is needed, without a walk over the modules.
 
@@ -169,7 +169,7 @@ def is_sparse(model: nn.Module) -> bool:
     Raises
     ------
     TypeError
-        For what holds no model that Crisp knows.
+        If there is no model that Crisp knows.
 
     Examples
     --------
@@ -197,7 +197,7 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
     ValueError
         If no layer has a sparsity, the heads of a layer have sparsities of their own, or for a number outside [0, 1).
     TypeError
-        For what is no number.
+        For anything but a number.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What any rule, layout, method or kernel must keep, as pytest classes to derive from. Needs pytest.
+"""The contract of every rule, layout, method and kernel, as pytest classes to derive from. Needs pytest.
 
 from crisp_attention.testing import RuleContract
 

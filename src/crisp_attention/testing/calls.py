@@ -136,7 +136,7 @@ def as_transformers_lays_it_out(call: Call) -> Call:
 
 
 def expanded(call: Call) -> Call:
-    """The same keys and values for every example and head, held once: nobody may write to them."""
+    """The same keys and values for every example and head, stored once: they must not be written to."""
     return replace(
         call,
         key=call.key[:1, :1].expand_as(call.key),

@@ -1,4 +1,4 @@
-"""What a kernel must keep: it does what the reference does, or says what it lacks."""
+"""The contract of a kernel: it computes what the reference does, or says what it lacks."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -35,7 +35,7 @@ class KernelContract:
     kernel
         A module, or an object, with `lacks(call)` and `attention(call)`.
     methods
-        The methods that it computes, by name; what it lacks of other calls is its own affair.
+        The methods that it computes, by name; other methods are not tested.
     device
         Where the tensors are.
     longest
@@ -231,6 +231,6 @@ def _learner(call: Call, dtype: torch.dtype | None = None) -> Call:
 def _of_real_queries(call: Call, output: Tensor) -> Tensor:
     if not call.method.block_size or call.valid is None:
         return output
-    # blocks give padded queries what they like
+    # the output of padded queries under blocks is arbitrary
     square = call.valid.expand(*call.valid.shape[:2], output.shape[2], call.key.shape[2])
     return torch.where(valid_queries(square).unsqueeze(-1), output, 0.0)

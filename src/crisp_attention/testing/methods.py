@@ -1,4 +1,4 @@
-"""What a method must keep, whatever it computes."""
+"""The contract of a method, whatever it computes."""
 
 import json
 from collections.abc import Mapping

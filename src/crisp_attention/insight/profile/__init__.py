@@ -1,1 +1,1 @@
-"""Where the dense attention of a model would lose least: curves, budgets from them, and their picture."""
+"""Where sparsity costs a model least: curves of kept mass, budgets from them, and their figure."""

@@ -23,22 +23,22 @@ def profile(
 ) -> Profile:
     """Find out where sparsity is safe: what every head keeps of its dense attention at every sparsity.
 
-    Runs the model dense, a sparse one too, in evaluation mode; then the model is what it was.
+    Runs the model dense, a sparse one too, in evaluation mode; afterwards the model is restored.
 
     Parameters
     ----------
     model
-        A model that Crisp can look into.
+        A model that Crisp can make sparse.
     dataloader
         Batches: mappings of the arguments of the model's forward.
     block_size
         Keys in a block, for `BlockTopK`.
     sparsities
-        Target sparsities to know in addition to 0, 0.025 … 0.975.
+        Target sparsities in addition to 0, 0.025 … 0.975.
 
     Returns
     -------
-    Curves of kept mass for every layer and head, and what follows from them.
+    Curves of kept mass for every layer and head, and the budgets that follow.
 
     Raises
     ------
@@ -65,5 +65,5 @@ def profile(
         for batch in dataloader:
             model(**inputs(host, root, batch))
     if not found.sums:
-        raise ValueError("nothing was profiled: the dataloader gave no batch, or no attention ran")
+        raise ValueError("nothing was profiled: the dataloader has no batch, or no attention ran")
     return found

@@ -1,4 +1,4 @@
-"""What a dense pass over a sample says: where sparsity is safe, and the budgets that follow."""
+"""The results of a dense pass over a sample: where sparsity is safe, and the budgets that follow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ _adding = Lock()  # of the module, because what holds a lock cannot be sent to a
 
 @dataclass(repr=False)
 class Profile:
-    """Kept dense mass against sparsity for every layer and head, as `crisp.profile` found it.
+    """Kept dense mass against sparsity for every layer and head, from `crisp.profile`.
 
     Prints as a short table.
 
@@ -168,7 +168,7 @@ class Profile:
         """Achieved sparsity and kept mass of budgets, or of one method everywhere, on this sample.
 
         Both are over all layers and heads, as the dense model attends; a layer without a method, or
-        that the one method does not fit, is dense. So a profile of other data says whether budgets
+        that the one method does not fit, is dense. So a profile of other data shows whether budgets
         hold there. Raises ValueError for layers and methods that the profile does not know.
         """
         if isinstance(budgets, Budgets):

@@ -1,4 +1,4 @@
-"""The methods that a profile knows the outcome of, and dividing a number of pairs among heads by what it knows."""
+"""The methods whose outcome a profile knows, and dividing a number of pairs among heads by it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -153,7 +153,7 @@ def block_size(dtype: torch.dtype) -> int:
 
 
 def options(dtype: torch.dtype, width: int) -> dict[str, Any]:
-    """What Triton's compiler is told, for heads of a width."""
+    """The options for Triton's compiler, for heads of this width."""
     return {
         # score - largest in one rounding is not 0 where the score is the largest
         "enable_fp_fusion": False,

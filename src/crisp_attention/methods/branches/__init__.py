@@ -1,8 +1,8 @@
-"""Branches: what is added to what the rule gives. There is none here yet: `Branch` is for others to derive."""
+"""Branches: what is added to the output of the rule. None is built in yet: derive your own from `Branch`."""
 
 from crisp_attention.methods.branches.base import Branch
 
-# what a method can be named by, in the order in which people are shown it
+# in the order in which they are listed
 ALL: tuple[type[Branch], ...] = ()
 
 __all__ = ["ALL", "Branch"]

@@ -11,7 +11,7 @@ from crisp_attention.methods.rows import Rows
 
 
 class Attended(Protocol):
-    """What a branch may look at: the call as the kernel got it, with the blocks that the kernel took."""
+    """What a branch may look at: the call as passed to the kernel, with the blocks that the kernel used."""
 
     @property
     def query(self) -> Tensor:
@@ -42,7 +42,7 @@ class Attended(Protocol):
 class Branch(Part):
     """A second output that is added to that of the kernel, for example for the keys that no query kept.
 
-    Every kernel gets it for nothing. A method with a branch has no attention weights to return.
+    It works with every kernel. A method with a branch has no attention weights to return.
 
     Examples
     --------

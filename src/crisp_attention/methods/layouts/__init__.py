@@ -5,7 +5,7 @@ from crisp_attention.methods.layouts.block_topk import BlockTopK
 from crisp_attention.methods.layouts.full import Full
 from crisp_attention.methods.layouts.window import Window
 
-# what a method can be named by, in the order in which people are shown it
+# in the order in which they are listed
 ALL: tuple[type[Layout], ...] = (Full, Window, BlockTopK)
 
 __all__ = ["ALL", "BlockTopK", "Full", "Layout", "Window"]

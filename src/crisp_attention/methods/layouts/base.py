@@ -40,8 +40,8 @@ class Layout(Part):
         """Visible pairs, a subset of `rows.valid`; bool with full L and S, broadcastable to (B, H, L, S)."""
 
     def blocks(self, rows: Rows) -> BlockGraph | None:
-        """The same choice, valid pairs aside, as whole blocks; None where the pairs are no blocks.
+        """The same choice, valid pairs aside, as whole blocks; None where the pairs are not blocks.
 
-        Asked once for a call, and taken by every kernel in place of `visible`. It looks at no values of masks.
+        Called once per call, and used by every kernel in place of `visible`. It must not look at the values of masks.
         """
         return None

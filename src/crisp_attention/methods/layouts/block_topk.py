@@ -109,7 +109,7 @@ class BlockTopK(Layout):
         """What blocks are ranked by, and those that are always kept, given the products and each row's own block."""
         block = torch.arange(products.shape[-1], device=products.device)
         forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
-        # a row that holds a number that is not finite keeps all its blocks, as NaN does
+        # a row with a number that is not finite keeps all its blocks, as NaN does
         ranked = products.masked_fill(~products.isfinite().all(dim=-1, keepdim=True), torch.nan)
         return torch.where(forced, torch.inf, ranked), forced
 

@@ -9,7 +9,7 @@ from crisp_attention.methods.rules.threshold import Threshold
 from crisp_attention.methods.rules.topk import TopK
 from crisp_attention.methods.rules.topp import TopP
 
-# what a method can be named by, in the order in which people are shown it
+# in the order in which they are listed
 ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, Threshold, NofM, Entmax, RandomK)
 
 __all__ = ["ALL", "Dense", "Entmax", "NofM", "RandomK", "Rule", "Threshold", "TopK", "TopP"]

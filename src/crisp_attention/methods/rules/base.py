@@ -23,8 +23,8 @@ class Rule(Part):
     Parameters
     ----------
     temperature
-        The products of queries and keys are multiplied by it first: above 1 the attention is sharper, below 1 flatter.
-        "learned" gives every head its own, which starts at 1 and is trained with the model.
+        The factor by which the products of queries and keys are multiplied: above 1 the attention is sharper, below 1
+        flatter. "learned" gives every head its own, which starts at 1 and is trained with the model.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
     """Softmax over the kept entries of each row; zeros elsewhere, and in rows that keep nothing.
 
     As for any softmax, a kept -inf weighs nothing next to larger scores, and a row whose largest kept
-    score is not finite is NaN. What is not kept never counts, whatever it is.
+    score is not finite is NaN. Entries that are not kept never count, whatever their value.
     """
     some = keep.sum(dim=-1, keepdim=True, dtype=torch.int32) > 0
     if on_host(scores) and scores.numel() and bool(scores.detach().abs().amax() < MODERATE):

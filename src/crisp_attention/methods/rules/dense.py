@@ -14,7 +14,7 @@ class Dense(Rule):
     Parameters
     ----------
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

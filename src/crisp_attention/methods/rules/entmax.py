@@ -34,7 +34,7 @@ class Entmax(Rule):
         1 is the softmax, 2 the sparsemax; 1.5 and 2 are exact, others found by bisection. With "learned" every head has
         its own α between 1.01 and 1.99, started at 1.5 and trained and saved with the model.
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

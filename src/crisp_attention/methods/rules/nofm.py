@@ -25,7 +25,7 @@ class NofM(Rule):
     m
         Keys in a group, at least n.
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

@@ -26,9 +26,9 @@ def head_seeds(seed: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomK(ShareRule):
-    """Keep k keys drawn at random: the control that tells "which keys" from "fewer keys".
+    """Keep k keys drawn at random: the control that separates "which keys" from "fewer keys".
 
-    Takes as many keys as `TopK`. The draw is a hash of seed, head and the positions of query and
+    Keeps as many keys as `TopK`. The draw is a hash of seed, head and the positions of query and
     key among the valid keys of the row, so padding, batch-mates and a key/value cache do not change
     it. (In a model with a sliding window, all rows whose window is full share one pattern.)
 
@@ -42,7 +42,7 @@ class RandomK(ShareRule):
     keep
         In place of both: this many keys are kept, or all of a shorter row.
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

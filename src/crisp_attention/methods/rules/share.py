@@ -1,4 +1,4 @@
-"""A budget for the row: a share of the keys it sees, or an absolute number."""
+"""Rules that keep a share of the keys a row sees, or an absolute number of them."""
 
 from dataclasses import dataclass
 

@@ -22,7 +22,7 @@ class Threshold(Rule):
     epsilon
         Part of the row's largest weight, in [0, 1].
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

@@ -24,7 +24,7 @@ class TopK(ShareRule):
     keep
         In place of both: this many keys are kept, or all of a shorter row.
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

@@ -24,7 +24,7 @@ class TopP(Rule):
     mass
         The weight that the kept keys have together, in (0, 1].
     temperature
-        What scores are multiplied by: above 1 the attention is sharper; "learned" by every head.
+        The factor of the scores: above 1 the attention is sharper; "learned" by every head.
 
     Examples
     --------

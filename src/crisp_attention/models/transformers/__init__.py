@@ -1,1 +1,1 @@
-"""The host of Hugging Face transformers: all of Crisp below runs that imports transformers or PEFT."""
+"""The host of Hugging Face transformers: below `runs`, the only part of Crisp that imports transformers or PEFT."""

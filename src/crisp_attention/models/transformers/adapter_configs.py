@@ -1,7 +1,7 @@
 """An adapter's configuration carries the settings of the sparse model that it was trained on.
 
-PEFT saves and loads that configuration without passing the model along, so the model is looked for among
-the callers. Saving for a dense model, and loading a configuration without settings, do what they always did.
+PEFT saves and loads that configuration without passing the model along, so the model is looked up among
+the callers. Saving for a dense model, and loading a configuration without settings, are unchanged.
 """
 
 import sys
@@ -81,7 +81,7 @@ def _load(wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs:
     if (recorded := recorded_in(config)) is None:
         return config
     model = next(_models(readers, ("self", "model")), None)
-    if model is not None or not readers:  # else a library looks at it before it loads a model
+    if model is not None or not readers:  # else a library reads it before it loads a model
         root = None if model is None else _transformers_model(model)
         if (message := _notice(*recorded, root)) is not None:
             notify(message)
@@ -89,7 +89,7 @@ def _load(wrapped: Callable[..., Any], cls: type, args: tuple[Any, ...], kwargs:
 
 
 def _replace_settings(readers: Iterable[FrameType], config: Any) -> None:
-    """The adapter whose weights are being swapped for those next to `config` keeps its own configuration otherwise."""
+    """The adapter whose weights are replaced by those next to `config`; the rest of its configuration stays."""
     for frame in readers:
         name = frame.f_locals.get("adapter_name")
         for model in _models([frame], ("self", "model")):

@@ -19,7 +19,7 @@ from crisp_attention.models.transformers import own, packing
 from crisp_attention.models.transformers.calling import calling
 from crisp_attention.models.transformers.configs import config_of
 
-# What modules and attention functions have names for, and what becomes of it here.
+# Arguments that modules and attention functions name, and how they are handled here.
 HANDLED = frozenset(
     {"dropout", "scaling", "softcap", "s_aux", "position_bias", "is_causal", "output_attentions"}
 )
@@ -50,8 +50,8 @@ def crisp_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Sparse attention for one module of a transformers model, by the settings it carries.
 
-    Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. What drops
-    nothing, and is not watched, is computed by the attention that the model had. Raises
+    Returns the output (B, L, H, Dv), and the weights if the caller of the model wants them. A call that drops
+    nothing, and is not observed, is computed by the attention that the model had. Raises
     NotImplementedError for an argument that could change the mathematics and is not handled, and ValueError
     if the module has no settings and its configuration names Crisp's attention.
     """
@@ -63,7 +63,7 @@ def crisp_attention(
     causal = query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
     sequences = packing.told(kwargs, query, key)
     if sequences is None and not causal and not (settings and settings.cross):
-        # the masks of causal models know of positions already
+        # the masks of causal models already account for positions
         sequences = packing.restarting(kwargs.get("position_ids"), query, key)
     causal = causal and attention_mask is None
     if sequences is not None:
@@ -76,7 +76,7 @@ def crisp_attention(
         if found is not None:
             return found
 
-    # what has a name somewhere could change the mathematics; the rest travelled along and is read nowhere
+    # an argument that is named somewhere could change the mathematics; the rest is passed on and never read
     if unknown := given & calling(type(module)).named - UNDERSTOOD:
         raise NotImplementedError(
             f"{type(module).__name__} passes {', '.join(sorted(unknown))} to its attention, which Crisp does not "
@@ -120,7 +120,7 @@ def _is_causal(module: nn.Module, given: bool | None) -> bool:
 
 
 def _records_attentions() -> bool:
-    # some models take output_attentions away from what they pass on; what records outputs has heard of it
+    # some models drop output_attentions from what they pass on; the recorder of outputs has it
     compiling = torch.compiler.is_compiling()
     recorded = _active_collector.global_var if compiling else _active_collector.get()
     return any("attentions" in name for name in recorded or ())

@@ -1,4 +1,4 @@
-"""What the code of an attention module says of the functions that may compute its attention."""
+"""What the code of an attention module says about the functions that may compute its attention."""
 
 import inspect
 from collections.abc import Hashable, Iterator

@@ -34,9 +34,9 @@ TASKS = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
 }
-# what says where a file of the hub lies, for the configuration as for the weights
+# options that locate a file on the Hub, for the configuration as for the weights
 HUB = {"cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token"}
-# what configurations, models and processors raise where a file gives them a value that they cannot use
+# raised by configurations, models and processors for values that they cannot use
 UNUSABLE = (
     ArithmeticError,
     AssertionError,
@@ -154,8 +154,8 @@ def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfi
         raise CheckpointError(f"no such folder: {path}")
     if (folder / "config.json").is_file() and _of_a_run(folder / "config.json"):
         raise CheckpointError(
-            f"{path} is the folder of a run that holds no model: the run has not finished, or it kept only what it "
-            f"measured"
+            f"{path} is the folder of a run that holds no model: the run has not finished, "
+            f"or it kept no model"
         )
     try:
         return AutoConfig.from_pretrained(path, **kwargs)
@@ -195,7 +195,7 @@ def _of_a_run(file: Path) -> bool:
 
 
 def _expecting_learned(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    # a dense model has no place for what attention learned, and would report it as unexpected
+    # a dense model has no such parameters, and would report them as unexpected
     ignored = [*(cls._keys_to_ignore_on_load_unexpected or []), rf"\.{MODULE}\."]
     body = {"__module__": cls.__module__, "_keys_to_ignore_on_load_unexpected": ignored}
     return type(cls.__name__, (cls,), body)

@@ -33,7 +33,7 @@ def compute(
 ) -> tuple[Tensor, Tensor | None] | None:
     """Output (B, L, H, Dv) and, if asked for, weights of a module by its attention `original`; None if it has none.
 
-    A boolean or additive `mask` and `causal` say which pairs are valid; `given` are the other arguments of the
+    A boolean or additive `mask` and `causal` determine the valid pairs; `given` are the other arguments of the
     call. A function that has no weights, such as SDPA, leaves them to eager attention, without dropout.
     """
     only_eager = any(given.get(name) is not None for name in ONLY_EAGER)

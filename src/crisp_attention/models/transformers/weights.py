@@ -42,7 +42,7 @@ def _of_layer(
             continue  # saved before it was fitted
         if saved is None or found[saved].shape != each.value.shape:
             raise ValueError(
-                f"{path or 'a model loaded from nowhere'} does not hold {key}, which this model's attention learned: "
+                f"{path or 'a model without a checkpoint'} does not hold {key}, which this model's attention learned: "
                 f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
             )
         yield name, found[saved]
