@@ -1,4 +1,4 @@
-"""What Crisp refuses, what a machine runs out of, and how the messages are put together. Imports nothing heavy."""
+"""Errors that Crisp raises, shortage of disk or memory, and how messages are composed. Imports nothing heavy."""
 
 import difflib
 import errno
@@ -9,11 +9,11 @@ SHOWN = 20
 
 
 class CrispError(ValueError):
-    """Something that cannot work as it was asked for; the message says what was expected and what was found."""
+    """A request that cannot be carried out; the message says what was expected and what was found."""
 
 
 class OptionError(CrispError):
-    """A value that cannot be used, alone or together with others, or with what is there already.
+    """A value that cannot be used, alone or together with other values or existing files.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class OptionError(CrispError):
         What was expected and what was found. It names values as Python does: ``epochs must be positive``,
         ``overwrite=True replaces it``.
     option
-        The name of the value, where one is to blame. The command line shows its flag instead.
+        The name of the value at fault, where there is one. The command line shows its flag instead.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class Shortage(Enum):
     """Space on the disk, or memory."""
 
     DISK = "no space is left on the device"
-    MEMORY = "there is not enough memory; smaller batches, or shorter texts, need less"
+    MEMORY = "there is not enough memory; use smaller batches or shorter texts"
 
 
 # as safetensors and PyTorch say it, whose errors have no number
@@ -103,7 +103,7 @@ NUMBERS = {
 
 
 def shortage(error: BaseException | None) -> Shortage | None:
-    """What lay behind the error, or behind one that it came from; None if it was something else."""
+    """The shortage behind the error, or behind one of its causes; None for any other error."""
     import torch
 
     while error is not None:

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-# the modules that each extra brings; the command needs them all
+# the modules that each extra installs; the command needs them all
 RUNS = {
     "accelerate",
     "datasets",
@@ -22,7 +22,7 @@ CLI = {"tyro", "yaml"}
 
 
 def extra_of(module: str | None) -> str | None:
-    """The extra with which a module that the command `crisp` lacks is best installed; None for no module of an extra.
+    """The extra that installs a module missing for the command `crisp`; None for a module of no extra.
 
     Examples
     --------
@@ -33,14 +33,14 @@ def extra_of(module: str | None) -> str | None:
 
 
 def needs(library: str, extra: str) -> Any:
-    """Import a library that only an extra of the package brings.
+    """Import a library that only an extra of the package installs.
 
     Parameters
     ----------
     library
         The module to import.
     extra
-        The extra that brings it, as pyproject.toml names it.
+        The extra that installs it, as pyproject.toml names it.
 
     Returns
     -------

@@ -16,14 +16,12 @@ NAMED = 5  # foreign files in a message
 
 
 def check_folder(folder: Path, option: str = "output") -> None:
-    """Raise OptionError, naming the option, if `folder` is a file, would lie in one, or cannot be written."""
+    """Raise OptionError, naming the option, if `folder` is a file, is inside one, or cannot be written."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise OptionError(f"{option}: {there} is a file; expected a folder", option)
     if not os.access(there, os.W_OK | os.X_OK):
-        raise OptionError(
-            f"{option} {folder}: nothing can be written in {there}; choose another folder", option
-        )
+        raise OptionError(f"{option} {folder}: {there} is not writable; choose another folder", option)
 
 
 def check_ours(folder: Path, what: str, own: Callable[[str], object], option: str = "output") -> None:
@@ -35,7 +33,7 @@ def check_ours(folder: Path, what: str, own: Callable[[str], object], option: st
     entries = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
     if foreign := [name for name in entries if not own(name)]:
         raise OptionError(
-            f"{option} {folder} holds files that are not of {what} ({', '.join(foreign[:NAMED])}); "
+            f"{option} {folder} holds files that do not belong to {what} ({', '.join(foreign[:NAMED])}); "
             f"choose another folder",
             option,
         )
@@ -51,17 +49,17 @@ def finite(data: Any) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file in one step: it is there complete, or not at all. NaN and infinities become null."""
+    """Write a JSON file in one step: the file is complete, or not there at all. NaN and infinities become null."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(finite(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
 def plain(values: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON gives them back."""
+    """The fields of a dataclass as JSON returns them."""
     return json.loads(json.dumps(asdict(values), default=str))
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what decides a run's numbers."""
+    """The installed versions of the packages that determine a run's numbers."""
     return {package: version(package) for package in PACKAGES}

@@ -49,12 +49,12 @@ def attention(
         Forbids the keys j > i, aligned at the upper left. torch refuses it together with `attn_mask`; here a pair is
         valid if both allow it.
     scale
-        What the products are multiplied by, by default D ** -0.5.
+        The factor of the products of queries and keys, by default D ** -0.5.
     enable_gqa
-        Changes nothing: grouped heads (G < H) need no permission here.
+        Has no effect: grouped heads (G < H) are always allowed here.
     generator
-        Feeds everything drawn, random keys and dropout, in whichever kernel computes; by default torch's global one.
-        A recorded program or gradient checkpointing, which it cannot reach, is a ValueError.
+        The source of random keys and dropout, in every kernel; by default torch's global one. Not possible in a
+        recorded program or under gradient checkpointing: a ValueError.
     backend
         The kernel to compute it with, by default the fastest that can.
 

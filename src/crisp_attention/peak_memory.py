@@ -10,7 +10,7 @@ CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_peak(device: torch.device) -> bool:
-    """Let the peak begin now; False where the system counts it from the start of the process only."""
+    """Reset the peak; False where the system can only count it from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
