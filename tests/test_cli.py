@@ -144,9 +144,9 @@ def test_the_example_in_the_help_can_be_parsed():
         (
             [],
             {"output": "{here}"},
-            "holds files that are not of a Crisp run (notes.txt); choose another folder",
+            "holds files that do not belong to a Crisp run (notes.txt); choose another folder",
         ),
-        (["--overwrite"], {"output": "{here}"}, "holds files that are not of a Crisp run"),
+        (["--overwrite"], {"output": "{here}"}, "holds files that do not belong to a Crisp run"),
         ([], {"output": "{here}/notes.txt"}, "is a file; expected a folder"),
     ],
 )

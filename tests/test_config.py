@@ -92,7 +92,10 @@ def test_every_command_has_it(written, command, text):
         ("[epochs]", "holds list; expected options, such as epochs: 3"),
         ("{epochs: ", "cannot read"),
         ("{overwrite: 1}", "overwrite must be true or false, got 1"),
-        ("{label_column: no}", "label_column takes no False; put quotes around a word such as yes or no"),
+        (
+            "{label_column: no}",
+            "label_column must not be true or false, got False; quote words such as yes and no",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used(written, crisp_command, text, message):

@@ -158,7 +158,7 @@ def test_a_kernel_by_name_stays_in_exports_and_is_refused_by_onnx() -> None:
     graphs = [each.graph for each in program.graph_module.modules() if isinstance(each, torch.fx.GraphModule)]
     assert "crisp.rows.default" in {str(node.target) for graph in graphs for node in graph.nodes}
     same_on_states(program.module(), module, (RECORDED,))
-    refused = r"backend 'cpu' cannot compute this call .* lacks a translation to ONNX"
+    refused = r"backend 'cpu' cannot compute this call .* lacks ONNX export"
     with pytest.raises(torch.onnx.OnnxExporterError, match=refused):
         torch.onnx.export(module, inputs, dynamo=True, verbose=False)
     assert dispatch.recorder() is None

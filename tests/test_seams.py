@@ -158,7 +158,7 @@ def test_loading_without_the_class_names_what_to_import(tmp_path, monkeypatch) -
     crisp.sparsify(distilbert(), Above(0.1)).save_pretrained(tmp_path)
     monkeypatch.delitem(part._parts, "above")
     with pytest.raises(
-        ValueError, match=r"unknown name 'above'; import the class Above of the module .*test_seams"
+        ValueError, match=r"unknown name 'above'; first import the class Above from the module .*test_seams"
     ):
         crisp.load(tmp_path)
 

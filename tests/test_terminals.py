@@ -177,9 +177,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(on_terminal, t
     for words in (("profile", "--model", "m", "--dataset", "d"), ("bench", "--quick")):
         status, out, err = on_terminal("utf-8", 80, *words, "--output", tmp_path / "new")
         assert (status, out) == (2, "")
-        assert err == (
-            f"error: --output {tmp_path}/new: nothing can be written in {tmp_path}; choose another folder\n"
-        )
+        assert err == (f"error: --output {tmp_path}/new: {tmp_path} is not writable; choose another folder\n")
 
 
 def test_an_error_that_is_not_of_the_terminal_is_not_hidden(monkeypatch, capsys):

@@ -138,6 +138,6 @@ def test_it_says_whether_that_was_measured(monkeypatch) -> None:
     }
     monkeypatch.setattr(registry, "FASTEST", (registry.Fastest("cpu", device="cpu"),))
     assert {row.why for row in crisp.explain(model).rows} == {
-        "it lacks nothing and is expected to be the fastest on cpu, which was not measured"
+        "it lacks nothing and is expected to be the fastest on cpu, but not measured"
     }
     assert not any(row.measured for row in registry.FASTEST if row.device == "cuda")

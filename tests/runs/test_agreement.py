@@ -153,7 +153,7 @@ def test_segments_go_to_models_that_have_them(tmp_path, config, taken, note):
         ("[PAD]", 0, 0, None),
         ("[PAD]", 4, 0, "the tokenizer's [PAD] (0) is used; the model had 4"),
         ("[PAD]", None, 0, None),
-        (None, 1, 1, "the tokenizer has no token for it; the model's, [UNK], is used"),
+        (None, 1, 1, "the tokenizer has no padding token; the model's, [UNK], is used"),
         (None, -1, 4, "its end token, <end>, is used"),
         (None, None, 4, "its end token, <end>, is used"),
     ],
@@ -286,7 +286,7 @@ def test_half_weights_are_trained_in_float32(tmp_path, dtype):
         (("bad", "so-so", "good"), None),
         (("LABEL_0", "LABEL_1", "LABEL_2"), None),
         (("good", "bad", "so-so"), "its head was reordered as in the data"),
-        (("joy", "fear", "rage"), "made for joy, fear, rage, now learns bad, so-so, good"),
+        (("joy", "fear", "rage"), "made for joy, fear, rage, is retrained for bad, so-so, good"),
     ],
 )
 def test_the_classes_of_a_checkpoint_keep_their_weights(tmp_path, before, note):
@@ -302,12 +302,10 @@ def test_the_classes_of_a_checkpoint_keep_their_weights(tmp_path, before, note):
 
 def test_weights_that_do_not_fit_their_configuration(tmp_path):
     folder = small.saved(tmp_path, BertConfig(**BODY), config={"intermediate_size": 24})
-    with pytest.raises(
-        CheckpointError, match=r"disagree: by the configuration bert\.encoder\S+ has the shape \(.*24"
-    ):
+    with pytest.raises(CheckpointError, match=r"disagree: bert\.encoder\S+ should have the shape \(.*24"):
         load_source(folder, SOME, 16)
     folder = small.saved(tmp_path, BertConfig(**BODY), config={"num_hidden_layers": 0})
-    assert said(load_source(folder, SOME, 16), "for which the model has no place: bert.encoder.layer.0.")
+    assert said(load_source(folder, SOME, 16), "that the model does not have: bert.encoder.layer.0.")
     save_file({"other": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="holds none of the weights of a BertForSequenceClassification"):
         load_source(folder, SOME, 16)

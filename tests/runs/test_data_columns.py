@@ -49,7 +49,7 @@ def test_text_columns_found_or_named(tmp_path, columns, options, texts):
         ),
         ({"text_columns": ["a", "a"]}, "found a, a"),
         ({"text_columns": ["a"], "image_column": "b"}, "both are named: a and b"),
-        ({"image_column": "a"}, "the column a is no image column"),
+        ({"image_column": "a"}, "the column a is not an image column"),
         ({"label_column": "class"}, "there is no column class; the columns are a (string), b (string)"),
         ({"text_columns": ["index"]}, "expected inputs not named labels, index"),
     ],
@@ -159,7 +159,7 @@ def test_spaces_around_a_label_are_no_part_of_it(tmp_path):
     assert task.label_names == ("neg", "pos")
     assert task.splits["train"]["labels"][:4] == task.splits["validation"]["labels"][:] == [1, 0, 1, 0]
     assert task.splits["test"]["labels"][:] == [0]
-    assert "labels taken without the spaces around them: '  neg ', ' pos', 'neg\\t'" in task.notes
+    assert "spaces around labels removed: '  neg ', ' pos', 'neg\\t'" in task.notes
 
 
 def test_spaces_around_the_names_of_class_labels(tmp_path):

@@ -153,7 +153,7 @@ def test_a_folder_that_is_taken_is_said_once_by_the_main_process(words, tmp_path
     assert (status, other_status, other) == (2, 2, "")
     (line,) = said.splitlines()
     assert line.startswith("error: --output ")
-    assert line.endswith("holds files that are not of a Crisp run (notes.txt); choose another folder")
+    assert line.endswith("holds files that do not belong to a Crisp run (notes.txt); choose another folder")
     assert [entry.name for entry in (tmp_path / "taken").iterdir()] == ["notes.txt"]
 
 

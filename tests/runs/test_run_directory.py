@@ -54,7 +54,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(directory, files
     for name, text in files.items():
         (directory.path / name).write_text(text)
     with pytest.raises(
-        OptionError, match=rf"holds files that are not of a Crisp run \(.*{list(files)[-1]}.*\)"
+        OptionError, match=rf"holds files that do not belong to a Crisp run \(.*{list(files)[-1]}.*\)"
     ):
         directory.claim(SPEC, {}, overwrite=overwrite)
     assert {file.name: file.read_text() for file in directory.path.iterdir()} == files
@@ -132,7 +132,10 @@ def test_where_a_run_is_logged_may_change(claimed):
 
 @pytest.mark.parametrize(
     ("then", "now", "message"),
-    [({"processes": 2}, 1, "with 2 processes, now there is 1"), ({}, 2, "with 1 process, now there are 2")],
+    [
+        ({"processes": 2}, 1, "with 2 processes, but now there is 1"),
+        ({}, 2, "with 1 process, but now there are 2"),
+    ],
 )
 def test_other_numbers_of_processes_do_not_continue_a_run(directory, then, now, message):
     directory.claim(SPEC, then)

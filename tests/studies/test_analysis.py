@@ -201,7 +201,7 @@ def test_other_versions_and_devices_are_noted(copied):
     rewritten(directory.metrics, device="cuda:0")
     assert analyse(copied).notes == (
         "the runs were made with different versions of torch: 1.2.3 (19 runs), 9.9 (1 run)",
-        "the runs were made on different devices, so times and memory do not compare: "
+        "the runs were made on different devices, so times and memory cannot be compared: "
         "cpu (19 runs), cuda (1 run)",
     )
 

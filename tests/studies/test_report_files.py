@@ -186,7 +186,7 @@ def test_an_earlier_report_is_replaced_other_things_are_not_and_texts_may_be_abs
     assert "cannot be shown: expected a folder or a file; /nowhere/sst2 does not exist" in page
     assert "runs</td>" in page
     (output / "thesis.tex").touch()
-    with pytest.raises(OptionError, match=r"holds files that are not of a report \(thesis.tex\)"):
+    with pytest.raises(OptionError, match=r"holds files that do not belong to a report \(thesis.tex\)"):
         write_report(found, output)
     with pytest.raises(OptionError, match="is a file; expected a folder"):
         write_report(found, small.path / "study.json")

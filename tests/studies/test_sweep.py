@@ -66,7 +66,7 @@ def test_every_run_is_done_once_and_a_failure_stops_no_other(finished):
         "topk-sparsity-0.5-seed-0": ["FAIL"],
     }
     reason = study.failed()["topk-sparsity-0.5", 0]
-    assert "holds files that are not of a Crisp run (notes.txt)" in reason
+    assert "holds files that do not belong to a Crisp run (notes.txt)" in reason
     assert f"topk-sparsity-0.5-seed-0: failed: {reason}; see its log {study.path / 'logs'}" in said
     assert "dense-seed-0: validation accuracy " in said
     assert study.missing() == []
@@ -143,7 +143,7 @@ def test_a_treatment_of_weights_is_swept_measured_and_reported(small_bert, revie
     [
         ({"recipe": replace(RECIPE, epochs=2.0)}, "epochs was 1, is 2.0"),
         ({"recipes": {"topk": replace(RECIPE, learning_rate=1e-3)}}, "topk 50 %: learning_rate was 2e-05"),
-        ({"methods": [crisp.RandomK(0.5)]}, "has topk 50 % already: a study grows, and nothing is removed"),
+        ({"methods": [crisp.RandomK(0.5)]}, "has topk 50 % already: a study can only grow"),
         ({"seeds": (1, 2)}, "has seed 0 already: a study can only grow"),
         ({"metric": "mcc"}, "metric was not given, is mcc"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
@@ -188,7 +188,7 @@ def test_data_in_memory_are_kept_once_and_others_are_refused(small_bert, reviews
 
 def test_a_folder_of_something_else_is_refused(finished, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(OptionError, match=r"holds files that are not of a study \(letter.txt\)"):
+    with pytest.raises(OptionError, match=r"holds files that do not belong to a study \(letter.txt\)"):
         swept(finished[0], tmp_path)
     with pytest.raises(OptionError, match=r"letter.txt is a file; expected a folder"):
         swept(finished[0], tmp_path / "letter.txt")

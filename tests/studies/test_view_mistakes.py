@@ -44,7 +44,11 @@ def here(bert, tmp_path_factory):
         (["--method", "magic:x=1"], {}, "--method magic:x=1: unknown method 'magic'"),
         (["--method", "topk:sparsity"], {}, "--method topk:sparsity: "),
         (["--method", "topk:sparsity=2"], {}, "sparsity must be in [0, 1), got 2"),
-        ([], {"model": "builtin:vit"}, "unknown model 'builtin:vit'; built in for text is builtin:minilm"),
+        (
+            [],
+            {"model": "builtin:vit"},
+            "unknown model 'builtin:vit'; the built-in text model is builtin:minilm",
+        ),
         ([], {"model": "{here}/none"}, "no such folder"),
         ([], {"model": "no/such-model"}, "cannot read a model configuration from no/such-model"),
         ([], {"model": "{here}"}, "is not a model: expected config.json and model.safetensors"),
