@@ -62,7 +62,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(directory, files
 
 def test_a_file_next_to_a_run_is_not_deleted_with_it(claimed):
     (claimed.path / "my notes.txt").write_text("important")
-    with pytest.raises(OptionError, match=r"not of a Crisp run \(my notes.txt\)"):
+    with pytest.raises(OptionError, match=r"not belong to a Crisp run \(my notes.txt\)"):
         claimed.claim(SPEC, {}, overwrite=True)
     assert (claimed.path / "my notes.txt").read_text() == "important"
 

@@ -190,7 +190,7 @@ def test_an_earlier_report_is_replaced_other_things_are_not_and_texts_may_be_abs
         write_report(found, output)
     with pytest.raises(OptionError, match="is a file; expected a folder"):
         write_report(found, small.path / "study.json")
-    with pytest.raises(OptionError, match=r"not of a report \(report, runs, study.json\)"):
+    with pytest.raises(OptionError, match=r"not belong to a report \(report, runs, study.json\)"):
         write_report(found, small.path)
 
 
