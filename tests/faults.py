@@ -132,7 +132,7 @@ FAULTS = (
     ),
     Fault(
         "packed sequences see each other",
-        "models/transformers/packing.py",
+        "models/transformers/attention.py",
         "return mask & together",
         "return mask",
         "tests/models/test_packing.py",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from crisp_attention.insight.fitting import fit as fit
     from crisp_attention.insight.measuring import Measurement as Measurement
     from crisp_attention.insight.measuring import measuring as measuring
-    from crisp_attention.insight.profile.dense_pass import profile as profile
     from crisp_attention.insight.profile.profile import Profile as Profile
+    from crisp_attention.insight.profile.profile import profile as profile
     from crisp_attention.methods.branches import Branch as Branch
     from crisp_attention.methods.budgets import Budgets as Budgets
     from crisp_attention.methods.budgets import budgets as budgets
@@ -95,7 +95,7 @@ _HOME = {
     "load": "models.persistence",
     "measuring": "insight.measuring",
     "parse": "methods.spec",
-    "profile": "insight.profile.dense_pass",
+    "profile": "insight.profile.profile",
     "restore": "models.persistence",
     "set_sparsity": "models.sparse_model",
     "sparsify": "models.apply",

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from crisp_attention.bench import contender, peers, roster
-from crisp_attention.bench.attention import disagreeing, measure_attention
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.contender import Contender
 from crisp_attention.bench.methods import DEFAULT, achieved_sparsity, named
 from crisp_attention.bench.peers import eager_topk
 from crisp_attention.bench.rounds import Effort
+from crisp_attention.bench.timed import disagreeing, measure_attention
 from crisp_attention.methods.spec import parse
 
 SHAPE = Shape(1, 2, 128, 16)

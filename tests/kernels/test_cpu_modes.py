@@ -141,11 +141,11 @@ def test_wide_heads(width) -> None:
 
 
 def test_keys_too_many_to_stay_packed(monkeypatch) -> None:
-    from crisp_attention.kernels.cpu import launch
+    from crisp_attention.kernels.cpu import operators
 
     given = states(2, 2, 200, 16)
     plain = attend(TOPK, *given)
-    monkeypatch.setattr(launch, "PACKED_NUMBERS", 0)
+    monkeypatch.setattr(operators, "PACKED_NUMBERS", 0)
     assert attend(TOPK, *given).equal(plain)
 
 

@@ -7,7 +7,7 @@ from triton import compile as compiled
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from crisp_attention.kernels.triton_rows import WIDEST, cut, operators, passes
+from crisp_attention.kernels.triton_rows import WIDEST, operators, passes
 
 FLOATS = {"cuts", "tops", "sums", "means"}
 NUMBERS = {"scale", "number", "dropout", "dropout_scale"}
@@ -18,7 +18,7 @@ def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
     """The kernel with arguments as the operators pass them; pointers that it is not given are None."""
     given = {"count_of": "*i32", "valid": "*u8", "seed": "*i64"}
     absent = {
-        "count_of": constants.get("RULE") != cut.TOPK.value,
+        "count_of": constants.get("RULE") != passes.TOPK.value,
         "valid": not constants["MASKED"],
         "seed": not constants.get("DROPOUT"),
     }
@@ -47,7 +47,7 @@ def main() -> None:
         dtype = torch.float32 if states == "*fp32" else torch.bfloat16
         block = operators.block_size(dtype)
         flags = {"MASKED": every, "CAUSAL": every, "DROPOUT": every}
-        kernels = [(cut.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
+        kernels = [(passes.find_cuts, {"RULE": rule.value}) for rule in operators.RULES.values()]
         kernels += [(k, {}) for k in (passes.attend, passes.query_gradients, passes.key_gradients)]
         for kernel, more in kernels:
             sizes = {"BLOCK_M": block, "BLOCK_N": block, "WIDTH": width, "VALUE_WIDTH": width}

@@ -15,9 +15,8 @@ from crisp_attention import Method, RandomK, TopK, Window
 from crisp_attention.methods.method import as_method
 from crisp_attention.view import command, reading
 from crisp_attention.view.capture import Layer, capture, layers_of
-from crisp_attention.view.command import run_view
+from crisp_attention.view.command import page_bytes, run_view
 from crisp_attention.view.options import ViewOptions
-from crisp_attention.view.page import page_bytes
 from tests.models.tiny import settings_in
 from tests.studies.viewing import FOUR, HOSTILE, TEXT, WORDS
 

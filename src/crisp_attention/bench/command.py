@@ -8,7 +8,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from crisp_attention.bench.attention import measure_attention
 from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.limit import matrix_rate
 from crisp_attention.bench.options import BenchOptions
@@ -16,8 +15,8 @@ from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
 from crisp_attention.bench.results import Results, described, machine
 from crisp_attention.bench.rounds import clock_of
-from crisp_attention.bench.step import measure_steps
 from crisp_attention.bench.tables import show
+from crisp_attention.bench.timed import measure_attention, measure_steps
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_folder, plain, write_json
 from crisp_attention.runs.terminal import table_console

@@ -15,8 +15,7 @@ from transformers import set_seed
 from crisp_attention.cli.options import ProfileOptions
 from crisp_attention.errors import OptionError, listed
 from crisp_attention.files import check_folder
-from crisp_attention.insight.profile.dense_pass import profile
-from crisp_attention.insight.profile.profile import MASSES, Profile
+from crisp_attention.insight.profile.profile import MASSES, Profile, profile
 from crisp_attention.insight.profile.targets import METHODS
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number, check_whole

@@ -8,8 +8,15 @@ from torch import Tensor
 
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
-from crisp_attention.kernels.triton_rows.cut import THRESHOLD, TOPK, TOPP, find_cuts
-from crisp_attention.kernels.triton_rows.passes import attend, key_gradients, query_gradients
+from crisp_attention.kernels.triton_rows.passes import (
+    THRESHOLD,
+    TOPK,
+    TOPP,
+    attend,
+    find_cuts,
+    key_gradients,
+    query_gradients,
+)
 
 RULES = {"topk": TOPK, "topp": TOPP, "threshold": THRESHOLD}
 

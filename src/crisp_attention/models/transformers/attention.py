@@ -4,20 +4,82 @@ Settings are found on the calling module, so one registration serves every model
 and a model without settings is not touched.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, find_packed_sequence_indices, sdpa_mask
 from transformers.utils.output_capturing import _active_collector
 
 from crisp_attention.methods.pairs import split_mask
 from crisp_attention.models.host import CRISP
 from crisp_attention.models.settings import attend, left_alone, settings_of
-from crisp_attention.models.transformers import own, packing
+from crisp_attention.models.transformers import own
 from crisp_attention.models.transformers.calling import calling
 from crisp_attention.models.transformers.configs import config_of
+
+# what the arguments of packed batches are called; those of lengths are read over all rows, one after another
+QUERY_ENDS, KEY_ENDS, NUMBERS = "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"
+ARGUMENTS = frozenset({QUERY_ENDS, KEY_ENDS, NUMBERS, "max_length_q", "max_length_k"})
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The number of the sequence that each query (B or 1, L) and each key (B or 1, S) belongs to."""
+
+    queries: Tensor
+    keys: Tensor
+
+    def restrict(self, mask: Tensor | None) -> Tensor:
+        """A mask, boolean or additive, without the pairs of tokens of different sequences."""
+        together = (self.queries[:, :, None] == self.keys[:, None, :])[:, None]
+        if mask is None:
+            return together
+        if mask.dtype == torch.bool:
+            return mask & together
+        return mask.masked_fill(~together, torch.finfo(mask.dtype).min)
+
+
+def told(given: Mapping[str, Any], query: Tensor, key: Tensor) -> Sequences | None:
+    """The sequences that a call names by their lengths or numbers, None if it names none.
+
+    Raises ValueError if they are not those of these queries (B, H, L, D) and keys (B, G, S, D).
+    """
+    queries, keys = given.get(QUERY_ENDS), given.get(KEY_ENDS)
+    queries, keys = (keys if queries is None else queries), (queries if keys is None else keys)
+    if queries is not None and keys is not None:
+        return Sequences(_numbered(QUERY_ENDS, queries, query), _numbered(KEY_ENDS, keys, key))
+    if (numbers := given.get(NUMBERS)) is None:
+        return None
+    if not numbers.shape[-1] == query.shape[2] == key.shape[2]:
+        raise ValueError(
+            f"{NUMBERS} numbers the sequences of {numbers.shape[-1]} tokens, but the attention has {query.shape[2]} "
+            f"queries and {key.shape[2]} keys"
+        )
+    return Sequences(numbers, numbers)
+
+
+def restarting(positions: Any, query: Tensor, key: Tensor) -> Sequences | None:
+    """The sequences that begin wherever positions (B or 1, L) do not go on by one, None if there is only one."""
+    if not isinstance(positions, Tensor) or positions.dim() != 2:
+        return None
+    if not positions.shape[1] == query.shape[2] == key.shape[2]:
+        return None
+    numbers = find_packed_sequence_indices(positions)
+    return None if numbers is None else Sequences(numbers, numbers)
+
+
+def _numbered(name: str, ends: Tensor, states: Tensor) -> Tensor:
+    batch, _, length, _ = states.shape
+    tokens = torch.arange(batch * length, device=states.device)
+    ends = ends.flatten().to(tokens)
+    if not torch.compiler.is_compiling() and (last := int(ends[-1])) != batch * length:
+        raise ValueError(f"{name} ends at {last}, but there are {batch} x {length} tokens")
+    return torch.searchsorted(ends, tokens, right=True).reshape(batch, length)
+
 
 # Arguments that modules and attention functions name, and how they are handled here.
 HANDLED = frozenset(
@@ -25,7 +87,7 @@ HANDLED = frozenset(
 )
 IN_THE_MASK = frozenset({"sliding_window", "position_ids"})
 ONLY_FLASH = frozenset({"deterministic"})
-UNDERSTOOD = HANDLED | IN_THE_MASK | ONLY_FLASH | packing.ARGUMENTS
+UNDERSTOOD = HANDLED | IN_THE_MASK | ONLY_FLASH | ARGUMENTS
 
 
 def crisp_mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -61,10 +123,10 @@ def crisp_attention(
     given = {name for name, each in kwargs.items() if each is not None and each is not False}
     wanted = "output_attentions" in given or _records_attentions()
     causal = query.shape[2] > 1 and _is_causal(module, kwargs.get("is_causal"))
-    sequences = packing.told(kwargs, query, key)
+    sequences = told(kwargs, query, key)
     if sequences is None and not causal and not (settings and settings.cross):
         # the masks of causal models already account for positions
-        sequences = packing.restarting(kwargs.get("position_ids"), query, key)
+        sequences = restarting(kwargs.get("position_ids"), query, key)
     causal = causal and attention_mask is None
     if sequences is not None:
         attention_mask = sequences.restrict(attention_mask)
