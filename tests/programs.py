@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-import crisp_attention as crisp
 from crisp_attention.methods.method import AnyMethod
+from tests.contract.rows import sparse
 from tests.models.tiny import GROUPED, noisy
 from tests.table import ROWS
 
@@ -29,7 +29,7 @@ def bert(*methods: AnyMethod) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(num_hidden_layers=len(methods), max_position_embeddings=64, **sizes)
-    return crisp.sparsify(noisy(BertModel(config, add_pooling_layer=False)), layers=layers(*methods))
+    return sparse(noisy(BertModel(config, add_pooling_layer=False)), layers=layers(*methods))
 
 
 def llama(*methods: AnyMethod) -> nn.Module:
@@ -37,9 +37,10 @@ def llama(*methods: AnyMethod) -> nn.Module:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = LlamaConfig(**GROUPED | sizes | {"num_hidden_layers": len(methods)})
-    return crisp.sparsify(noisy(LlamaForCausalLM(config)), layers=layers(*methods))
+    return sparse(noisy(LlamaForCausalLM(config)), layers=layers(*methods))
 
 
 def every_second_method(build: Callable[..., nn.Module]) -> list[AnyMethod]:
     """Half of the methods for BERT and the other half for Llama."""
-    return [row.method for row in list(ROWS.values())[build is llama :: 2]]
+    rows = [row for row in ROWS.values() if row.causal] if build is llama else list(ROWS.values())
+    return [row.method for row in rows[build is llama :: 2]]

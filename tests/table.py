@@ -5,7 +5,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Dense, Entmax, Method, NofM, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention import (
+    BlockTopK,
+    Dense,
+    Entmax,
+    Method,
+    NofM,
+    RandomK,
+    Sparsefinder,
+    Threshold,
+    TopK,
+    TopP,
+    Window,
+)
 from crisp_attention.methods.method import AnyMethod
 from crisp_attention.testing import calls
 from tests import oracle
@@ -22,8 +34,10 @@ class Row:
     dense: AnyMethod
     cross: bool = True  # works without positions, so in cross-attention too
     meaning: Callable[..., tuple[Tensor, Tensor]] | None = oracle.attention
+    causal: bool = True  # works where a query must not see later tokens
 
 
+ALL = Sparsefinder("distance", threshold="inf")
 ROWS = {
     name: Row(calls.METHODS[name], *twin)
     for name, twin in {
@@ -45,6 +59,10 @@ ROWS = {
         "window+topk": (Method(Window(999), TopK(0.0)), False),
         "block_topk": (BlockTopK(0.0, block_size=2), False),
         "block_topk+entmax": (Method(BlockTopK(0.0), Entmax(1.0)), False),
+        "sparsefinder": (ALL, False, None),
+        "sparsefinder, distance": (ALL, False, None),
+        "sparsefinder, quantize": (ALL, False, None, False),
+        "sparsefinder, blocks": (ALL, False, None, False),
     }.items()
 }
 # those that need no model to hold their parameters

@@ -13,7 +13,7 @@ from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods import part
 from crisp_attention.methods.blocks import BlockGraph, Blocks
-from crisp_attention.methods.part import Parameter, Part, Shape
+from crisp_attention.methods.part import Gold, Parameter, Part, Shape
 from crisp_attention.methods.ranking import keep_largest
 from crisp_attention.methods.rows import Rows
 from crisp_attention.testing import LayoutContract, MethodContract, RuleContract
@@ -100,7 +100,7 @@ class Nearest(Layout):
         centres = torch.zeros(shape.groups, self.groups, shape.width)
         return {"centres": Parameter(centres, trained=False, per_head=False)}
 
-    def fitter(self, shape: Shape, seed: int = 0) -> "FirstKeys":
+    def fitter(self, shape: Shape, gold: Gold, seed: int = 0) -> "FirstKeys":
         return FirstKeys(self.groups)
 
     def visible(self, rows: Rows) -> Tensor:

@@ -78,6 +78,7 @@ _HOME = {
     "Rule": "methods.rules",
     "Run": "runs.finetune",
     "Schedule": "schedule",
+    "Sparsefinder": "methods.layouts",
     "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
     "Study": "studies.study",

@@ -117,7 +117,7 @@ def test_flex_attention_chooses_the_blocks_that_we_choose():
 def test_what_would_not_fit_is_not_tried(monkeypatch):
     monkeypatch.setattr(roster, "free_bytes", lambda device: 1 << 30)
     present, absent = names(parse("topk"), replace(SHAPE, heads=12, length=8192))
-    assert absent["eager top-k"] == "needs about 15 GiB, 1 GiB are free"
+    assert absent["eager top-k"] == "needs about 15 GiB, only 1 GiB are free"
     assert "eager top-k" not in present
 
 

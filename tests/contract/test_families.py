@@ -9,7 +9,7 @@ import crisp_attention as crisp
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.method import as_method
 from tests.contract.families import FAMILIES, UNSUPPORTED, available, inputs, valid_outputs
-from tests.contract.rows import IN_TURN, every_pair, pairs, pairs_in_turn
+from tests.contract.rows import IN_TURN, every_pair, pairs, pairs_in_turn, sparse
 from tests.models.tiny import layers_of
 from tests.table import ROWS
 
@@ -138,9 +138,9 @@ def test_every_backend_is_the_reference_to_rounding_or_says_what_it_lacks(family
 
 
 def check_backend(family, row, backend):
-    model = crisp.sparsify(family.build(), row.method, backend="reference")
+    model = sparse(family.build(), row.method, backend="reference")
     expected = run(family, model, extra=3)
-    crisp.sparsify(model, row.method, backend=backend)
+    sparse(model, row.method, backend=backend)
     try:
         found = run(family, model, extra=3)
     except ValueError as error:
@@ -152,7 +152,7 @@ def check_backend(family, row, backend):
 
 @every_pair
 def test_an_example_alone_equals_the_example_in_a_padded_batch(family, row):
-    model = crisp.sparsify(family.build(), row.method)
+    model = sparse(family.build(), row.method)
     together = run(family, model, lengths=(9, 6), extra=0)
     alone = torch.cat([run(family, model, lengths=(9,)), run(family, model, lengths=(6,), first=1)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
@@ -166,21 +166,21 @@ def test_an_example_alone_equals_the_example_in_a_padded_batch(family, row):
 
 @every_pair
 def test_every_layer_is_measured_and_drops_what_was_asked(family, row):
-    model = crisp.sparsify(family.build(), row.method)
+    model = sparse(family.build(), row.method)
     with crisp.measuring(model) as measured:
         run(family, model, lengths=(19, 13))
     table = measured.table()
     assert set(table["layer"]) == {layer.index for layer in layers_of(model)}
-    sparse = table[table["method"] == as_method(row.method).name]
+    own = table[table["method"] == as_method(row.method).name]
     if row is ROWS["dense"]:
-        assert (sparse["sparsity"] == 0).all()
+        assert (own["sparsity"] == 0).all()
     else:
-        assert set(sparse["layer"]) == {layer.index for layer in layers_of(model) if not layer.cross}
+        assert set(own["layer"]) == {layer.index for layer in layers_of(model) if not layer.cross}
         # how much entmax drops is up to the scores: in some layers next to nothing
-        assert (sparse["sparsity"] > 0.1).mean() >= (0.25 if "entmax" in as_method(row.method).name else 1)
-        assert np.average(sparse["sparsity"], weights=sparse["valid_pairs"]) > 0.1
-    assert (sparse["kept_mass"] <= 1 + 1e-6).all()
-    assert (sparse["entropy"] >= 0).all()
+        assert (own["sparsity"] > 0.1).mean() >= (0.25 if "entmax" in as_method(row.method).name else 1)
+        assert np.average(own["sparsity"], weights=own["valid_pairs"]) > 0.1
+    assert (own["kept_mass"] <= 1 + 1e-6).all()
+    assert (own["entropy"] >= 0).all()
 
 
 @families
@@ -211,7 +211,7 @@ def test_weights_are_there_when_asked_for_whoever_the_model_tells(family):
 
 @every_pair
 def test_saved_sparse_comes_back_sparse(family, row, tmp_path):
-    model = crisp.sparsify(family.build(), row.method)
+    model = sparse(family.build(), row.method)
     model.save_pretrained(tmp_path)
     loaded = crisp.load(tmp_path)
     assert torch.equal(run(family, loaded), run(family, model))
@@ -219,7 +219,7 @@ def test_saved_sparse_comes_back_sparse(family, row, tmp_path):
 
 @every_pair
 def test_training_gives_finite_gradients_and_checkpointing_the_same(family, row):
-    model = crisp.sparsify(family.build(), row.method)
+    model = sparse(family.build(), row.method)
     batch = inputs(family, model, extra=2)
 
     def gradients():
@@ -251,9 +251,9 @@ def test_under_autocast_it_is_as_near_to_full_precision_as_eager_attention(famil
     with torch.autocast("cpu", torch.bfloat16):
         eager = run(family, model)
         ours = run(family, crisp.sparsify(model, row.dense))
-        sparse = run(family, crisp.sparsify(model, row.method))
+        dropped = run(family, sparse(model, row.method))
     assert (ours - full).abs().mean() <= 1.5 * (eager - full).abs().mean() + 1e-4
-    assert sparse.isfinite().all()
+    assert dropped.isfinite().all()
 
 
 NOT_YET = [

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crisp_attention as crisp
 from tests.contract.families import FAMILIES
-from tests.contract.rows import pairs
+from tests.contract.rows import pairs, sparse
 from tests.table import ROWS
 
 WANTED = ("gpt2", "gpt_neox", "llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "phi3")
@@ -49,7 +49,7 @@ def generate(model, cache, **how):
 
 @pairs(WANTED, core=("llama", "gemma2", "t5"))
 def test_cached_generation_equals_uncached(family, row):
-    model = crisp.sparsify(with_head(family), row.method)
+    model = sparse(with_head(family), row.method)
     torch.testing.assert_close(generate(model, cache=True), generate(model, cache=False), rtol=0, atol=0)
 
 
@@ -59,13 +59,14 @@ quick_methods = pytest.mark.parametrize(
     [
         pytest.param(row, id=name, marks=() if name in QUICK else pytest.mark.slow)
         for name, row in ROWS.items()
+        if row.causal
     ],
 )
 
 
 @quick_methods
 def test_a_static_cache_changes_nothing(row):
-    model = crisp.sparsify(with_head(LLAMA), row.method)
+    model = sparse(with_head(LLAMA), row.method)
     static = generate(model, cache=True, cache_implementation="static", disable_compile=True)
     torch.testing.assert_close(static, generate(model, cache=True), rtol=0, atol=0)
 
@@ -74,7 +75,7 @@ def test_a_static_cache_changes_nothing(row):
 def test_a_trained_model_tells_the_same_story_with_and_without_cache(models_folder, row):
     folder = models_folder / "stories260K"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = crisp.sparsify(AutoModelForCausalLM.from_pretrained(folder), row.method)
+    model = sparse(AutoModelForCausalLM.from_pretrained(folder), row.method)
     prompt = tokenizer("Once upon a time, there was a little girl", return_tensors="pt")
     stories = [
         tokenizer.decode(

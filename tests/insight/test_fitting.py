@@ -12,7 +12,7 @@ from torch import Tensor
 import crisp_attention as crisp
 from crisp_attention import Entmax, Method, TopK
 from crisp_attention.methods.layouts.base import Layout
-from crisp_attention.methods.part import Fitter, Parameter, Shape
+from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.models.parameters import parameters_of
 from tests.models.adapted import quiet
@@ -34,7 +34,7 @@ class NearMean(Layout):
             "seed": Parameter(torch.zeros(1), trained=False, per_head=False),
         }
 
-    def fitter(self, shape: Shape, seed: int = 0) -> Fitter:
+    def fitter(self, shape: Shape, gold: Gold, seed: int = 0) -> Fitter:
         return Means(self, shape, seed)
 
     def visible(self, rows: Rows) -> Tensor:
@@ -68,17 +68,17 @@ def fitted(model) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if "crisp_learned" in name}
 
 
-def mean_keys(model, layer: int) -> Tensor:
-    """The mean key of each head of a layer of the dense DistilBERT, over two passes of the same batch."""
+def keys_of(model, layer: int) -> Tensor:
+    """The keys of a layer of DistilBERT, (B, S, H, D)."""
     seen = {}
     key = model.distilbert.transformer.layer[layer].attention.k_lin
     hook = key.register_forward_hook(lambda *call: seen.update(keys=call[-1]))
     logits(model)
     hook.remove()
-    return seen["keys"].unflatten(-1, (2, 8)).mean(dim=(0, 1))
+    return seen["keys"].unflatten(-1, (2, 8))
 
 
-def test_every_layer_is_fitted_on_what_the_dense_model_shows_it() -> None:
+def test_every_layer_is_fitted_on_what_it_sees_of_the_model_without_the_layout() -> None:
     model = crisp.sparsify(distilbert(), Method(NearMean(), TopK(0.5)), layers=["1-2"]).train()
     with pytest.raises(
         ValueError, match=r"needs the parameter 'mean'.*call crisp\.fit\(model, batches\) first"
@@ -88,15 +88,16 @@ def test_every_layer_is_fitted_on_what_the_dense_model_shows_it() -> None:
         "it will fail: layout.mean, layout.seed is not fitted; call crisp.fit(model, batches) first"
     }
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    told: list[int] = []
     Means.order.clear()
-    done = crisp.fit(model, iter([BATCH, BATCH]), progress=told.append)
-    assert told == [1, 2]
-    assert [count for _, count in Means.order] == [0, 0, 1, 1]  # layer after layer, batch after batch
+    done = crisp.fit(model, [BATCH, BATCH], progress=False)
+    assert [count for _, count in Means.order] == [0, 1, 0, 1]  # layer after layer
     assert len({seed for seed, _ in Means.order}) == 2
+    alone = crisp.sparsify(distilbert(), TopK(0.5), layers=["1-2"])
     for layer in layers_of(model)[1:3]:
         found = parameters_of(layer.module)["layout.mean"]
-        torch.testing.assert_close(found[:, 0], mean_keys(distilbert(), layer.index))
+        keys = keys_of(alone, layer.index)
+        # the second example of all is held out
+        torch.testing.assert_close(found[:, 0], (keys[0].mean(dim=0) + keys.mean(dim=(0, 1))) / 2)
         assert not found.requires_grad
     assert model.training
     assert all(
@@ -109,6 +110,10 @@ def test_every_layer_is_fitted_on_what_the_dense_model_shows_it() -> None:
         "layout.mean": (2, 1, 8),
         "layout.seed": (1,),
     }
+    table = done.table()
+    assert table["layer"].tolist() == [1, 1, 2, 2]
+    assert table["head"].tolist() == [0, 1, 0, 1]
+    assert ((table["recall"] > 0) & (table["recall"] <= 1)).all()
 
 
 def test_they_are_saved_and_loaded_and_the_state_dict_brings_them(tmp_path) -> None:
@@ -149,7 +154,7 @@ def test_fitting_again_and_another_method_leave_no_stale_value() -> None:
     first = {name: value.clone() for name, value in fitted(model).items()}
     crisp.sparsify(model, NearMean(share=0.2))  # of the same shapes
     assert all(value.equal(first[name]) for name, value in fitted(model).items())
-    crisp.fit(model, [{name: rows[1:] for name, rows in BATCH.items()}])
+    crisp.fit(model, [{name: rows.flip(0) for name, rows in BATCH.items()}])
     assert not any(value.equal(first[name]) for name, value in fitted(model).items() if name.endswith("mean"))
     crisp.sparsify(model, NearMean(size=2))
     assert [name for name in fitted(model) if name.endswith("mean")] == []
@@ -187,7 +192,7 @@ class Wrong(Means):
 def test_what_a_fitter_gives_is_checked_and_nothing_changes(monkeypatch, values, message) -> None:
     model = crisp.sparsify(distilbert(), NearMean())
     monkeypatch.setattr(Wrong, "wrong", values)
-    monkeypatch.setattr(NearMean, "fitter", lambda self, shape, seed=0: Wrong(self, shape, seed))
+    monkeypatch.setattr(NearMean, "fitter", lambda self, shape, gold, seed=0: Wrong(self, shape, seed))
     with pytest.raises(ValueError, match=message):
         crisp.fit(model, [BATCH])
     assert fitted(model) == {}
@@ -197,6 +202,12 @@ def test_what_cannot_be_fitted() -> None:
     model = crisp.sparsify(distilbert(), NearMean())
     with pytest.raises(ValueError, match="nothing was fitted: there was no batch"):
         crisp.fit(model, [])
+    with pytest.raises(
+        TypeError, match="read once for each of 4 layers: expected a DataLoader or a list, got"
+    ):
+        crisp.fit(model, iter([BATCH]))
+    with pytest.raises(ValueError, match="at least 2 examples, one of which is held out, got 1"):
+        crisp.fit(model, [{name: rows[:1] for name, rows in BATCH.items()}])
     with pytest.raises(TypeError, match="mappings of the model's arguments, got tuple"):
         crisp.fit(model, [(BATCH["input_ids"],)])
     with pytest.raises(ValueError, match="is not sparse"):

@@ -33,7 +33,7 @@ MASKS = {"causal": {"causal": True}, "padded": {"valid": (torch.arange(KEYS) < R
 METHODS = {
     name: method
     for name, method in EVERY_METHOD.items()
-    if not any(word in name for word in ("random", "learned", "window"))
+    if not (method.has_parameters or any(word in name for word in ("random", "window")))
 } | {
     "nofm, 2 of 3": Method(rule=NofM(2, 3)),
     "block_topk, 16+nofm": Method(BlockTopK(0.5, block_size=16), NofM(1, 4)),

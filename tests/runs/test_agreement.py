@@ -131,7 +131,7 @@ def test_tokens_added_to_the_tokenizer_get_embeddings(tmp_path):
     [
         (BertConfig(**BODY), True, None),
         (XLNetConfig(vocab_size=len(WORDS), d_model=16, n_layer=1, n_head=2, d_inner=16), True, None),
-        (BertConfig(**BODY, type_vocab_size=1), False, "numbers 2 and BertForSequenceClassification has 1"),
+        (BertConfig(**BODY, type_vocab_size=1), False, "produces 2 and BertForSequenceClassification has 1"),
         (GPT2Config(**GPT2, pad_token_id=0), False, "GPT2ForSequenceClassification has none"),  # it would add words
         (LlamaConfig(**LLAMA), False, "LlamaForSequenceClassification has none"),
         (DistilBertConfig(vocab_size=len(WORDS), dim=16, n_layers=1, n_heads=2, hidden_dim=16), False, "has none"),

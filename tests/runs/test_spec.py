@@ -129,7 +129,7 @@ REFUSED = [
 REFUSED_FLAT = [
     ({"method": "magic"}, "method", "unknown method 'magic'"),
     ({"sparsity": 1.2}, "method", "method topk: sparsity must be in"),
-    ({"method": "topk:sparsity=0.5", "sparsity": 0.5}, "method", "says sparsity itself"),
+    ({"method": "topk:sparsity=0.5", "sparsity": 0.5}, "method", "already sets sparsity"),
     ({"budgets": "no.json", "method": "topk"}, "method", "method cannot be combined with budgets"),
     ({"budgets": "no.json", "sparsity": 0.0}, "sparsity", "sparsity cannot be combined with budgets"),
     ({"budgets": "no.json"}, "budgets", r"cannot read budgets from no\.json"),

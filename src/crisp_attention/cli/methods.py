@@ -30,8 +30,8 @@ def run_methods(options: MethodsOptions, console: Console) -> None:
     output = Console()
     output.print(table)
     for line in (
-        "A layout (full, window, block_topk) says where a query may look, a rule what it keeps; join the",
-        "two with +. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",
+        f"A layout ({', '.join(each.name for each in layouts.ALL)}) says where a query may look, a rule what it keeps; "
+        "join the two with +. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",
         "Every rule has the option temperature=1, by which scores are multiplied: topk:sparsity=0.8:temperature=4 is",
         "sharper; with temperature=learned every head learns its own, starting at 1.",
     ):

@@ -1,40 +1,71 @@
 """`crisp.fit(model, batches)`: parameters of a method that are not trained, found from what its layers see."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
+from crisp_attention.extras import needs
+from crisp_attention.insight.graphs import GraphScores, kept, together
 from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
-from crisp_attention.methods.part import Fitter, Parameter, Shape
+from crisp_attention.methods.layouts import Full
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.rules import Rule
 from crisp_attention.models.borrowing import borrowed, inputs
+from crisp_attention.models.host import AttentionLayer
 from crisp_attention.models.parameters import fill_parameters, wanted_by
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.settings import Settings, settings_on
 from crisp_attention.models.sparse_model import SparseModel
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELD_OUT = 10  # the second of so many examples, and every so many-th after it, is not fitted on
+TOKENS = 50_000
+
 
 @dataclass(frozen=True, repr=False)
 class Fit:
-    """The result of `crisp.fit`: the number of batches, and by layer name the calls seen and the shapes fitted.
+    """What `crisp.fit` did: the number of batches, and of every layer what was fitted and how well it predicts.
 
     Examples
     --------
-    >>> Fit(2, {"encoder.layer.0": 2}, {"encoder.layer.0": {"layout.centers": (12, 8, 64)}})
+    >>> Fit(2, {"encoder.layer.0": {"layout.centers": (12, 8, 64)}})
     Fitted the methods of 1 layers on 2 batches
-    calls                  parameters  name
-        2  layout.centers [12, 8, 64]  encoder.layer.0
+    parameters                    sparsity  recall  exact  kept mass  name
+    layout.centers [12, 8, 64]                                        encoder.layer.0
     """
 
     batches: int
-    calls: Mapping[str, int]
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+    scores: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
+
+    def table(self) -> "pd.DataFrame":
+        """How the graph of each layer and head compares with the gold one, on the examples that were held out.
+
+        The columns are those of `GraphScores`, means over examples; with `_without_window` at their end those of the
+        learned part alone, for layouts that add fixed patterns to it. Raises ModuleNotFoundError where pandas is not
+        installed.
+        """
+        pd = needs("pandas", extra="runs")
+        frames = [
+            pd.DataFrame(
+                {"layer": self.layers[name], "name": name, "head": range(len(scores["recall"])), **scores}
+            )
+            for name, scores in self.scores.items()
+        ]
+        return pd.concat(frames, ignore_index=True)
 
     def __repr__(self) -> str:
         return as_text(*self._shown())
@@ -43,48 +74,60 @@ class Fit:
         return as_html(*self._shown())
 
     def _shown(self) -> tuple[str, list[str], list[list[str]]]:
-        rows = [
-            [str(self.calls[layer]), ", ".join(f"{n} {list(shape)}" for n, shape in shapes.items()), layer]
-            for layer, shapes in self.shapes.items()
-        ]
+        names = ("sparsity", "recall", "exact", "kept_mass")
+        rows = []
+        for layer, shapes in self.shapes.items():
+            scores = self.scores.get(layer, {})
+            means = [f"{np.mean(scores[name]):.1%}" if scores else "" for name in names]
+            rows.append([", ".join(f"{n} {list(shape)}" for n, shape in shapes.items()), *means, layer])
         caption = f"Fitted the methods of {len(rows)} layers on {self.batches} batches"
-        return caption, ["calls", "parameters", "name"], rows
+        return caption, ["parameters", *(name.replace("_", " ") for name in names), "name"], rows
 
 
 def fit(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     *,
+    gold: Rule | None = None,
+    tokens: int = TOKENS,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: bool = True,
 ) -> Fit:
-    """Fit the parameters of a sparse model's methods that are not trained, on the inputs of its layers.
+    """Fit the parameters of a sparse model's methods that are not trained, such as the projections of `Sparsefinder`.
 
-    The model runs dense, in evaluation mode and without gradients; of a batch, only what the
-    fitters keep is stored. Its weights do not change. Earlier fitted values are replaced.
+    The model runs with its rules but without the layouts that are to be fitted, in evaluation mode and without
+    gradients; its weights do not change. What was fitted before is replaced. One layer is fitted after another, each
+    in a pass of its own over the batches, which holds the queries and keys of at most `tokens` tokens of that layer:
+    for 12 heads of width 64 and 50,000 tokens, about 300 MB. One example of ten is held out, to tell how well the
+    others were learned.
 
     Parameters
     ----------
     model
         A model that `crisp.sparsify` made sparse.
     batches
-        Mappings of the arguments of its forward.
+        A `DataLoader` or a list of mappings of the arguments of the model's forward, read once for each layer.
+    gold
+        The rule whose kept pairs are to be found, such as `TopK(0.8)`; by default that of each layer's method.
+    tokens
+        How many tokens each layer sees, padding included; then the rest of the batches is left.
     seed
-        The seed of random draws in fitting; each layer uses it together with its own number.
+        Of what fitting draws; each layer draws from it and its own number.
     progress
-        Called after each batch with the number of batches so far.
+        Whether a bar on standard error shows the layers.
 
     Returns
     -------
-    What was fitted.
+    What was fitted, and how well it predicts the examples that were held out.
 
     Raises
     ------
     ValueError
-        If the model is not sparse, none of its methods has anything to fit, there is no batch, a layer saw none, or
-        fitted values have a wrong shape or are not finite. The model is then unchanged.
+        If the model is not sparse, none of its methods has anything to fit, there are fewer than two examples, a
+        layer saw none, the sample is too small, or what was fitted has another shape than it should or is not finite.
+        The model is then what it was.
     TypeError
-        For batches that are not mappings.
+        For batches that are not mappings, or can be read only once.
 
     Examples
     --------
@@ -96,65 +139,120 @@ def fit(
     ValueError: nothing to fit: topk:sparsity=0.5 has no parameters that are fitted
     """
     sparse = SparseModel.of(model)
-    fitters = {
-        layer.index: _OfLayer(method, sparse.host.shape(layer.module), wanted, _seed(seed, layer.index))
-        for layer in sparse.layers
-        if (method := settings_on(layer).method) is not None
-        and (wanted := _fitted(wanted_by(sparse.host, layer.module, method)))
-    }
+    fitters: dict[int, _OfLayer] = {}
+    for layer in sparse.layers:
+        method = settings_on(layer).method
+        if method and (wanted := _fitted(wanted_by(sparse.host, layer.module, method))):
+            number = _seed(seed, layer.index)
+            fitters[layer.index] = _OfLayer(method, sparse.host.shape(layer.module), wanted, number, gold)
     if not fitters:
         specs = dict.fromkeys(map(str, sparse.methods.values()))
         raise ValueError(f"nothing to fit: {', '.join(specs)} has no parameters that are fitted")
+    layers = [layer for layer in sparse.layers if layer.index in fitters]
+    if isinstance(batches, Iterator) and len(layers) > 1:
+        raise TypeError(
+            f"batches are read once for each of {len(layers)} layers: expected a DataLoader or a list, "
+            f"got {type(batches).__name__}"
+        )
+    found: dict[int, dict[str, Tensor]] = {}
+    scores, number = {}, 0
+    bar = tqdm(layers, desc="fitting", unit="layer", disable=not progress, file=sys.stderr)
+    for layer in bar:
+        fitter = fitters[layer.index]
+        number = max(number, _show(sparse, layer, fitter, batches, tokens))
+        found[layer.index] = fitter.values(layer.name)
+        if quality := fitter.scores(found[layer.index]):
+            scores[layer.name] = quality
+        fitter.forget()
+    with all_or_nothing(everything(sparse.host, sparse.root)):
+        for layer in layers:
+            fill_parameters(layer.module, found[layer.index])
+    shapes = {
+        layer.name: {name: tuple(each.shape) for name, each in found[layer.index].items()} for layer in layers
+    }
+    return Fit(number, shapes, scores, {layer.name: layer.index for layer in layers})
+
+
+def _show(
+    sparse: SparseModel,
+    layer: AttentionLayer,
+    fitter: "_OfLayer",
+    batches: Iterable[Mapping[str, Any]],
+    tokens: int,
+) -> int:
+    """Let the fitter see a layer's calls until it has seen enough; the number of batches that this took."""
 
     def observe(settings: Settings, method: LayerMethod, seen: Observation) -> None:
-        if (fitter := fitters.get(settings.index)) is not None:
-            fitter.see(seen.rows)
+        if settings.index == layer.index:
+            fitter.see(seen)
 
     number = 0
-    with borrowed(model, observe=observe, dense=True, evaluate=True, untouched=True):
+    with borrowed(sparse.root, observe=observe, methods=_without_fitted, evaluate=True, untouched=True):
         for batch in batches:
-            model(**inputs(sparse.host, sparse.root, batch))
+            sparse.root(**inputs(sparse.host, sparse.root, batch))
             number += 1
-            if progress is not None:
-                progress(number)
+            if fitter.tokens >= tokens:
+                break
     if not number:
         raise ValueError("nothing was fitted: there was no batch")
-    layers = {layer.index: layer for layer in sparse.layers if layer.index in fitters}
-    values = {index: fitters[index].values(layer.name) for index, layer in layers.items()}
-    with all_or_nothing(everything(sparse.host, sparse.root)):
-        for index, layer in layers.items():
-            fill_parameters(layer.module, values[index])
-    return Fit(
-        number,
-        {layer.name: fitters[index].calls for index, layer in layers.items()},
-        {
-            layer.name: {name: tuple(each.shape) for name, each in values[index].items()}
-            for index, layer in layers.items()
-        },
-    )
+    return number
+
+
+def _without_fitted(method: LayerMethod | None) -> LayerMethod | None:
+    """A method without a layout that has parameters to be fitted: such a layout shows every pair."""
+    if isinstance(method, PerHead):
+        return PerHead(tuple(_alone(each) for each in method.methods))
+    return method and _alone(method)
+
+
+def _alone(method: Method) -> Method:
+    held = method.layout.parameters(Shape(1, 1, 1)).values()
+    return method if all(each.trained for each in held) else replace(method, layout=Full())
 
 
 class _OfLayer:
     """The fitters of one layer: those of each method of its heads see all heads, and give what is theirs."""
 
-    def __init__(self, method: LayerMethod, shape: Shape, wanted: Mapping[str, Parameter], seed: int) -> None:
-        groups = method.groups() if isinstance(method, PerHead) else {method: list(range(shape.heads))}
-        self.wanted, self.calls = wanted, 0
+    def __init__(
+        self,
+        method: LayerMethod,
+        shape: Shape,
+        wanted: Mapping[str, Parameter],
+        seed: int,
+        gold: Rule | None,
+    ) -> None:
+        self.groups = method.groups() if isinstance(method, PerHead) else {method: list(range(shape.heads))}
+        self.wanted, self.shape, self.gold = wanted, shape, gold
+        self.examples = self.tokens = 0
+        self.held_out: list[tuple[Rows, Tensor]] = []
         self.fitters: list[tuple[str, list[int], Fitter]] = [
             (part.kind, heads, fitter)
-            for each, heads in groups.items()
+            for each, heads in self.groups.items()
             for part in each.parts
-            if (fitter := part.fitter(shape, seed)) is not None
+            if (fitter := part.fitter(shape, _gold(gold or each.rule), seed)) is not None
         ]
 
-    def see(self, rows: Rows) -> None:
-        self.calls += 1
-        for _, _, fitter in self.fitters:
-            fitter.see(rows)
+    def see(self, seen: Observation) -> None:
+        rows, value = seen.rows, seen.value
+        assert value is not None
+        size = len(rows.query)
+        numbers = torch.arange(self.examples, self.examples + size)
+        held_out = (numbers % HELD_OUT == 1).to(rows.query.device)
+        self.examples += size
+        self.tokens += size * rows.query.shape[2]
+        if held_out.any():
+            index = held_out.nonzero()[:, 0]
+            self.held_out.append((rows.of_examples(index), value[index]))
+        if not held_out.all():
+            index = (~held_out).nonzero()[:, 0]
+            for _, _, fitter in self.fitters:
+                fitter.see(rows.of_examples(index))
 
     def values(self, layer: str) -> dict[str, Tensor]:
-        if not self.calls:
+        if not self.examples:
             raise ValueError(f"nothing was fitted for {layer}: no attention call of it ran")
+        if not self.held_out:
+            raise ValueError("fitting needs at least 2 examples, one of which is held out, got 1")
         found: dict[str, Tensor] = {}
         for kind, heads, fitter in self.fitters:
             for own, value in fitter.values().items():
@@ -165,10 +263,37 @@ class _OfLayer:
                 else:
                     found.setdefault(name, value.clone())
         if missing := sorted(set(self.wanted) - set(found)):
-            raise ValueError(
-                f"{layer}: {missing[0]} has to be fitted, but the fitter of its method does not return it"
-            )
+            raise ValueError(f"{layer}: {missing[0]} is to be fitted, but no fitter of its method gives it")
         return found
+
+    def scores(self, values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        """Of each head, on the examples that were held out; nothing where the heads have several methods."""
+        if len(self.groups) > 1:
+            return {}
+        (method,) = self.groups
+        ruled = replace(method, rule=self.gold or method.rule)
+        found = self._means(ruled, values)
+        learned = getattr(method.layout, "learned", None)
+        if learned is not None:
+            alone = self._means(replace(ruled, layout=learned), values)
+            found |= {f"{name}_without_window": each for name, each in alone.items()}
+        return found
+
+    def _means(self, method: Method, values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+        with torch.no_grad():
+            every = [
+                GraphScores.of(method, replace(rows, parameters={**rows.parameters, **values}), value)
+                for rows, value in self.held_out
+            ]
+        return together(every).means()
+
+    def forget(self) -> None:
+        """What was kept of the layer's calls is freed."""
+        self.fitters, self.held_out = [], []
+
+
+def _gold(rule: Rule) -> Gold:
+    return lambda rows: kept(rule, rows, rows.valid)[0]
 
 
 def _fitted(wanted: Mapping[str, Parameter]) -> dict[str, Parameter]:

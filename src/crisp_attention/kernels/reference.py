@@ -22,12 +22,13 @@ from crisp_attention.methods.rules.base import Rule
 class Observation:
     """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are not padding.
 
-    `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L).
+    `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L); `value` (B, H, S, Dv).
     """
 
     rows: Rows
     keep: Tensor
     queries: Tensor
+    value: Tensor | None = None
 
     @property
     def products(self) -> Tensor:
@@ -60,7 +61,7 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         keep, weights = _attend(rows, call.method, sinks, call.blocks)
         if observe is not None:
             with torch.no_grad():
-                observe(Observation(rows, keep, valid_queries(rows.valid)))
+                observe(Observation(rows, keep, valid_queries(rows.valid), value.detach()))
         weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 

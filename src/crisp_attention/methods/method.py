@@ -122,7 +122,8 @@ class Method:
     @property
     def block_size(self) -> int | None:
         """Keys in a block, None for methods without blocks."""
-        return getattr(self.layout, "block_size", None)
+        size = getattr(self.layout, "block_size", 1)
+        return size if size > 1 else None
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
         """What a layer of this shape holds for the method, such as `rule.alpha`: by part, and its name there."""

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -38,6 +38,10 @@ class Parameter:
     value: Tensor
     trained: bool = True
     per_head: bool = True
+
+
+# which pairs of some rows, bool (B, H, L, S), a method's rule keeps of all the valid ones
+Gold = Callable[[Rows], Tensor]
 
 
 class Fitter(Protocol):
@@ -91,9 +95,10 @@ class Part(ABC):
         """What a layer of this shape holds for the part, by name; nothing for most parts."""
         return {}
 
-    def fitter(self, shape: Shape, seed: int = 0) -> Fitter | None:
+    def fitter(self, shape: Shape, gold: Gold, seed: int = 0) -> Fitter | None:
         """What finds the parameters of a layer of this shape that are not trained; None for parts that have none.
 
+        `gold` says which pairs the method's rule keeps where no layout hides any.
         It draws from `seed` alone, so that the same model, batches and seed give the same values.
         """
         return None

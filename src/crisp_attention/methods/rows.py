@@ -120,6 +120,47 @@ class Rows:
             of_heads(self.valid, heads),
         )
 
+    def of_examples(self, index: Tensor) -> "Rows":
+        """The rows of some examples of the batch, by their numbers (n,)."""
+
+        def some(each: Tensor | None) -> Tensor | None:
+            return each if each is None or each.shape[0] == 1 else each[index]
+
+        return Rows(
+            self.query[index],
+            self.key[index],
+            self.scale,
+            some(self.mask),
+            self.causal,
+            self.softcap,
+            some(self.bias),
+            some(self.seed),
+            self.parameters,
+        )
+
+    def at(self, queries: Tensor) -> "Rows":
+        """The rows of some queries of each example, by their places (B, m); causality becomes part of the mask."""
+
+        def some(each: Tensor | None) -> Tensor | None:
+            if each is None or each.shape[-2] == 1:
+                return each
+            place = queries[:, None, :, None]
+            whole = each.expand(len(queries), *each.shape[1:])
+            return whole.gather(2, place.expand(-1, each.shape[1], -1, each.shape[3]))
+
+        query = some(self.query)
+        assert query is not None
+        return replace(
+            self,
+            query=query,
+            mask=some(self.valid),
+            causal=False,
+            bias=some(self.bias),
+            _products=None,
+            _scores=None,
+            _valid=None,
+        )
+
     def with_scores(self, scores: Tensor) -> "Rows":
         """The same rows with other scores."""
         return replace(self, _scores=scores)

@@ -80,4 +80,4 @@ def _setting(name: str, text: str) -> tuple[str, Any]:
             return key, number(value)
         except ValueError:
             continue
-    return key, value
+    return key, {"True": True, "False": False}.get(value.capitalize(), value)

@@ -30,7 +30,7 @@ def borrowed(
     *,
     method: AnyMethod | None = None,
     observe: Observer | None = None,
-    dense: bool = False,
+    methods: Callable[[LayerMethod | None], LayerMethod | None] | None = None,
     unobserved: bool = False,
     evaluate: bool = False,
     untouched: bool = False,
@@ -47,8 +47,8 @@ def borrowed(
         Called with the settings, the method and the `Observation` of every attention call. Calls of other
         threads count too: those of a model split over devices come from threads of their own. A model that is
         not sparse runs its attention through Crisp, dense, for as long as the block does.
-    dense
-        Every layer is dense inside the block, computed by Crisp's kernel.
+    methods
+        The method of every layer inside the block, from the one that it has; None for dense, by Crisp's kernel.
     unobserved
         Observers from outside the block do not see the calls inside it.
     evaluate
@@ -76,12 +76,12 @@ def borrowed(
         layers: list[Settings] = []
         if observe is not None:
             layers = given.enter_context(_observing(model, observe))
-        elif method is not None or dense or unobserved:
+        elif method is not None or methods or unobserved:
             layers = [settings_on(layer) for layer in carrying(*host_of(model))]
-        if dense:
-            given.enter_context(_each(layers, "method", lambda: None))
+        if methods:
+            given.enter_context(_each(layers, "method", methods))
         if unobserved:
-            given.enter_context(_each(layers, "observers", list))
+            given.enter_context(_each(layers, "observers", lambda _: []))
         yield layers
 
 
@@ -145,11 +145,11 @@ def _observing(model: nn.Module, observer: Observer) -> Iterator[list[Settings]]
 
 
 @contextmanager
-def _each(layers: list[Settings], name: str, value: Callable[[], Any]) -> Iterator[None]:
-    """Every layer's setting `name` has another value inside the block."""
+def _each(layers: list[Settings], name: str, value: Callable[[Any], Any]) -> Iterator[None]:
+    """Every layer's setting `name` has another value inside the block, which depends on its own."""
     before = [getattr(settings, name) for settings in layers]
-    for settings in layers:
-        setattr(settings, name, value())
+    for settings, each in zip(layers, before, strict=True):
+        setattr(settings, name, value(each))
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.layouts import BlockTopK, Window
+from crisp_attention.methods.layouts import BlockTopK, Sparsefinder, Window
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopP
@@ -36,6 +36,10 @@ METHODS = {
     "window+topk": Method(Window(5), TopK(0.5, min_keep=2)),
     "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
     "block_topk+entmax": Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax()),
+    "sparsefinder": Method(Sparsefinder(rank=2, clusters=6), Entmax()),
+    "sparsefinder, distance": Method(Sparsefinder("distance", rank=2, threshold=2.0, shared=False), Entmax()),
+    "sparsefinder, quantize": Method(Sparsefinder("quantize", rank=2, bucket_size=2), Entmax()),
+    "sparsefinder, blocks": Method(Sparsefinder(rank=2, clusters=3, block_size=2, window=1), Entmax()),
     # that nothing is dropped, and blocks as long as kernels take them
     "topk, all": Method(rule=TopK(0.0)),
     "block_topk, 16": Method(layout=BlockTopK(0.5, block_size=16)),
@@ -72,8 +76,12 @@ class Case:
         def eighths(*shape: int) -> Tensor:
             return (torch.randint(-16, 17, shape, generator=generator) / 8).to(device, self.dtype)
 
-        wanted = method.parameters(Shape(self.heads, self.groups, self.width))
-        parameters = {name: torch.linspace(*LEARNED[name], self.heads, device=device) for name in wanted}
+        parameters = {
+            name: torch.linspace(*LEARNED[name], self.heads, device=device)
+            if name in LEARNED
+            else torch.randn(each.value.shape, generator=torch.Generator().manual_seed(1)).to(device)
+            for name, each in method.parameters(Shape(self.heads, self.groups, self.width)).items()
+        }
         return self.change(
             Call(
                 query=eighths(self.batch, self.heads, self.length, self.width),

@@ -3,9 +3,10 @@
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.layouts.block_topk import BlockTopK
 from crisp_attention.methods.layouts.full import Full
+from crisp_attention.methods.layouts.sparsefinder import Sparsefinder
 from crisp_attention.methods.layouts.window import Window
 
 # in the order in which they are listed
-ALL: tuple[type[Layout], ...] = (Full, Window, BlockTopK)
+ALL: tuple[type[Layout], ...] = (Full, Window, BlockTopK, Sparsefinder)
 
-__all__ = ["ALL", "BlockTopK", "Full", "Layout", "Window"]
+__all__ = ["ALL", "BlockTopK", "Full", "Layout", "Sparsefinder", "Window"]

@@ -1,0 +1,79 @@
+"""How well the pairs that a layout shows are those that a rule keeps when it sees all: the metrics of Sparsefinder."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.pairs import valid_queries
+from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.rules.base import Rule
+
+
+@dataclass
+class GraphScores:
+    """Of each example and head, (B, H): a predicted graph E against the gold graph G, over valid pairs.
+
+    Parameters
+    ----------
+    sparsity, gold_sparsity
+        The share of valid pairs outside E, and outside G.
+    recall, precision
+        The share of G that is in E, and of E that is in G (NaN where E is empty).
+    exact
+        The share of queries all of whose gold keys are in E: with entmax, their rows are those of full attention.
+    kept_mass
+        The weight that full attention gives to pairs in E, mean over queries.
+    output_error
+        The norm of the change of the output, over that of full attention's.
+    """
+
+    sparsity: Tensor
+    gold_sparsity: Tensor
+    recall: Tensor
+    precision: Tensor
+    exact: Tensor
+    kept_mass: Tensor
+    output_error: Tensor
+
+    @classmethod
+    def of(cls, method: Method, rows: Rows, value: Tensor) -> "GraphScores":
+        """Scores of a method's layout; G is what its rule keeps of all valid pairs. Values (B, H, S, Dv)."""
+        real = valid_queries(rows.valid)[..., None]
+        valid = (rows.valid & real).expand_as(rows.scores)
+        gold, wanted = kept(method.rule, rows, rows.valid)
+        seen = method.layout.visible(rows)
+        _, used = kept(method.rule, rows, seen)
+        seen, gold = seen & valid, gold & valid
+        both = (seen & gold).sum(dim=(2, 3))
+        queries = real.expand_as(rows.scores[..., :1]).sum(dim=(2, 3))
+        complete = (~(gold & ~seen).any(dim=-1, keepdim=True) & real).sum(dim=(2, 3))
+        change = ((used - wanted) * real) @ value.to(wanted.dtype)
+        whole = (wanted * real) @ value.to(wanted.dtype)
+        pairs = valid.sum(dim=(2, 3))
+        return cls(
+            sparsity=1 - seen.sum(dim=(2, 3)) / pairs,
+            gold_sparsity=1 - gold.sum(dim=(2, 3)) / pairs,
+            recall=both / gold.sum(dim=(2, 3)),
+            precision=both / seen.sum(dim=(2, 3)),
+            exact=complete / queries,
+            kept_mass=(wanted * seen).sum(dim=(2, 3)) / queries,
+            output_error=change.norm(dim=(2, 3)) / whole.norm(dim=(2, 3)),
+        )
+
+    def means(self) -> dict[str, list[float]]:
+        """By name, the mean of each head over the examples; without those where a score is not defined."""
+        return {each.name: getattr(self, each.name).nanmean(dim=0).tolist() for each in fields(self)}
+
+
+def together(scores: list[GraphScores]) -> GraphScores:
+    """Those of several batches, one after another."""
+    return GraphScores(*(torch.cat([getattr(s, each.name) for s in scores]) for each in fields(GraphScores)))
+
+
+def kept(rule: Rule, rows: Rows, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs that a rule keeps of the visible ones, bool (B, H, L, S), and their weights."""
+    keep = rule.select(rows, visible.expand_as(rows.scores))
+    weights = rule.weigh(rows, keep)
+    return (keep & (weights != 0) if rule.zeros_are_dropped else keep), weights

@@ -1,0 +1,197 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.blocks import BlockGraph, Blocks
+from crisp_attention.methods.checks import check_number, check_whole
+from crisp_attention.methods.layouts.base import Layout
+from crisp_attention.methods.layouts.sparsefinder import groups
+from crisp_attention.methods.layouts.sparsefinder.fitting import Finder
+from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
+from crisp_attention.methods.rows import Rows, repeat_heads
+
+VARIANTS = ("kmeans", "distance", "quantize")
+EVERYTHING = "inf"  # the infinite threshold, as JSON can hold it
+
+
+@dataclass(frozen=True)
+class Sparsefinder(Layout):
+    """The pairs that a sparse rule will connect, predicted by small projections (Sparsefinder, arXiv 2109.12188).
+
+    Every head projects its queries and keys to `rank` dimensions, where those that entmax connects in the trained
+    model lie close together. `crisp.fit(model, batches)` finds the projections; the model itself does not change. A
+    query sees the keys that are close to it by the variant, a window around its own token, and the global tokens.
+    Where they hold the whole support of a row of entmax, it is exactly that row.
+
+    Variants:
+
+    - `kmeans`: query and key are in a common cluster, each in the `top` nearest of `clusters`, in one of the `runs`.
+    - `distance`: their squared distance is less than `threshold`.
+    - `quantize`: by at least one coordinate both have the same bucket; queries and keys are sorted, and each
+      `bucket_size` of them share one. Which tokens come later matters, so decoders are refused.
+
+    With `block_size` > 1 whole blocks of tokens are grouped, by the mean of their projections: kernels for blocks
+    compute them. That is for self-attention in which all queries see the same keys.
+
+    Parameters
+    ----------
+    variant
+        "kmeans", "distance" or "quantize".
+    rank
+        The dimensions of the projections.
+    clusters, top, runs
+        Of `kmeans`: the number of clusters, how many of them a token joins, and independent clusterings.
+    threshold
+        Of `distance`; with an infinite one every pair is visible.
+    bucket_size
+        Of `quantize`: tokens in a bucket.
+    window
+        Tokens of the band around the query's own token, an odd number, or 0 for none; with blocks, blocks.
+    global_tokens
+        How many first tokens see everything and are seen by all; the same number of last ones where all queries see the
+        same keys, as in encoders. With blocks, blocks.
+    block_size
+        Tokens in a block; 1 for single tokens.
+    shared
+        Whether queries and keys have the same projection.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> finder = crisp.Sparsefinder(clusters=8)
+    >>> crisp.Method(layout=finder, rule=crisp.Entmax(1.5)).spec
+    'sparsefinder:variant=kmeans:clusters=8+entmax:alpha=1.5'
+    """
+
+    variant: str = "kmeans"
+    rank: int = 4
+    clusters: int = 16
+    top: int = 1
+    runs: int = 1
+    threshold: float | str = 1.5
+    bucket_size: int = 16
+    window: int = 3
+    global_tokens: int = 1
+    block_size: int = 1
+    shared: bool = True
+
+    name: ClassVar[str] = "sparsefinder"
+    uses_positions: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        for name in ("rank", "clusters", "top", "runs", "bucket_size", "block_size"):
+            check_whole(name, getattr(self, name), 1)
+        if self.top > self.clusters:
+            raise ValueError(f"top must be at most clusters, {self.clusters}, got {self.top}")
+        if self.threshold in (EVERYTHING, float("inf")):
+            object.__setattr__(self, "threshold", EVERYTHING)
+        else:
+            check_number("threshold", self.threshold, "(0, inf)")
+        check_whole("window", self.window, 0)
+        if self.window and self.window % 2 == 0:
+            raise ValueError(f"window must be 0 or an odd whole number, got {self.window}")
+        check_whole("global_tokens", self.global_tokens, 0)
+        if not isinstance(self.shared, bool):
+            raise TypeError(f"shared must be True or False, got {self.shared!r}")
+
+    @property
+    def learned(self) -> "Sparsefinder":
+        """The same without window and global tokens."""
+        return replace(self, window=0, global_tokens=0)
+
+    def shows_everything(self, keys: int | None = None) -> bool:
+        return self.variant == "distance" and self.threshold == EVERYTHING
+
+    def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
+        sizes: dict[str, tuple[int, ...]] = {"query": (shape.heads, shape.width, self.rank)}
+        if not self.shared:
+            sizes |= {"key": sizes["query"], "offset": (shape.heads, 1, self.rank)}
+        if self.variant == "kmeans":
+            sizes["centers"] = (shape.heads, self.runs, self.clusters, self.rank)
+        return {name: Parameter(torch.zeros(size), trained=False) for name, size in sizes.items()}
+
+    def fitter(self, shape: Shape, gold: Gold, seed: int = 0) -> Fitter:
+        return Finder(self, shape, gold, seed)
+
+    def visible(self, rows: Rows) -> Tensor:
+        if self.shows_everything():
+            return rows.valid
+        encoder = Blocks.of(rows, self.block_size)
+        if self.block_size > 1:
+            if encoder is None:
+                raise ValueError(
+                    f"sparsefinder with blocks of {self.block_size} tokens needs self-attention in which all queries "
+                    "see the same keys, not causal, packed or cross-attention; use block_size=1"
+                )
+            return rows.valid & self._graph(rows, encoder).pairs()
+        if self.variant == "quantize" and encoder is None:
+            raise ValueError(
+                "sparsefinder's buckets depend on all tokens of an example, so variant 'quantize' cannot be used in "
+                "causal, packed or cross-attention; use variant 'kmeans' or 'distance'"
+            )
+        query, key = self.projected(rows, rows.query, rows.key)
+        queries, count = rows.query_positions, rows.valid.sum(dim=-1, keepdim=True)
+        # in causal attention every token is the last that its query sees
+        end = torch.where((queries < count).any(dim=-2, keepdim=True), count - self.global_tokens, count)
+        fixed = self._fixed(queries, rows.key_positions, end)
+        return rows.valid & (self.near(rows, query, key, None if encoder is None else _real(rows)) | fixed)
+
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        if self.block_size == 1 or self.shows_everything():
+            return None
+        blocks = Blocks.of(rows, self.block_size)
+        return None if blocks is None else self._graph(rows, blocks)
+
+    def projected(self, rows: Rows, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, n, D) and keys (B, G, m, D), tokens or means of blocks, projected: (B, H, n or m, rank)."""
+        weight = self.parameter(rows, "query")
+        key = repeat_heads(key, query.shape[1] // key.shape[1]).to(rows.exact)
+        found = query.to(rows.exact) @ weight.to(rows.exact)
+        if self.shared:
+            return found, key @ weight.to(rows.exact)
+        offset = self.parameter(rows, "offset").to(rows.exact)
+        return found + offset, key @ self.parameter(rows, "key").to(rows.exact)
+
+    def near(self, rows: Rows, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
+        """The pairs of projected queries and keys that are close by the variant, bool (B, H, n, m).
+
+        `real` (B or 1, 1, n) says which of them are no padding, where that is needed.
+        """
+        if self.variant == "distance":
+            return groups.within(query, key, float(self.threshold))
+        if self.variant == "kmeans":
+            centers = self.parameter(rows, "centers")
+            one, other = (groups.nearest(each, centers, self.top) for each in (query, key))
+            return groups.share_cluster(one, other)
+        if real is None:
+            real = torch.ones(1, 1, query.shape[2], dtype=torch.bool, device=query.device)
+        one, other = (groups.buckets(each, real, self.bucket_size) for each in (query, key))
+        return groups.share_bucket(one, other)
+
+    def _graph(self, rows: Rows, blocks: Blocks) -> BlockGraph:
+        means = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+        query, key = self.projected(rows, *means)
+        present = blocks.present(query.device)
+        place = torch.arange(1, blocks.count + 1, device=query.device)
+        end = present.sum(dim=-1, keepdim=True) - self.global_tokens
+        fixed = self._fixed(place[:, None], place, end)
+        return BlockGraph.of(rows, blocks, self.near(rows, query, key, present[:, :, 0]) | fixed)
+
+    def _fixed(self, queries: Tensor, keys: Tensor, end: Tensor) -> Tensor:
+        """Window and global tokens, of 1-based positions; those beyond the `end` are global."""
+        near = (keys - queries).abs() <= self.window // 2 if self.window else torch.zeros_like(keys < queries)
+        # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
+        first = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
+        return near | first | (keys > end) | (queries > end)
+
+
+def _real(rows: Rows) -> Tensor:
+    """The tokens of an encoder that are no padding, bool (B or 1, 1, L)."""
+    if rows.mask is None:
+        return torch.ones(1, 1, rows.key.shape[2], dtype=torch.bool, device=rows.key.device)
+    return rows.mask[:, :1, 0].expand(-1, 1, rows.key.shape[2])
