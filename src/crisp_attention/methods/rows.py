@@ -124,7 +124,11 @@ class Rows:
         """The rows of some examples of the batch, by their numbers (n,)."""
 
         def some(each: Tensor | None) -> Tensor | None:
-            return each if each is None or each.shape[0] == 1 else each[index]
+            if each is None or each.shape[0] == 1:
+                return each
+            # what is expanded stays so: strides tell blocks that all queries see the same keys
+            once = each[tuple(slice(None) if step else slice(0, 1) for step in each.stride())]
+            return (once[index] if len(once) > 1 else once).expand(len(index), *each.shape[1:])
 
         return Rows(
             self.query[index],

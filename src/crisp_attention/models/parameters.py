@@ -29,6 +29,7 @@ class Parameters(nn.Module):
             part, own = name.split(".", 1)
             if not hasattr(self, part):
                 self.add_module(part, _OfPart())
+            getattr(self, part).shapes[own] = each.value.shape
             if each.trained:
                 value = (kept or {}).get(name, each.value)
                 value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
@@ -66,6 +67,10 @@ class Parameters(nn.Module):
 class _OfPart(nn.Module):
     """The parameters of one part, kept in float32 when their model is cast: half precision would lose small steps."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: dict[str, torch.Size] = {}
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "_OfPart":
         # private in torch, read in 2.13: what moves and casts modules, the recurrent ones override it too
         def moved(tensor: torch.Tensor) -> torch.Tensor:
@@ -77,7 +82,7 @@ class _OfPart(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
         for name, value in self._buffers.items():
             if value is None and prefix + name in state_dict:  # there is nothing yet to copy into
-                self._buffers[name] = state_dict[prefix + name].detach().clone()
+                self._buffers[name] = state_dict[prefix + name].new_empty(self.shapes[name])
         super()._load_from_state_dict(state_dict, prefix, *more)
 
 
