@@ -29,6 +29,6 @@ def test_the_command_ends_with_the_report(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert str(output / "report" / "report.html") in done.stdout.replace("\n", "")
     table = pd.read_csv(output / "report" / "table.csv").set_index("method")
-    assert list(table["epochs"]) == [60, 20, 20]
+    assert list(table["epochs"]) == [42, 14, 14]
     assert table.loc["topk:sparsity=0.8", "accuracy"] > 0.8
     assert table.loc["topk:sparsity=0.8", "accuracy"] > table.loc["random:sparsity=0.8", "accuracy"] + 0.1

@@ -201,7 +201,7 @@ class DemoOptions:
     )
     """Sparsities of top-k, separated by commas or spaces."""
 
-    epochs: float = 20.0
+    epochs: float = 14.0
     """Passes over the training images with sparse attention; dense takes three times as many. The study in
     docs/results.md uses 40."""
 
