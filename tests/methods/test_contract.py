@@ -3,16 +3,11 @@
 import pytest
 import torch
 
-from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.testing import LayoutContract, MethodContract, RuleContract
 from tests.table import ROWS, Row
 
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
-
-
-def fitted(method: Method) -> bool:
-    return any(not each.trained for each in method.parameters(Shape(1, 1, 1)).values())
 
 
 RULES = {name: row.method for name, row in ROWS.items() if row.method.layout.name == "full"}
@@ -21,7 +16,7 @@ LAYOUTS = {
 }
 # what has to be fitted keeps it in a test of its own
 BOTH = {
-    name: row.method for name, row in ROWS.items() if name not in RULES | LAYOUTS and not fitted(row.method)
+    name: row.method for name, row in ROWS.items() if name not in RULES | LAYOUTS and not row.method.is_fitted
 }
 
 

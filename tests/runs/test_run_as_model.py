@@ -6,12 +6,15 @@ import sys
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import crisp_attention as crisp
 from crisp_attention import CheckpointError
 from crisp_attention.cli import main as cli
+from crisp_attention.errors import OptionError
 from crisp_attention.models.notice import SparseCheckpointLoadedDense
 from crisp_attention.runs.sources import load_source
 from tests.models.tiny import sparsity_of
@@ -86,3 +89,33 @@ def test_a_model_folder_that_has_a_folder_of_that_name_is_itself_the_model(run):
     model.save_pretrained(run.parent / "both")
     crisp.sparsify(crisp.densify(model), crisp.TopK(0.9)).save_pretrained(run.parent / "both" / "model")
     assert set(sparsity_of(crisp.load(run.parent / "both")).values()) == {0.7}
+
+
+def test_a_fitted_model_is_trained_further_with_what_was_fitted_and_an_unfitted_one_is_refused(
+    bert, reviews, tmp_path
+):
+    method = "sparsefinder:clusters=2+entmax"
+
+    def trained(model, name):
+        return small.tuned(
+            small.options(model, reviews, tmp_path / name, epochs=1, method=method, sparsity=None)
+        )
+
+    with pytest.raises(OptionError, match=r"cannot be trained: .*call crisp\.fit\(model, batches\) first"):
+        trained(bert, "unfitted")
+    assert not (tmp_path / "unfitted").exists()
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(bert),
+        AutoTokenizer.from_pretrained(bert),
+    )
+    crisp.sparsify(model, crisp.parse(method))
+    texts = pd.read_json(Path(reviews) / "train.jsonl", lines=True)["text"].tolist()
+    crisp.fit(model, [dict(tokenizer(texts[:16], padding=True, return_tensors="pt"))], progress=False)
+    model.save_pretrained(tmp_path / "fitted")
+    tokenizer.save_pretrained(tmp_path / "fitted")
+    run = trained(str(tmp_path / "fitted"), "run")
+    held = {name: value for name, value in model.state_dict().items() if "crisp_learned" in name}
+    after = crisp.load(run.directory).state_dict()
+    assert len(held) > 1
+    assert all(after[name].equal(value) for name, value in held.items())
+    assert not after["classifier.weight"].equal(model.classifier.weight)

@@ -141,6 +141,11 @@ class Method:
         """Whether a layer holds parameters for it."""
         return bool(self.parameters(Shape(1, 1, 1)))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether some of them are found by `crisp.fit`."""
+        return any(not each.trained for each in self.parameters(Shape(1, 1, 1)).values())
+
     def with_sparsity(self, sparsity: float) -> "Method":
         """The same method at another target sparsity. Raises ValueError if it has none, or two.
 

@@ -15,6 +15,8 @@ from crisp_attention.models.notice import SparseCheckpointLoadedDense, restoring
 from crisp_attention.models.parameters import missing_parameters
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.selection import by_name, fitting
+from crisp_attention.models.settings import settings_on
+from crisp_attention.models.sparse_model import SparseModel
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -109,6 +111,24 @@ def _read(path: str | Path, given: Mapping[str, Any]) -> tuple[nn.Module, dict[s
         if (found := host.load(path, given)) is not None:
             return found
     raise CheckpointError(f"{path} holds no model of {' or '.join(host.name for host in hosts())}")
+
+
+def read_fitted(model: nn.Module) -> None:
+    """Give a sparse model the fitted parameters of its methods that its checkpoint holds; others stay missing.
+
+    Raises ValueError if the checkpoint holds them in other shapes.
+    """
+    host, root = host_of(model)
+    methods = [
+        (layer, method)
+        for layer in SparseModel.of(model).layers
+        if (method := settings_on(layer).method) is not None
+    ]
+    missing = [
+        (layer, {name: each for name, each in wanted.items() if not each.trained})
+        for layer, wanted in missing_parameters(host, methods)
+    ]
+    host.saved(model, root, missing, {})()
 
 
 def _restore(model: Model, backend: str, place: Mapping[str, Any]) -> Model:

@@ -20,7 +20,9 @@ from transformers import (
 
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.methods.budgets import Budgets
+from crisp_attention.methods.method import Method
 from crisp_attention.models.apply import sparsify
+from crisp_attention.models.persistence import read_fitted
 from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.costs import StepTimes
@@ -96,6 +98,8 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
                 phase=spec.phase,  # type: ignore[arg-type]
                 attention=spec.attention,  # type: ignore[arg-type]
             )
+            if isinstance(spec.method, Method) and spec.method.is_fitted:
+                read_fitted(model)
         except (TypeError, ValueError) as error:
             option = "layers" if spec.layers else "budgets" if isinstance(spec.method, Budgets) else None
             raise OptionError(str(error), option) from error
