@@ -1,6 +1,6 @@
 """Blocks of tokens in self-attention, and which of them see each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,6 +74,21 @@ class Blocks:
             sums = torch.cat([sums, rest], dim=2)
         first = torch.arange(self.count, device=states.device)[:, None] * self.size
         return sums / ((self.length if lengths is None else lengths) - first).clamp(1, self.size)
+
+
+def with_strides(rows: Rows) -> Rows:
+    """The same rows, with strides of the mask that say that all queries see the same keys, if its values do.
+
+    Queries that see nothing, as padding may, then see them too. Under a compiler values are not known, and the rows
+    stay as they are.
+    """
+    mask = rows.mask
+    self_attention = rows.query.shape[2] == rows.key.shape[2]
+    if mask is None or rows.causal or not self_attention or torch.compiler.is_compiling():
+        return rows
+    keys = mask[:, :1].any(dim=2, keepdim=True)
+    alike = ((mask == keys) | ~mask.any(dim=-1, keepdim=True)).all()
+    return replace(rows, mask=keys.expand_as(mask), _valid=None) if bool(alike) else rows
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,10 @@ def test_the_mates_of_a_batch_change_nothing(layout):
     real = torch.arange(16) < torch.tensor([[[[16]]], [[[11]]]])
     rows = rows_of(layout, 16, mask=real)
     alone = Rows(rows.query[1:, :, :11], rows.key[1:, :, :11], parameters=rows.parameters)
-    assert layout.visible(rows)[1:, :, :11, :11].equal(layout.visible(alone).expand(1, HEADS, 11, 11))
+    wanted = layout.visible(alone).expand(1, HEADS, 11, 11)
+    assert layout.visible(rows)[1:, :, :11, :11].equal(wanted)
+    written_out = replace(rows, mask=real.expand(-1, -1, 16, -1).contiguous(), _valid=None)
+    assert layout.visible(written_out)[1:, :, :11, :11].equal(wanted)
 
 
 def test_an_infinite_threshold_shows_everything_and_is_valid_json():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from crisp_attention.extras import needs
-from crisp_attention.methods.blocks import Blocks
+from crisp_attention.methods.blocks import Blocks, with_strides
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Gold, Shape
 from crisp_attention.methods.ranking import keep_largest
@@ -96,6 +96,7 @@ class Finder:
             gold, valid = self.gold(some), some.valid.expand(-1, *some.products.shape[1:])
             query, key, real = some.query, rows.key, real.gather(1, chosen)
         else:
+            rows = with_strides(rows)
             blocks = Blocks.of(rows, size)
             if blocks is None:
                 raise ValueError(

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.blocks import BlockGraph, Blocks
+from crisp_attention.methods.blocks import BlockGraph, Blocks, with_strides
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.layouts.sparsefinder import groups
@@ -119,8 +119,11 @@ class Sparsefinder(Layout):
         return Finder(self, shape, gold, seed)
 
     def visible(self, rows: Rows) -> Tensor:
+        valid = rows.valid
         if self.shows_everything():
-            return rows.valid
+            return valid
+        if self.block_size > 1 or self.variant == "quantize":
+            rows = with_strides(rows)
         encoder = Blocks.of(rows, self.block_size)
         if self.block_size > 1:
             if encoder is None:
@@ -128,7 +131,7 @@ class Sparsefinder(Layout):
                     f"sparsefinder with blocks of {self.block_size} tokens needs self-attention in which all queries "
                     "see the same keys, not causal, packed or cross-attention; use block_size=1"
                 )
-            return rows.valid & self._graph(rows, encoder).pairs()
+            return valid & self._graph(rows, encoder).pairs()
         if self.variant == "quantize" and encoder is None:
             raise ValueError(
                 "sparsefinder's buckets depend on all tokens of an example, so variant 'quantize' cannot be used in "
@@ -139,7 +142,7 @@ class Sparsefinder(Layout):
         # in causal attention every token is the last that its query sees
         end = torch.where((queries < count).any(dim=-2, keepdim=True), count - self.global_tokens, count)
         fixed = self._fixed(queries, rows.key_positions, end)
-        return rows.valid & (self.near(rows, query, key, None if encoder is None else _real(rows)) | fixed)
+        return valid & (self.near(rows, query, key, None if encoder is None else _real(rows)) | fixed)
 
     def blocks(self, rows: Rows) -> BlockGraph | None:
         if self.block_size == 1 or self.shows_everything():
