@@ -19,7 +19,7 @@ from crisp_attention.studies.numbers import (
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 UNIT = Unit(ACCURACY)
-NAMES = ("digits", "sst2", "rte")
+NAMES = ("digits", "sst2", "rte", "temperature")
 HEADINGS = (
     "attention",
     "epochs",
