@@ -16,7 +16,7 @@ def nearest(states: Tensor, centers: Tensor, top: int) -> Tensor:
     distances = centers.square().sum(dim=-1)[:, None] - 2 * found @ centers.transpose(-1, -2)
     distances = distances.unflatten(-1, (runs, count))
     chosen = distances.topk(min(top, count), dim=-1, largest=False).indices
-    member = torch.zeros(distances.shape, dtype=torch.bool, device=states.device).scatter(-1, chosen, True)
+    member = (chosen[..., None] == torch.arange(count, device=states.device)).any(dim=-2)
     return (member | ~_finite(states)[..., None]).flatten(-2)
 
 
