@@ -74,25 +74,25 @@ def test_a_row_whose_support_was_found_is_that_of_full_entmax_in_a_model_on_text
 
 def test_it_finds_more_than_clusters_at_random(minilm, texts):
     model, done = minilm
-    layer = layers_of(model)[0].module
-    held = parameters_of(layer)
+    held = parameters_of(layers_of(model)[0].module)
     rows = first_layer(model, texts[0], Method(Sparsefinder(clusters=4), RULE))[1]
-    draw = torch.Generator().manual_seed(0)
-    random = {name: torch.randn(value.shape, generator=draw) for name, value in held.items()}
     layout = Sparsefinder(clusters=4, window=0, global_tokens=0)
 
-    def recall_and_sparsity(parameters) -> tuple[float, float]:
+    def margin(parameters) -> float:
+        """Recall less the share of all pairs that is shown: 0 for a graph that is drawn at random."""
         own = Rows(rows.query, rows.key, rows.scale, rows.mask, parameters=parameters)
         gold, _ = kept(RULE, own, own.valid)
         seen = layout.visible(own) & own.valid
-        pairs = own.valid.expand_as(gold).sum()
-        return ((seen & gold).sum() / gold.sum()).item(), 1 - (seen.sum() / pairs).item()
+        return ((seen & gold).sum() / gold.sum() - seen.sum() / own.valid.expand_as(gold).sum()).item()
 
-    learned, drawn = recall_and_sparsity(held), recall_and_sparsity(random)
-    # a random graph keeps the share of the gold pairs that it keeps of all
-    assert learned[0] - (1 - learned[1]) > 0.08
-    assert learned[0] - (1 - learned[1]) > drawn[0] - (1 - drawn[1]) + 0.05
-    assert done.table()["recall_without_window"].mean() > 1 - done.table()["sparsity_without_window"].mean()
+    draw = torch.Generator().manual_seed(0)
+    at_random = [
+        margin({name: torch.randn(value.shape, generator=draw) for name, value in held.items()})
+        for _ in range(10)
+    ]
+    assert margin(held) > max(at_random)
+    table = done.table()
+    assert table["recall_without_window"].mean() > 1 - table["sparsity_without_window"].mean() + 0.05
 
 
 def test_the_same_seed_gives_the_same_and_another_another_and_saved_it_is_the_same(texts, minilm, tmp_path):
@@ -123,7 +123,9 @@ def test_another_rule_s_pairs_can_be_found_with_their_output_error(texts):
     assert everything["output_error"].abs().max() < 1e-5
     crisp.sparsify(model, Method(Sparsefinder(clusters=2), TopK(0.5)), layers=[0])
     some = crisp.fit(model, texts[:1], gold=TopK(0.8), progress=False).table()
-    assert ((some["gold_sparsity"] > 0.7) & (some["output_error"] > 0)).all()
+    assert (some["gold_sparsity"] > 0.7).all()
+    assert (some["output_error"] > 0).equals(some["exact"] < 1)
+    assert some["output_error"].mean() > 0.1
 
 
 def test_blocks_are_fitted_and_their_graph_trains(texts):
@@ -135,6 +137,18 @@ def test_blocks_are_fitted_and_their_graph_trains(texts):
     weight = model.encoder.layer[0].attention.self.query.weight
     assert weight.grad.isfinite().all()
     assert weight.grad.abs().sum() > 0
+
+
+def test_of_long_blocks_of_which_an_example_has_one_some_are_trained_on():
+    layout, shape = Sparsefinder("distance", rank=2, block_size=64), Shape(1, 1, 4)
+    finder = Finder(layout, shape, lambda rows: rows.products > 1, seed=0)
+    draw = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(6, 1, 128, 4, generator=draw) for _ in range(2))
+    finder.see(Rows(query, key))
+    (sample,) = finder.samples
+    assert sample.held_out.shape == (6, 1)
+    assert sample.held_out.sum() == 1
+    assert finder._some(sample).real.sum() == 5
 
 
 def test_negatives_are_valid_earlier_and_no_positives():

@@ -116,6 +116,30 @@ def test_every_layer_is_fitted_on_what_it_sees_of_the_model_without_the_layout()
     assert ((table["recall"] > 0) & (table["recall"] <= 1)).all()
 
 
+def test_a_wrapper_is_run_and_not_the_model_inside() -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.calls = distilbert(), 0
+
+        def forward(self, **batch: Tensor) -> object:
+            self.calls += 1
+            return self.model(**batch)
+
+    wrapped = Counting()
+    crisp.sparsify(wrapped.model, NearMean())
+    crisp.fit(wrapped, [BATCH, BATCH], progress=False)
+    assert wrapped.calls == 2 * 4  # the batches, once for each layer
+
+
+def test_heads_with_several_methods_are_fitted_and_not_scored() -> None:
+    model = crisp.sparsify(llama(), heads={"0-1": NearMean(), "*": NearMean(0.2)})
+    done = crisp.fit(model, [{"input_ids": BATCH["input_ids"]}], progress=False)
+    assert len(done.shapes) == 2
+    with pytest.raises(ValueError, match="nothing was scored: the heads of every fitted layer have several"):
+        done.table()
+
+
 def test_they_are_saved_and_loaded_and_the_state_dict_brings_them(tmp_path) -> None:
     model = crisp.sparsify(distilbert(), NearMean())
     crisp.fit(model, [BATCH])

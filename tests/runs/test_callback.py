@@ -255,7 +255,8 @@ def test_messages_go_where_they_are_wanted(tmp_path, unwarned):
     made.add_callback(SparsityCallback(RAMP, warn=said.append))
     made.train()
     assert said == [
-        "training ended at step 3 of 8: the model has sparsity 0.2, not the schedule's final 0.8, which step 6 reaches"
+        "training ended at step 3 of 8: the model has sparsity 0.2, not the schedule's final 0.8, which step 6 "
+        "would have reached"
     ]
 
 

@@ -21,7 +21,7 @@ from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
 from crisp_attention.models.borrowing import borrowed, inputs
-from crisp_attention.models.host import AttentionLayer
+from crisp_attention.models.host import AttentionLayer, host_of
 from crisp_attention.models.parameters import fill_parameters, wanted_by
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.settings import Settings, settings_on
@@ -55,9 +55,11 @@ class Fit:
         """How the graph of each layer and head compares with the gold one, on the examples that were held out.
 
         The columns are those of `GraphScores`, means over examples; with `_without_window` at their end those of the
-        learned part alone, for layouts that add fixed patterns to it. Raises ModuleNotFoundError where pandas is not
-        installed.
+        learned part alone, for layouts that add fixed patterns to it. Layers whose heads have several methods are not
+        scored. Raises ValueError if no layer was, and ModuleNotFoundError where pandas is not installed.
         """
+        if not self.scores:
+            raise ValueError("nothing was scored: the heads of every fitted layer have several methods")
         pd = needs("pandas", extra="runs")
         frames = [
             pd.DataFrame(
@@ -159,7 +161,7 @@ def fit(
     bar = tqdm(layers, desc="fitting", unit="layer", disable=not progress, file=sys.stderr)
     for layer in bar:
         fitter = fitters[layer.index]
-        number = max(number, _show(sparse, layer, fitter, batches, tokens))
+        number = max(number, _show(model, layer, fitter, batches, tokens))
         found[layer.index] = fitter.values(layer.name)
         if quality := fitter.scores(found[layer.index]):
             scores[layer.name] = quality
@@ -174,7 +176,7 @@ def fit(
 
 
 def _show(
-    sparse: SparseModel,
+    model: nn.Module,
     layer: AttentionLayer,
     fitter: "_OfLayer",
     batches: Iterable[Mapping[str, Any]],
@@ -186,10 +188,10 @@ def _show(
         if settings.index == layer.index:
             fitter.see(seen)
 
-    number = 0
-    with borrowed(sparse.root, observe=observe, methods=_without_fitted, evaluate=True, untouched=True):
+    number, (host, root) = 0, host_of(model)
+    with borrowed(model, observe=observe, methods=_without_fitted, evaluate=True, untouched=True):
         for batch in batches:
-            sparse.root(**inputs(sparse.host, sparse.root, batch))
+            model(**inputs(host, root, batch))
             number += 1
             if fitter.tokens >= tokens:
                 break
@@ -222,7 +224,7 @@ class _OfLayer:
         gold: Rule | None,
     ) -> None:
         self.groups = method.groups() if isinstance(method, PerHead) else {method: list(range(shape.heads))}
-        self.wanted, self.shape, self.gold = wanted, shape, gold
+        self.wanted, self.gold = wanted, gold
         self.examples = self.tokens = 0
         self.held_out: list[tuple[Rows, Tensor]] = []
         self.fitters: list[tuple[str, list[int], Fitter]] = [
@@ -273,8 +275,7 @@ class _OfLayer:
         (method,) = self.groups
         ruled = replace(method, rule=self.gold or method.rule)
         found = self._means(ruled, values)
-        learned = getattr(method.layout, "learned", None)
-        if learned is not None:
+        if (learned := method.layout.learned) is not None:
             alone = self._means(replace(ruled, layout=learned), values)
             found |= {f"{name}_without_window": each for name, each in alone.items()}
         return found

@@ -31,6 +31,11 @@ class Layout(Part):
 
     kind: ClassVar[str] = "layout"
 
+    @property
+    def learned(self) -> "Layout | None":
+        """The same without the fixed patterns that it adds to what was fitted; None where it adds none."""
+        return None
+
     def shows_everything(self, keys: int | None = None) -> bool:
         """Whether a query sees all its valid keys, if they are at most `keys`, or however many they are."""
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from crisp_attention.extras import needs
-from crisp_attention.methods.blocks import Blocks, with_strides
+from crisp_attention.methods.blocks import Blocks
+from crisp_attention.methods.layouts.sparsefinder.groups import project
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Gold, Shape
 from crisp_attention.methods.ranking import keep_largest
@@ -73,6 +75,7 @@ class Finder:
         if layout.rank > shape.width:
             raise ValueError(f"rank must be at most the width of a head, {shape.width}, got {layout.rank}")
         self.layout, self.shape, self.gold, self.seed = layout, shape, gold, seed
+        self.cluster = needs("sklearn.cluster", extra="runs") if layout.variant == "kmeans" else None
         self.random = torch.Generator().manual_seed(seed)
         self.samples: list[Sample] = []
 
@@ -82,35 +85,36 @@ class Finder:
             self.samples.append(self._sample(rows.of_examples(few)))
 
     def values(self) -> dict[str, Tensor]:
+        if self.cluster is None:
+            return self._train()
+        layout, seen = self.layout, sum(int(_valid_keys(sample).sum()) for sample in self.samples)
+        if seen < layout.clusters:
+            unit = "tokens" if layout.block_size == 1 else f"blocks of {layout.block_size} tokens"
+            raise ValueError(
+                f"a sample of {seen} {unit} is too small for {layout.clusters} clusters; "
+                "give crisp.fit more examples or choose fewer clusters"
+            )
         weights = self._train()
-        if self.layout.variant == "kmeans":
-            weights["centers"] = self._centers(weights)
-        return weights
+        return weights | {"centers": self._centers(self.cluster, weights)}
 
     def _sample(self, rows: Rows) -> Sample:
         size = self.layout.block_size
-        if size == 1:
+        rows, blocks = self.layout.in_blocks(rows)
+        if blocks is None or size == 1:
             real = valid_queries(rows.valid)[:, 0].expand(len(rows.query), -1)
             chosen = self._choose(real, QUERIES)
             some = rows.at(chosen)
             gold, valid = self.gold(some), some.valid.expand(-1, *some.products.shape[1:])
             query, key, real = some.query, rows.key, real.gather(1, chosen)
         else:
-            rows = with_strides(rows)
-            blocks = Blocks.of(rows, size)
-            if blocks is None:
-                raise ValueError(
-                    f"sparsefinder with blocks of {size} tokens needs self-attention in which all queries see the same "
-                    "keys"
-                )
             query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
             present = blocks.present(query.device)[:, 0, 0].expand(len(rows.query), -1)
             chosen = self._choose(present, max(1, QUERIES // size))
             gold, valid = self._of_blocks(rows, blocks, chosen)
             query = query.gather(2, chosen[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
             real = present.gather(1, chosen)
-        order = torch.rand(real.shape, generator=self.random).to(real.device)
-        held_out = order.argsort(dim=1).argsort(dim=1) % HELD_OUT == 0
+        order = torch.randperm(real.numel(), generator=self.random).reshape(real.shape)
+        held_out = (order % HELD_OUT == 1).to(real.device)  # one of two at the least, and not the only one
         key = repeat_heads(key, self.shape.heads // self.shape.groups)
         return Sample(query, key, gold & valid, valid & ~gold, real, held_out)
 
@@ -195,7 +199,7 @@ class Finder:
         return sample.candidate & keep_largest(ranked, sample.candidate, count)
 
     def _loss(self, weights: dict[str, Tensor], sample: Sample, negative: Tensor) -> Tensor:
-        query, key = self._projected(weights, sample)
+        query, key = _projected(weights, sample)
         distances = (
             query.square().sum(-1)[..., None] + key.square().sum(-1)[..., None, :]
         ) - 2 * query @ key.mT
@@ -204,27 +208,13 @@ class Finder:
         real = sample.real[:, None].to(distances.dtype)
         return (of_queries * real).sum() / (real.sum() * query.shape[1]).clamp(min=1)
 
-    def _projected(self, weights: dict[str, Tensor], sample: Sample) -> tuple[Tensor, Tensor]:
-        query = sample.query.float() @ weights["query"]
-        if not self.layout.shared:
-            query = query + weights["offset"]
-        return query, sample.key.float() @ weights.get("key", weights["query"])
-
-    def _centers(self, weights: dict[str, Tensor]) -> Tensor:
+    def _centers(self, cluster: ModuleType, weights: dict[str, Tensor]) -> Tensor:
         """Centres of the projected queries and keys of each head, (H, runs, clusters, rank)."""
-        cluster = needs("sklearn.cluster", extra="runs")
         layout, seen = self.layout, []
         for sample in self.samples:
-            query, key = self._projected(weights, sample)
-            valid = (sample.positive | sample.candidate)[:, 0].any(dim=1)
-            seen.append((query.transpose(1, 2)[sample.real], key.transpose(1, 2)[valid]))
+            query, key = _projected(weights, sample)
+            seen.append((query.transpose(1, 2)[sample.real], key.transpose(1, 2)[_valid_keys(sample)]))
         points = torch.cat([part for pair in seen for part in pair]).double().cpu()  # (points, H, rank)
-        if len(points) < 2 * layout.clusters:
-            unit = "tokens" if layout.block_size == 1 else f"blocks of {layout.block_size} tokens"
-            raise ValueError(
-                f"a sample of {len(points) // 2} {unit} is too small for {layout.clusters} clusters; "
-                "give crisp.fit more examples or choose fewer clusters"
-            )
         points = points[torch.randperm(len(points), generator=self.random)[:POINTS]]
         seeds = np.random.SeedSequence(self.seed).generate_state(self.shape.heads * layout.runs)
         centers = [
@@ -237,7 +227,16 @@ class Finder:
         return found.unflatten(0, (self.shape.heads, layout.runs)).to(self.samples[0].query.device)
 
 
+def _projected(weights: dict[str, Tensor], sample: Sample) -> tuple[Tensor, Tensor]:
+    return project(weights, sample.query.float(), sample.key.float())
+
+
 def _held_out(sample: Sample) -> Sample:
     """Its queries that are not trained on."""
     some = sample.at(sample.held_out.any(dim=0).nonzero()[:, 0])
     return replace(some, real=some.real & some.held_out)
+
+
+def _valid_keys(sample: Sample) -> Tensor:
+    """The keys that some query may see, bool (B, n)."""
+    return (sample.positive | sample.candidate)[:, 0].any(dim=1)

@@ -1,7 +1,17 @@
-"""Which queries and keys are close in the space of the projections: three ways to tell, with and without all pairs."""
+"""Which queries and keys are close in the space of the projections: three ways to tell."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+
+def project(weights: Mapping[str, Tensor], query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys (B, H, n, D) by the weights "query" (H, D, r) and, where there are some, "key" and "offset"."""
+    found = query @ weights["query"]
+    if "key" not in weights:
+        return found, key @ weights["query"]
+    return found + weights["offset"], key @ weights["key"]
 
 
 def nearest(states: Tensor, centers: Tensor, top: int) -> Tensor:
@@ -15,9 +25,10 @@ def nearest(states: Tensor, centers: Tensor, top: int) -> Tensor:
     found = states.double()
     distances = centers.square().sum(dim=-1)[:, None] - 2 * found @ centers.transpose(-1, -2)
     distances = distances.unflatten(-1, (runs, count))
-    chosen = distances.topk(min(top, count), dim=-1, largest=False).indices
+    chosen = distances.topk(top, dim=-1, largest=False).indices
     member = (chosen[..., None] == torch.arange(count, device=states.device)).any(dim=-2)
-    return (member | ~_finite(states)[..., None]).flatten(-2)
+    broken = ~states.isfinite().all(dim=-1, keepdim=True)
+    return (member | broken[..., None]).flatten(-2)
 
 
 def buckets(states: Tensor, real: Tensor, size: int) -> Tensor:
@@ -30,8 +41,14 @@ def buckets(states: Tensor, real: Tensor, size: int) -> Tensor:
 
 
 def within(query: Tensor, key: Tensor, threshold: float) -> Tensor:
-    """The pairs whose squared distance is less than the threshold, bool (B, H, n, m); NaN is less."""
-    return ~(squared_distances(query, key) >= threshold)
+    """The pairs whose squared distance is less than the threshold, bool (B, H, n, m); NaN is less.
+
+    Coordinates are taken one after another: the distance of equal ones is exactly 0.
+    """
+    total = torch.zeros((), dtype=query.dtype, device=query.device)
+    for one, other in zip(query.unbind(-1), key.unbind(-1), strict=True):
+        total = total + (one[..., :, None] - other[..., None, :]).square()
+    return ~(total >= threshold)
 
 
 def share_cluster(query: Tensor, key: Tensor) -> Tensor:
@@ -45,15 +62,3 @@ def share_bucket(query: Tensor, key: Tensor) -> Tensor:
     for one, other in zip(query.unbind(-1), key.unbind(-1), strict=True):
         found = found | (one[..., :, None] == other[..., None, :])
     return found
-
-
-def squared_distances(query: Tensor, key: Tensor) -> Tensor:
-    """Of all pairs, (B, H, n, m), by their coordinates one after another: exact where both are equal."""
-    total = torch.zeros((), dtype=query.dtype, device=query.device)
-    for one, other in zip(query.unbind(-1), key.unbind(-1), strict=True):
-        total = total + (one[..., :, None] - other[..., None, :]).square()
-    return total
-
-
-def _finite(states: Tensor) -> Tensor:
-    return states.isfinite().all(dim=-1, keepdim=True)

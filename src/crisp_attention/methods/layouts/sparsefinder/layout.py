@@ -122,27 +122,15 @@ class Sparsefinder(Layout):
         valid = rows.valid
         if self.shows_everything():
             return valid
-        if self.block_size > 1 or self.variant == "quantize":
-            rows = with_strides(rows)
-        encoder = Blocks.of(rows, self.block_size)
-        if self.block_size > 1:
-            if encoder is None:
-                raise ValueError(
-                    f"sparsefinder with blocks of {self.block_size} tokens needs self-attention in which all queries "
-                    "see the same keys, not causal, packed or cross-attention; use block_size=1"
-                )
-            return valid & self._graph(rows, encoder).pairs()
-        if self.variant == "quantize" and encoder is None:
-            raise ValueError(
-                "sparsefinder's buckets depend on all tokens of an example, so variant 'quantize' cannot be used in "
-                "causal, packed or cross-attention; use variant 'kmeans' or 'distance'"
-            )
+        rows, blocks = self.in_blocks(rows)
+        if blocks is not None and self.block_size > 1:
+            return valid & self._graph(rows, blocks).pairs()
         query, key = self.projected(rows, rows.query, rows.key)
         queries, count = rows.query_positions, rows.valid.sum(dim=-1, keepdim=True)
         # in causal attention every token is the last that its query sees
         end = torch.where((queries < count).any(dim=-2, keepdim=True), count - self.global_tokens, count)
         fixed = self._fixed(queries, rows.key_positions, end)
-        return valid & (self.near(rows, query, key, None if encoder is None else _real(rows)) | fixed)
+        return valid & (self.near(rows, query, key, rows.valid.any(dim=-2)) | fixed)
 
     def blocks(self, rows: Rows) -> BlockGraph | None:
         if self.block_size == 1 or self.shows_everything():
@@ -150,20 +138,37 @@ class Sparsefinder(Layout):
         blocks = Blocks.of(rows, self.block_size)
         return None if blocks is None else self._graph(rows, blocks)
 
+    def in_blocks(self, rows: Rows) -> tuple[Rows, Blocks | None]:
+        """The rows and their blocks, None where tokens are told apart one by one.
+
+        Raises ValueError for attention in which what is grouped would depend on later tokens.
+        """
+        if self.block_size == 1 and self.variant != "quantize":
+            return rows, None
+        rows = with_strides(rows)
+        if (blocks := Blocks.of(rows, self.block_size)) is not None:
+            return rows, blocks
+        if self.block_size > 1:
+            raise ValueError(
+                f"sparsefinder with blocks of {self.block_size} tokens needs self-attention in which all queries "
+                "see the same keys, not causal, packed or cross-attention; use block_size=1"
+            )
+        raise ValueError(
+            "sparsefinder's buckets depend on all tokens of an example, so variant 'quantize' cannot be used in "
+            "causal, packed or cross-attention; use variant 'kmeans' or 'distance'"
+        )
+
     def projected(self, rows: Rows, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (B, H, n, D) and keys (B, G, m, D), tokens or means of blocks, projected: (B, H, n or m, rank)."""
-        weight = self.parameter(rows, "query")
-        key = repeat_heads(key, query.shape[1] // key.shape[1]).to(rows.exact)
-        found = query.to(rows.exact) @ weight.to(rows.exact)
-        if self.shared:
-            return found, key @ weight.to(rows.exact)
-        offset = self.parameter(rows, "offset").to(rows.exact)
-        return found + offset, key @ self.parameter(rows, "key").to(rows.exact)
+        names = ("query",) if self.shared else ("query", "key", "offset")
+        weights = {name: self.parameter(rows, name).to(rows.exact) for name in names}
+        key = repeat_heads(key, query.shape[1] // key.shape[1])
+        return groups.project(weights, query.to(rows.exact), key.to(rows.exact))
 
-    def near(self, rows: Rows, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
+    def near(self, rows: Rows, query: Tensor, key: Tensor, real: Tensor) -> Tensor:
         """The pairs of projected queries and keys that are close by the variant, bool (B, H, n, m).
 
-        `real` (B or 1, 1, n) says which of them are no padding, where that is needed.
+        `real` (B or 1, 1, m) says which keys are no padding.
         """
         if self.variant == "distance":
             return groups.within(query, key, float(self.threshold))
@@ -171,8 +176,6 @@ class Sparsefinder(Layout):
             centers = self.parameter(rows, "centers")
             one, other = (groups.nearest(each, centers, self.top) for each in (query, key))
             return groups.share_cluster(one, other)
-        if real is None:
-            real = torch.ones(1, 1, query.shape[2], dtype=torch.bool, device=query.device)
         one, other = (groups.buckets(each, real, self.bucket_size) for each in (query, key))
         return groups.share_bucket(one, other)
 
@@ -191,10 +194,3 @@ class Sparsefinder(Layout):
         # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
         first = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
         return near | first | (keys > end) | (queries > end)
-
-
-def _real(rows: Rows) -> Tensor:
-    """The tokens of an encoder that are no padding, bool (B or 1, 1, L)."""
-    if rows.mask is None:
-        return torch.ones(1, 1, rows.key.shape[2], dtype=torch.bool, device=rows.key.device)
-    return rows.mask[:, :1, 0].expand(-1, 1, rows.key.shape[2])
