@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import torch
@@ -64,15 +65,89 @@ def entmax(scores: list[float], alpha: float) -> list[float]:
     return [x / math.fsum(weights(low)) for x in weights(low)]
 
 
-def window(i: int, valid: np.ndarray, width: int, global_tokens: int, dilation: int) -> set[int]:
-    """The keys that query `i` sees in a band; positions are 1-based and count the valid keys of the row."""
+def row_of(i: int, valid: np.ndarray) -> tuple[list[int], int]:
+    """The valid keys of query `i`, and the 1-based position of its own among them."""
     queries, keys = valid.shape
     seen = [j for j in range(keys) if valid[i, j]]
     own = min(keys - queries + i, max(seen, default=0))
-    here = sum(j <= own for j in seen)
+    return seen, sum(j <= own for j in seen)
+
+
+def window(i: int, valid: np.ndarray, width: int, global_tokens: int, dilation: int) -> set[int]:
+    """The keys that query `i` sees in a band; positions are 1-based and count the valid keys of the row."""
+    seen, here = row_of(i, valid)
     band = [here + dilation * step for step in range(-(width // 2), width // 2 + 1)]
     near = {j for place, j in enumerate(seen, 1) if place in band or place <= global_tokens}
     return set(seen) if 1 <= here <= global_tokens else near
+
+
+def strided(i: int, valid: np.ndarray, stride: int, local: int) -> set[int]:
+    """The keys at every `stride`-th position from that of query `i`, and those less than `local` away."""
+    seen, here = row_of(i, valid)
+    away = {j: abs(place - here) for place, j in enumerate(seen, 1)}
+    return {j for j in seen if away[j] % stride == 0 or away[j] < local}
+
+
+def mixed(x: int) -> int:
+    """A hash of 32 bits."""
+    for _ in range(2):
+        x = (x ^ x >> 16) * 0x45D9F3B % 2**32
+    return x ^ x >> 16
+
+
+def drawn(seed: int, *numbers: int) -> int:
+    """A number below 2**32 that is drawn for these numbers, the first of them a head's."""
+    value = mixed(seed % 2**32)
+    for number in numbers:
+        value = mixed(value + number)
+    return value
+
+
+def bigbird(i: int, valid: np.ndarray, head: int, layout) -> set[int]:
+    """The keys that query `i` sees in a band, of global tokens and in the blocks with the largest draws."""
+    (seen, here), size = row_of(i, valid), layout.block_size
+    parts = [seen[first : first + size] for first in range(0, len(seen), size)]
+    draws = [drawn(layout.seed, head, (here - 1) // size, b) >> 8 for b in range(len(parts))]
+    chosen = largest(np.array(draws), range(len(parts)), layout.random_blocks)
+    return window(i, valid, layout.width, layout.global_tokens, 1) | {j for b in chosen for j in parts[b]}
+
+
+def random_pairs(i: int, valid: np.ndarray, head: int, layout) -> set[int]:
+    """The own key of query `i`, and the keys with the largest draws."""
+    seen, here = row_of(i, valid)
+    draws = [drawn(layout.seed, head, here, place) >> 8 for place in range(1, len(seen) + 1)]
+    first = [math.inf if place == here else draw for place, draw in enumerate(draws, 1)]
+    return {
+        seen[at] for at in largest(np.array(first), range(len(seen)), count(len(seen), layout.sparsity, 1))
+    }
+
+
+@cache
+def rotations(layout, head: int, width: int) -> list[np.ndarray]:
+    """A matrix of each round, (width, buckets / 2), of normal numbers."""
+
+    def normal(row: int, column: int) -> float:
+        u, v = ((drawn(layout.seed, head, column, at) + 1) / 2**32 for at in (row, width + row))
+        return math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v)
+
+    half = layout.buckets // 2
+    return [
+        np.array([[normal(row, half * r + column) for column in range(half)] for row in range(width)])
+        for r in range(layout.rounds)
+    ]
+
+
+def lsh(i: int, valid: np.ndarray, head: int, query: np.ndarray, keys: np.ndarray, layout) -> set[int]:
+    """The own key of query `i`, and those that share a bucket with it; vectors are of unit length first."""
+    seen, here = row_of(i, valid)
+
+    def bucket(x: np.ndarray, matrix: np.ndarray) -> int:
+        turned = x / (np.linalg.norm(x) or 1.0) @ matrix
+        return int(np.argmax([*turned, *-turned]))
+
+    own = {j for place, j in enumerate(seen, 1) if place == here}
+    each = rotations(layout, head, len(query)) if layout.buckets > 1 else []
+    return own | {j for j in seen if not each or any(bucket(query, m) == bucket(keys[j], m) for m in each)}
 
 
 def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
@@ -96,14 +171,26 @@ def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
     return {j for b in forced | others for j in parts[b]}
 
 
-def kept(row: np.ndarray, i: int, valid: np.ndarray, products: np.ndarray, method) -> set[int]:
-    """The keys that query `i` keeps, under any layout and any rule but random."""
-    layout, rule = method.layout, method.rule
-    seen = set(np.flatnonzero(valid[i]))
+def visible(i: int, valid: np.ndarray, head: int, query: np.ndarray, key: np.ndarray, layout) -> set[int]:
+    """The keys that query `i` sees under any layout, given the queries and the keys of a head."""
     if layout.name == "window":
-        seen = window(i, valid, layout.width, layout.global_tokens, layout.dilation)
+        return window(i, valid, layout.width, layout.global_tokens, layout.dilation)
     if layout.name == "block_topk":
-        seen = blocks(i, valid, products, layout)
+        return blocks(i, valid, query @ key.T, layout)
+    if layout.name == "bigbird":
+        return bigbird(i, valid, head, layout)
+    if layout.name == "strided":
+        return strided(i, valid, layout.stride, layout.local or layout.stride)
+    if layout.name == "lsh":
+        return lsh(i, valid, head, query[i], key, layout)
+    if layout.name == "random_pairs":
+        return random_pairs(i, valid, head, layout)
+    assert layout.name == "full"
+    return set(np.flatnonzero(valid[i]))
+
+
+def kept(row: np.ndarray, seen: set[int], rule) -> set[int]:
+    """The keys that a query keeps of those it sees, under any rule but random."""
     if rule.name == "topk" and rule.keep:
         return largest(row, seen, rule.keep)
     if rule.name == "topk":
@@ -148,7 +235,10 @@ def attention(
         products = q[b, h] @ k[b, group].T * scale * method.rule.temperature
         row = products[i]
         row = (row if softcap is None else softcap * np.tanh(row / softcap)) + added[b, h, i]
-        keep = sorted(kept(row, i, allowed[b, h], products, method))
+        seen = visible(
+            i, allowed[b, h], h, q[b, h] * scale * method.rule.temperature, k[b, group], method.layout
+        )
+        keep = sorted(kept(row, seen, method.rule))
         others = [] if sinks is None else [sinks[h].item()]
         alpha = getattr(method.rule, "alpha", 1)
         if keep:

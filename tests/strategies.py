@@ -5,6 +5,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from crisp_attention import (
+    LSH,
+    BigBird,
     BlockTopK,
     Dense,
     Entmax,
@@ -13,6 +15,8 @@ from crisp_attention import (
     NofM,
     PerHead,
     RandomK,
+    RandomPairs,
+    Strided,
     Threshold,
     TopK,
     TopP,
@@ -36,10 +40,20 @@ RULES = st.one_of(
     st.builds(NofM, st.integers(1, 8), st.integers(8, 32)),
     st.builds(Entmax, ALPHAS),
 )
-LAYOUTS = st.one_of(
+ODD = st.integers(0, 500).map(lambda n: 2 * n + 1)
+SEEDS = st.integers(0, 2**70)
+# what these show of a row depends on its length alone
+COUNTING_LAYOUTS = st.one_of(
     st.just(Full()),
-    st.builds(Window, st.integers(0, 500).map(lambda n: 2 * n + 1), st.integers(0, 64), st.integers(1, 8)),
+    st.builds(Window, ODD, st.integers(0, 64), st.integers(1, 8)),
     st.builds(BlockTopK, SPARSITIES, st.integers(1, 256), st.integers(0, 4), st.integers(1, 4)),
+    st.builds(Strided, st.integers(1, 64), st.none() | st.integers(1, 64)),
+    st.builds(RandomPairs, SPARSITIES, SEEDS),
+)
+LAYOUTS = st.one_of(
+    COUNTING_LAYOUTS,
+    st.builds(BigBird, ODD, st.integers(0, 64), st.integers(0, 4), st.integers(1, 256), SEEDS),
+    st.builds(LSH, st.just(1) | st.integers(1, 32).map(lambda n: 2 * n), st.integers(1, 4), SEEDS),
 )
 TEMPERATURES = st.just(1) | st.floats(0.01, 100) | st.just("learned")
 METHODS = st.builds(

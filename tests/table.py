@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from crisp_attention import (
+    LSH,
+    BigBird,
     BlockTopK,
     Dense,
     Entmax,
     Method,
     NofM,
     RandomK,
+    RandomPairs,
     Sparsefinder,
+    Strided,
     Threshold,
     TopK,
     TopP,
@@ -59,6 +63,10 @@ ROWS = {
         "window+topk": (Method(Window(999), TopK(0.0)), False),
         "block_topk": (BlockTopK(0.0, block_size=2), False),
         "block_topk+entmax": (Method(BlockTopK(0.0), Entmax(1.0)), False),
+        "bigbird": (BigBird(999), False),
+        "strided": (Strided(1), False),
+        "lsh": (LSH(1), False),
+        "random_pairs": (RandomPairs(0.0), False),
         "sparsefinder": (ALL, False, None),
         "sparsefinder, distance": (ALL, False, None),
         "sparsefinder, quantize": (ALL, False, None, False),

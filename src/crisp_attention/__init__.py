@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from crisp_attention.methods.budgets import Budgets as Budgets
     from crisp_attention.methods.budgets import budgets as budgets
     from crisp_attention.methods.heads import PerHead as PerHead
+    from crisp_attention.methods.layouts import LSH as LSH
+    from crisp_attention.methods.layouts import BigBird as BigBird
     from crisp_attention.methods.layouts import BlockTopK as BlockTopK
     from crisp_attention.methods.layouts import Full as Full
     from crisp_attention.methods.layouts import Layout as Layout
+    from crisp_attention.methods.layouts import RandomPairs as RandomPairs
+    from crisp_attention.methods.layouts import Strided as Strided
     from crisp_attention.methods.layouts import Window as Window
     from crisp_attention.methods.method import Method as Method
     from crisp_attention.methods.rules import Dense as Dense
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first used, so that `crisp --help` does not load torch.
 _HOME = {
+    "BigBird": "methods.layouts",
     "BlockTopK": "methods.layouts",
     "Branch": "methods.branches",
     "Budgets": "methods.budgets",
@@ -66,6 +71,7 @@ _HOME = {
     "Entmax": "methods.rules",
     "Fit": "insight.fitting",
     "Full": "methods.layouts",
+    "LSH": "methods.layouts",
     "Layout": "methods.layouts",
     "Measurement": "insight.measuring",
     "Method": "methods.method",
@@ -74,6 +80,7 @@ _HOME = {
     "PerHead": "methods.heads",
     "Profile": "insight.profile.profile",
     "RandomK": "methods.rules",
+    "RandomPairs": "methods.layouts",
     "Recipe": "runs.spec",
     "Rule": "methods.rules",
     "Run": "runs.finetune",
@@ -81,6 +88,7 @@ _HOME = {
     "Sparsefinder": "methods.layouts",
     "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
+    "Strided": "methods.layouts",
     "Study": "studies.study",
     "Threshold": "methods.rules",
     "TopK": "methods.rules",

@@ -6,7 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Entmax, Method, PerHead, RandomK, Threshold, TopK, TopP, Window
+import crisp_attention as crisp
+from crisp_attention import (
+    LSH,
+    BigBird,
+    BlockTopK,
+    Entmax,
+    Method,
+    PerHead,
+    RandomK,
+    RandomPairs,
+    Threshold,
+    TopK,
+    TopP,
+    Window,
+)
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.pairs import causal_mask
 from tests.cases import SEED, attention, normal, self_attention
@@ -54,6 +68,17 @@ def test_a_head_draws_the_same_keys_whatever_the_others_do() -> None:
         methods[at] = random
         assert call(PerHead(tuple(methods)), self_attention())[1][:, at].equal(drawn[:, at])
     assert not drawn[:, 0].equal(drawn[:, 1])
+
+
+@pytest.mark.parametrize("layout", [BigBird(1), LSH(4), RandomPairs(0.7)], ids=str)
+def test_what_a_layout_draws_for_a_head_does_not_depend_on_the_kernels_of_the_others(layout) -> None:
+    inputs = [normal(1, HEADS, 48, 16, seed=seed, dtype=torch.float32) for seed in range(3)]
+    top, drawing = Method(rule=TopK(0.5)), Method(layout)
+    wanted = crisp.attention(*inputs, drawing)
+    for methods in ((top, drawing, top, drawing), (top, top, drawing, top)):
+        output = crisp.attention(*inputs, PerHead(methods))
+        for head in (each for each, method in enumerate(methods) if method is drawing):
+            torch.testing.assert_close(output[:, head], wanted[:, head])
 
 
 def test_heads_of_a_group_of_keys_may_differ() -> None:

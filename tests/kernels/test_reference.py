@@ -9,6 +9,8 @@ from torch import Tensor
 
 import crisp_attention as crisp
 from crisp_attention import (
+    LSH,
+    BigBird,
     BlockTopK,
     Dense,
     Entmax,
@@ -16,6 +18,8 @@ from crisp_attention import (
     Method,
     NofM,
     RandomK,
+    RandomPairs,
+    Strided,
     Threshold,
     TopK,
     TopP,
@@ -49,6 +53,10 @@ LAYOUTS = st.one_of(
     st.just(Full()),
     st.builds(Window, st.sampled_from([1, 3, 5]), st.integers(0, 2), st.integers(1, 3)),
     st.builds(BlockTopK, TENTHS, st.sampled_from([1, 2]), st.integers(0, 2), st.integers(1, 2)),
+    st.builds(BigBird, st.sampled_from([1, 3]), st.integers(0, 1), st.integers(0, 2), st.integers(1, 3)),
+    st.builds(Strided, st.integers(1, 4), st.none() | st.integers(1, 3)),
+    st.builds(LSH, st.sampled_from([1, 2, 6]), st.integers(1, 2)),
+    st.builds(RandomPairs, TENTHS),
 )
 TEMPERATURES = st.sampled_from([1, 1, 0.5, 2])  # by which exact scores stay exact
 METHODS_DRAWN = st.builds(

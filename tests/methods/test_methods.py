@@ -37,7 +37,10 @@ BAD = [
     (GOOD | {"rule": "dense"}, r"expected a dictionary with a 'name', got 'dense'"),
     (GOOD | {"rule": {"sparsity": 0.5}}, r"expected a dictionary with a 'name', got \{'sparsity'"),
     (GOOD | {"rule": {"name": "window"}}, r"unknown name 'window'; the known names are dense, .*topk"),
-    (GOOD | {"layout": {"name": ["full"]}}, r"unknown name \['full'\]; the known names are .*full, .*window"),
+    (
+        GOOD | {"layout": {"name": ["full"]}},
+        r"unknown name \['full'\]; the known names are (?=.*full).*window",
+    ),
     (GOOD | {"rule": {"name": "topk", "p": 1}}, r"'topk' has no option p; it has sparsity, min_keep, keep"),
     (GOOD | {"layout": {"name": "window"}}, r"'window' needs the option width"),
 ]
@@ -62,7 +65,7 @@ def test_nothing_else_stands_for_a_method(thing: object) -> None:
 
 
 def test_parts_in_the_wrong_place_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"layout must be one of .*full, .*window.*, got TopK"):
+    with pytest.raises(TypeError, match=r"layout must be one of (?=.*full).*window.*, got TopK"):
         Method(TopK())
     with pytest.raises(TypeError, match=r"rule must be one of dense, .*topk, .*, got Window"):
         Method(rule=Window(3))

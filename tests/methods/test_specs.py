@@ -2,7 +2,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crisp_attention import BlockTopK, Entmax, Method, RandomK, Threshold, TopK, TopP, Window
+from crisp_attention import (
+    LSH,
+    BigBird,
+    BlockTopK,
+    Entmax,
+    Method,
+    RandomK,
+    RandomPairs,
+    Strided,
+    Threshold,
+    TopK,
+    TopP,
+    Window,
+)
 from crisp_attention.methods.spec import parse
 from tests.strategies import METHODS
 
@@ -45,6 +58,10 @@ PARSED = {
     "window:width=9:global_tokens=1+topk:sparsity=0.5": Method(Window(9, 1), TopK(0.5)),
     "topk+window:width=9": Method(Window(9), TopK()),
     "block_topk:block_size=32:sink_blocks=1:local_blocks=2": Method(BlockTopK(0.8, 32, 1, 2)),
+    "bigbird:width=5:random_blocks=2+entmax": Method(BigBird(5, random_blocks=2), Entmax()),
+    "strided:stride=3:local=2": Method(Strided(3, 2)),
+    "lsh:buckets=4:seed=7+topk:sparsity=0.5": Method(LSH(4, seed=7), TopK(0.5)),
+    "random_pairs:sparsity=0.9": Method(RandomPairs(0.9)),
     "block_topk:sparsity=0.5+topk:sparsity=0.25": Method(BlockTopK(0.5), TopK(0.25)),
 }
 

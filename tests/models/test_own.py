@@ -18,13 +18,13 @@ from crisp_attention.kernels.recording import recording
 from crisp_attention.methods.pairs import causal_mask
 from tests.cases import normal
 from tests.models.tiny import distilbert, gemma2, llama, logits
-from tests.strategies import LAYOUTS, METHODS, shares
+from tests.strategies import COUNTING_LAYOUTS, METHODS, shares
 
 LENGTH = 12
 COUNTED = st.one_of(  # what these keep does not depend on the scores
     st.builds(lambda rule: Method(rule=rule), shares(TopK) | shares(RandomK)),
     st.builds(lambda n, m: Method(rule=NofM(n, n + m)), st.integers(1, 6), st.integers(0, 12)),
-    st.builds(Method, LAYOUTS),
+    st.builds(Method, COUNTING_LAYOUTS),
     st.builds(
         Method, st.builds(Window, st.integers(0, LENGTH).map(lambda n: 2 * n + 1), st.integers(0, LENGTH))
     ),

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.hashing import head_seeds
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.part import Shape
-from crisp_attention.methods.rows import Rows, of_heads
-from crisp_attention.methods.rules.random import head_seeds
+from crisp_attention.methods.rows import Rows, numbers_of, of_heads
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Call:
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
     by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks
-    see each other, where the method's layout says so: dispatch asks it.
+    see each other, where the method's layout says so: dispatch asks it. `heads` are the numbers of the query heads in
+    their layer, where they are only some of it.
     """
 
     query: Tensor
@@ -44,6 +45,7 @@ class Call:
     generator: torch.Generator | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     blocks: BlockGraph | None = None
+    heads: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> Rows:
@@ -56,8 +58,9 @@ class Call:
             self.causal,
             self.softcap,
             self.bias,
-            None if self.seed is None else head_seeds(self.seed, self.query.shape[1]),
+            None if self.seed is None else head_seeds(self.seed, self.query.shape[1], self.heads),
             self.parameters,
+            self.heads,
         )
 
     @property
@@ -84,6 +87,7 @@ class Call:
             bias=of_heads(self.bias, heads),
             sinks=None if self.sinks is None else self.sinks[heads],
             parameters=parameters_of(heads, method, self.parameters, self.shape),
+            heads=numbers_of(heads, self.heads),
         )
 
 

@@ -1,12 +1,13 @@
 """The rows of scores that a layout and a rule decide on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.hashing import MASK32, head_seeds
 from crisp_attention.methods.pairs import causal_mask, key_ranks, query_ranks
 
 
@@ -32,6 +33,8 @@ class Rows:
         A number for every row, int64 (B or 1, H, L or 1, 1), for methods that draw.
     parameters
         Those that the layer holds for the method, by names such as `rule.alpha`.
+    heads
+        The numbers of the query heads in their layer; None where they are all of it.
     """
 
     query: Tensor
@@ -43,6 +46,7 @@ class Rows:
     bias: Tensor | None = None
     seed: Tensor | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    heads: tuple[int, ...] | None = None
     _products: Tensor | None = field(default=None, repr=False)
     _scores: Tensor | None = field(default=None, repr=False)
     _valid: Tensor | None = field(default=None, repr=False)
@@ -102,6 +106,11 @@ class Rows:
         """1-based position of each query's own token among the valid keys of its row, (..., L, 1)."""
         return query_ranks(self.valid)
 
+    def head_seeds(self, seed: int) -> Tensor:
+        """A seed for every head, (1, H, 1, 1), that depends on its number in the layer and on one `seed` for all."""
+        one = torch.full((), seed & MASK32, dtype=torch.int64, device=self.query.device)
+        return head_seeds(one, self.query.shape[1], self.heads)
+
     def of(self, heads: list[int], parameters: Mapping[str, Tensor]) -> "Rows":
         """The rows of these heads, with the parameters of their method; scores are shared, not computed again."""
         shared = self.query.shape[1] // self.key.shape[1]
@@ -115,6 +124,7 @@ class Rows:
             of_heads(self.bias, heads),
             None if self.seed is None else self.seed[:, heads],
             parameters,
+            numbers_of(heads, self.heads),
             self.products[:, heads],
             self.scores[:, heads],
             of_heads(self.valid, heads),
@@ -140,6 +150,7 @@ class Rows:
             some(self.bias),
             some(self.seed),
             self.parameters,
+            self.heads,
         )
 
     def at(self, queries: Tensor) -> "Rows":
@@ -173,6 +184,11 @@ class Rows:
 def of_heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:
     """The part of a mask that is for these heads; it may be the same for all."""
     return mask if mask is None or mask.shape[-3:-2] in ((), (1,)) else mask[..., heads, :, :]
+
+
+def numbers_of(heads: Sequence[int], numbers: Sequence[int] | None) -> tuple[int, ...]:
+    """The numbers in the layer of some heads, out of those with these `numbers` or, if None, of all."""
+    return tuple(heads if numbers is None else [numbers[head] for head in heads])
 
 
 def repeat_heads(states: Tensor, times: int) -> Tensor:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.methods.layouts import BlockTopK, Sparsefinder, Window
+from crisp_attention.methods.layouts import (
+    LSH,
+    BigBird,
+    BlockTopK,
+    RandomPairs,
+    Sparsefinder,
+    Strided,
+    Window,
+)
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopP
@@ -36,6 +44,10 @@ METHODS = {
     "window+topk": Method(Window(5), TopK(0.5, min_keep=2)),
     "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
     "block_topk+entmax": Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax()),
+    "bigbird": Method(layout=BigBird(1, block_size=2)),
+    "strided": Method(layout=Strided(3, local=2)),
+    "lsh": Method(layout=LSH(4)),
+    "random_pairs": Method(layout=RandomPairs(0.6)),
     "sparsefinder": Method(Sparsefinder(rank=2, clusters=6), Entmax()),
     "sparsefinder, distance": Method(Sparsefinder("distance", rank=2, threshold=2.0, shared=False), Entmax()),
     "sparsefinder, quantize": Method(Sparsefinder("quantize", rank=2, bucket_size=2), Entmax()),

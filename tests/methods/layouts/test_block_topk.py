@@ -12,8 +12,8 @@ from crisp_attention.methods.pairs import causal_mask
 from crisp_attention.methods.rows import Rows
 from tests import oracle
 from tests.cases import normal
+from tests.methods.layouts.rows import KEYS, padded
 
-KEYS = 13  # no multiple of any block size drawn here
 CPU = torch.device("cpu")
 DRAWN = st.builds(
     BlockTopK,
@@ -22,13 +22,6 @@ DRAWN = st.builds(
     st.integers(0, 2),
     st.integers(1, 2),
 )
-
-
-def padded(left: int, right: int, causal: bool = False) -> Tensor:
-    """(1, 1, 13, 13): keys of padding are seen by nobody; the queries there have rows all the same."""
-    place = torch.arange(KEYS)
-    valid = ((place >= left) & (place < KEYS - right)).expand(1, 1, KEYS, KEYS)
-    return valid & causal_mask(KEYS, KEYS, CPU) if causal else valid
 
 
 def visible(layout: BlockTopK, valid: Tensor, products: Tensor) -> Tensor:

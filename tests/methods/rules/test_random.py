@@ -3,9 +3,9 @@ import torch
 from scipy import stats
 
 from crisp_attention import Method, RandomK, TopK, Window
+from crisp_attention.methods.hashing import head_seeds, mix
 from crisp_attention.methods.pairs import causal_mask
 from crisp_attention.methods.rows import Rows
-from crisp_attention.methods.rules.random import head_seeds, mix
 from tests.cases import selected
 
 FULL = torch.ones(1, 1, 32, 32, dtype=torch.bool)

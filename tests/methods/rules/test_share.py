@@ -7,8 +7,8 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import Dense, Method, RandomK, TopK
+from crisp_attention.methods.hashing import head_seeds
 from crisp_attention.methods.pairs import causal_mask
-from crisp_attention.methods.rules.random import head_seeds
 from tests.cases import normal, selected, self_attention
 
 both = pytest.mark.parametrize("rule", [TopK, RandomK])

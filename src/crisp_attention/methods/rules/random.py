@@ -1,27 +1,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from crisp_attention.methods.hashing import drawn
 from crisp_attention.methods.ranking import keep_largest
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.share import ShareRule
-
-MASK32 = 0xFFFFFFFF
-
-
-def mix(value: Tensor) -> Tensor:
-    """A 32-bit integer hash in int64 arithmetic (the multiplier keeps products below 2**63)."""
-    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
-    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
-    return value ^ (value >> 16)
-
-
-def head_seeds(seed: Tensor, heads: int) -> Tensor:
-    """A seed for every head, (B or 1, heads, 1, 1), from one seed or one per example."""
-    head = torch.arange(heads, device=seed.device)[None, :, None, None]
-    return mix(mix(seed & MASK32) + head)
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,5 @@ class RandomK(ShareRule):
             return visible.expand_as(rows.scores)
         if rows.seed is None:
             raise ValueError("RandomK needs a seed, got None")
-        draw = (
-            mix(mix(rows.seed + rows.query_positions) + rows.key_positions) >> 8
-        )  # 24 bits: exact in float32
-        return keep_largest(draw.to(torch.float32).expand_as(rows.scores), visible, self.count(visible))
+        draw = drawn(rows.seed, rows.query_positions, rows.key_positions)
+        return keep_largest(draw.expand_as(rows.scores), visible, self.count(visible))
