@@ -10,7 +10,7 @@ from crisp_attention.methods.rows import Rows
 
 @dataclass(frozen=True)
 class Strided(Layout):
-    """Every `stride`-th key, counted from the query's own, and the `local` nearest on each side.
+    """Every `stride`-th key, counted from the query's own, and those less than `local` away.
 
     The strided pattern of Sparse Transformers (arXiv 1904.10509, section 4.3), both of its heads merged into one
     (section 5.1). Positions count valid tokens, so padding does not move it.
