@@ -79,7 +79,7 @@ def test_packed_sequences_are_computed_as_if_each_were_alone(family, row) -> Non
     model = sparse(family.build(), row.method)
     expected = outputs_and_gradients(model, alone())
     for told in TOLD[family.name]:
-        # rotated queries and keys are looked at one by one, so where a sequence begins must be said in positions as well
+        # these look at rotated queries and keys, so where a sequence begins must be said in positions as well
         if "position_ids" in told or row.method.layout.name not in ("sparsefinder", "lsh"):
             assert_equal_to_rounding(outputs_and_gradients(model, [packed(*told)]), expected)
 

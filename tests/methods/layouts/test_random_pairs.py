@@ -36,6 +36,14 @@ def test_every_pair_is_as_likely_as_any_other_and_draws_differ_by_head_query_and
         assert (a & b).sum() / a.sum() == pytest.approx(chance, abs=0.04)
 
 
+def test_a_head_draws_by_its_number_in_the_layer() -> None:
+    rows, layout = rows_of(padded(0, 0), heads=4), RandomPairs()
+    some = rows.of([1, 3], {})
+    for each in (some, some.of_examples(torch.tensor([0])), some.at(torch.arange(13)[None])):
+        assert shown(layout, each).equal(shown(layout, rows)[:, [1, 3]])
+    assert shown(layout, some.of([1], {})).equal(shown(layout, rows)[:, [3]])
+
+
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 1\.0"):
         RandomPairs(1.0)
