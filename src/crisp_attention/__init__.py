@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from crisp_attention.methods.layouts import Full as Full
     from crisp_attention.methods.layouts import Layout as Layout
     from crisp_attention.methods.layouts import RandomPairs as RandomPairs
+    from crisp_attention.methods.layouts import Routing as Routing
+    from crisp_attention.methods.layouts import Sparsefinder as Sparsefinder
     from crisp_attention.methods.layouts import Strided as Strided
     from crisp_attention.methods.layouts import Window as Window
     from crisp_attention.methods.method import Method as Method
@@ -82,6 +84,7 @@ _HOME = {
     "RandomK": "methods.rules",
     "RandomPairs": "methods.layouts",
     "Recipe": "runs.spec",
+    "Routing": "methods.layouts",
     "Rule": "methods.rules",
     "Run": "runs.finetune",
     "Schedule": "schedule",

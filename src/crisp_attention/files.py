@@ -3,7 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +39,30 @@ def check_ours(folder: Path, what: str, own: Callable[[str], object], option: st
             f"choose another folder",
             option,
         )
+
+
+@contextmanager
+def replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
+    """A new folder next to `output`, which takes its place at the end, and that of what `check` allows to be there.
+
+    Raises OptionError as `check` does, or if the folder cannot be written; after any error all is as it was.
+    """
+    output = output.resolve()
+    check(output)
+    new, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
+    except OSError as error:
+        raise OptionError(f"output {output}: {error.strerror or error}", "output") from error
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def finite(data: Any) -> Any:

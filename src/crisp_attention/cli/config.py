@@ -24,15 +24,17 @@ def with_config(arguments: Sequence[str], commands: Mapping[str, type]) -> list[
     """
     words = list(arguments)
     at = next((i for i, word in enumerate(words) if word == FLAG or word.startswith(f"{FLAG}=")), None)
-    if at is None or not words or words[0] not in commands:
+    command = next((each for each in commands if words[: len(each.split())] == each.split()), None)
+    if at is None or command is None:
         return words
+    own = command.split()
     _, equals, file = words[at].partition("=")
     if not equals:
         if at + 1 == len(words):
             raise OptionError("config expects a YAML or JSON file", "config")
         file = words[at + 1]
-    rest = words[1:at] + words[at + (1 if equals else 2) :]
-    return [words[0], *_words(_read(Path(file)), file, words[0], commands[words[0]]), *rest]
+    rest = words[len(own) : at] + words[at + (1 if equals else 2) :]
+    return [*own, *_words(_read(Path(file)), file, command, commands[command]), *rest]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

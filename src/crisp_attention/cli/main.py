@@ -26,6 +26,7 @@ from crisp_attention.cli.options import (
 )
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
+from crisp_attention.sparsefinder.options import FitOptions, StudyOptions
 from crisp_attention.view.options import ViewOptions
 
 if TYPE_CHECKING:
@@ -39,12 +40,18 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "finetune": (FinetuneOptions, "cli.finetune", "run_finetune"),
     "sweep": (SweepOptions, "cli.sweep", "run_sweep"),
     "reproduce": (ReproduceOptions, "cli.reproduce", "run_reproduce"),
+    "sparsefinder fit": (FitOptions, "sparsefinder.fit", "run_fit"),
+    "sparsefinder study": (StudyOptions, "sparsefinder.study", "run_study"),
     "profile": (ProfileOptions, "cli.profile", "run_profile"),
     "view": (ViewOptions, "view.command", "run_view"),
     "report": (ReportOptions, "cli.report", "run_report"),
     "demo": (DemoOptions, "cli.demo", "run_demo"),
     "bench": (BenchOptions, "bench.command", "run_bench"),
     "methods": (MethodsOptions, "cli.methods", "run_methods"),
+}
+# what is said of commands of two words
+GROUPS = {
+    "sparsefinder": "Predict which pairs entmax will connect: fit a model, or study how well it can be done."
 }
 STUDIES = (SweepOptions, ReproduceOptions, DemoOptions)
 FLAGS = {
@@ -62,13 +69,14 @@ def parse(arguments: list[str] | None = None) -> Any:
     if words == ["--version"]:
         print(f"crisp {version('crisp-attention')}")
         sys.exit(0)
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        close = did_you_mean(words[0], COMMANDS)
+    groups = {name.split()[0] for name in COMMANDS}
+    if words and not words[0].startswith("-") and words[0] not in groups:
+        close = did_you_mean(words[0], groups)
         raise OptionError(
             f"there is no command {words[0]}{close or f'; the commands are {listed(COMMANDS)}'}"
         )
     options = {name: options for name, (options, *_) in COMMANDS.items()}
-    commands: Any = reduce(or_, (_subcommand(name, each) for name, each in options.items()))
+    commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(n.split()[0] for n in COMMANDS)))
     return tyro.cli(
         commands,
         args=with_config(words, options),
@@ -78,6 +86,15 @@ def parse(arguments: list[str] | None = None) -> Any:
         config=(tyro.conf.FlagCreatePairsOff,),
         console_outputs=is_main(),
     )
+
+
+def _group(name: str) -> Any:
+    """A command, or those whose first word is the same."""
+    if name in COMMANDS:
+        return _subcommand(name, COMMANDS[name][0])
+    inside = [each for each in COMMANDS if each.startswith(f"{name} ")]
+    several: Any = reduce(or_, (_subcommand(each.split()[1], COMMANDS[each][0]) for each in inside))
+    return Annotated[several, tyro.conf.subcommand(name, description=GROUPS[name])]
 
 
 def _subcommand(name: str, options: type) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +11,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from crisp_attention.extras import needs
-from crisp_attention.insight.graphs import GraphScores, kept, together
+from crisp_attention.insight.graphs import FullGraph, GraphScores, gold_of, together
+from crisp_attention.insight.showing import show
 from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
-from crisp_attention.methods.layouts import Full
-from crisp_attention.methods.method import Method
-from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
+from crisp_attention.methods.part import Fitter, Parameter, Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
-from crisp_attention.models.borrowing import borrowed, inputs
-from crisp_attention.models.host import AttentionLayer, host_of
 from crisp_attention.models.parameters import fill_parameters, wanted_by
 from crisp_attention.models.rollback import all_or_nothing, everything
-from crisp_attention.models.settings import Settings, settings_on
+from crisp_attention.models.settings import settings_on
 from crisp_attention.models.sparse_model import SparseModel
 
 if TYPE_CHECKING:
@@ -145,7 +142,7 @@ def fit(
     for layer in sparse.layers:
         method = settings_on(layer).method
         if method and (wanted := _fitted(wanted_by(sparse.host, layer.module, method))):
-            number = _seed(seed, layer.index)
+            number = seed_of_layer(seed, layer.index)
             fitters[layer.index] = _OfLayer(method, sparse.host.shape(layer.module), wanted, number, gold)
     if not fitters:
         specs = dict.fromkeys(map(str, sparse.methods.values()))
@@ -161,7 +158,7 @@ def fit(
     bar = tqdm(layers, desc="fitting", unit="layer", disable=not progress, file=sys.stderr)
     for layer in bar:
         fitter = fitters[layer.index]
-        number = max(number, _show(model, layer, fitter, batches, tokens))
+        number = max(number, show(model, layer, batches, fitter.see, tokens))
         found[layer.index] = fitter.values(layer.name)
         if quality := fitter.scores(found[layer.index]):
             scores[layer.name] = quality
@@ -173,43 +170,6 @@ def fit(
         layer.name: {name: tuple(each.shape) for name, each in found[layer.index].items()} for layer in layers
     }
     return Fit(number, shapes, scores, {layer.name: layer.index for layer in layers})
-
-
-def _show(
-    model: nn.Module,
-    layer: AttentionLayer,
-    fitter: "_OfLayer",
-    batches: Iterable[Mapping[str, Any]],
-    tokens: int,
-) -> int:
-    """Let the fitter see a layer's calls until it has seen enough; the number of batches that this took."""
-
-    def observe(settings: Settings, method: LayerMethod, seen: Observation) -> None:
-        if settings.index == layer.index:
-            fitter.see(seen)
-
-    number, (host, root) = 0, host_of(model)
-    with borrowed(model, observe=observe, methods=_without_fitted, evaluate=True, untouched=True):
-        for batch in batches:
-            model(**inputs(host, root, batch))
-            number += 1
-            if fitter.tokens >= tokens:
-                break
-    if not number:
-        raise ValueError("nothing was fitted: there was no batch")
-    return number
-
-
-def _without_fitted(method: LayerMethod | None) -> LayerMethod | None:
-    """A method without a layout that has parameters to be fitted: such a layout shows every pair."""
-    if isinstance(method, PerHead):
-        return PerHead(tuple(_alone(each) for each in method.methods))
-    return method and _alone(method)
-
-
-def _alone(method: Method) -> Method:
-    held = method.layout.parameters(Shape(1, 1, 1)).values()
-    return method if all(each.trained for each in held) else replace(method, layout=Full())
 
 
 class _OfLayer:
@@ -225,13 +185,13 @@ class _OfLayer:
     ) -> None:
         self.groups = method.groups() if isinstance(method, PerHead) else {method: list(range(shape.heads))}
         self.wanted, self.gold = wanted, gold
-        self.examples = self.tokens = 0
+        self.examples = 0
         self.held_out: list[tuple[Rows, Tensor]] = []
         self.fitters: list[tuple[str, list[int], Fitter]] = [
             (part.kind, heads, fitter)
             for each, heads in self.groups.items()
             for part in each.parts
-            if (fitter := part.fitter(shape, _gold(gold or each.rule), seed)) is not None
+            if (fitter := part.fitter(shape, gold_of(gold or each.rule), seed)) is not None
         ]
 
     def see(self, seen: Observation) -> None:
@@ -241,7 +201,6 @@ class _OfLayer:
         numbers = torch.arange(self.examples, self.examples + size)
         held_out = (numbers % HELD_OUT == 1).to(rows.query.device)
         self.examples += size
-        self.tokens += size * rows.query.shape[2]
         if held_out.any():
             index = held_out.nonzero()[:, 0]
             self.held_out.append((rows.of_examples(index), value[index]))
@@ -273,28 +232,21 @@ class _OfLayer:
         if len(self.groups) > 1:
             return {}
         (method,) = self.groups
-        ruled = replace(method, rule=self.gold or method.rule)
-        found = self._means(ruled, values)
+        rule, layouts = self.gold or method.rule, [method.layout]
         if (learned := method.layout.learned) is not None:
-            alone = self._means(replace(ruled, layout=learned), values)
-            found |= {f"{name}_without_window": each for name, each in alone.items()}
-        return found
-
-    def _means(self, method: Method, values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+            layouts.append(learned)
+        every: list[list[GraphScores]] = [[] for _ in layouts]
         with torch.no_grad():
-            every = [
-                GraphScores.of(method, replace(rows, parameters={**rows.parameters, **values}), value)
-                for rows, value in self.held_out
-            ]
-        return together(every).means()
+            for rows, value in self.held_out:
+                full = FullGraph.of(rule, rows, value)
+                for layout, scores in zip(layouts, every, strict=True):
+                    scores.append(full.scores(layout, values))
+        found, *alone = (together(each).means() for each in every)
+        return found | {f"{name}_without_window": each for means in alone for name, each in means.items()}
 
     def forget(self) -> None:
         """What was kept of the layer's calls is freed."""
         self.fitters, self.held_out = [], []
-
-
-def _gold(rule: Rule) -> Gold:
-    return lambda rows: kept(rule, rows, rows.valid)[0]
 
 
 def _fitted(wanted: Mapping[str, Parameter]) -> dict[str, Parameter]:
@@ -312,6 +264,7 @@ def _check(layer: str, name: str, value: Tensor, wanted: Parameter | None) -> No
         raise ValueError(f"{layer}: {name} is not finite after fitting")
 
 
-def _seed(seed: int, layer: int) -> int:
+def seed_of_layer(seed: int, layer: int) -> int:
+    """What a layer draws from."""
     # not their sum, by which the second layer of seed 0 would repeat the first of seed 1
     return int(np.random.SeedSequence((seed, layer)).generate_state(1)[0])

@@ -1,12 +1,15 @@
 """How well the pairs that a layout shows are those that a rule keeps when it sees all: the metrics of Sparsefinder."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.layouts import Layout
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import valid_queries
+from crisp_attention.methods.part import Gold
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.base import Rule
 
@@ -40,19 +43,48 @@ class GraphScores:
     @classmethod
     def of(cls, method: Method, rows: Rows, value: Tensor) -> "GraphScores":
         """Scores of a method's layout; G is what its rule keeps of all valid pairs. Values (B, H, S, Dv)."""
-        real = valid_queries(rows.valid)[..., None]
+        return FullGraph.of(method.rule, rows, value).scores(method.layout)
+
+    def means(self) -> dict[str, list[float]]:
+        """By name, the mean of each head over the examples; without those where a score is not defined."""
+        return {each.name: getattr(self, each.name).nanmean(dim=0).tolist() for each in fields(self)}
+
+
+@dataclass(frozen=True)
+class FullGraph:
+    """What a rule keeps of all valid pairs of some rows: G, to compare layouts with.
+
+    `gold` and `weights` (B, H, L, S), `value` (B, H, S, Dv), `real` (…, L, 1) False for padding.
+    """
+
+    rule: Rule
+    rows: Rows
+    value: Tensor
+    real: Tensor
+    gold: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, rule: Rule, rows: Rows, value: Tensor) -> "FullGraph":
+        """Values (B, H, S, Dv)."""
+        gold, weights = kept(rule, rows, rows.valid)
+        return cls(rule, rows, value, valid_queries(rows.valid)[..., None], gold, weights)
+
+    def scores(self, layout: Layout, parameters: Mapping[str, Tensor] | None = None) -> GraphScores:
+        """Of the pairs that a layout shows, with further parameters of the layer."""
+        rows, real, wanted = self.rows, self.real, self.weights
+        rows = replace(rows, parameters={**rows.parameters, **(parameters or {})})
         valid = (rows.valid & real).expand_as(rows.scores)
-        gold, wanted = kept(method.rule, rows, rows.valid)
-        seen = method.layout.visible(rows)
-        _, used = kept(method.rule, rows, seen)
-        seen, gold = seen & valid, gold & valid
+        seen = layout.visible(rows)
+        _, used = kept(self.rule, rows, seen)
+        seen, gold = seen & valid, self.gold & valid
         both = (seen & gold).sum(dim=(2, 3))
         queries = real.expand_as(rows.scores[..., :1]).sum(dim=(2, 3))
         complete = (~(gold & ~seen).any(dim=-1, keepdim=True) & real).sum(dim=(2, 3))
-        change = ((used - wanted) * real) @ value.to(wanted.dtype)
-        whole = (wanted * real) @ value.to(wanted.dtype)
+        change = ((used - wanted) * real) @ self.value.to(wanted.dtype)
+        whole = (wanted * real) @ self.value.to(wanted.dtype)
         pairs = valid.sum(dim=(2, 3))
-        return cls(
+        return GraphScores(
             sparsity=1 - seen.sum(dim=(2, 3)) / pairs,
             gold_sparsity=1 - gold.sum(dim=(2, 3)) / pairs,
             recall=both / gold.sum(dim=(2, 3)),
@@ -62,9 +94,10 @@ class GraphScores:
             output_error=change.norm(dim=(2, 3)) / whole.norm(dim=(2, 3)),
         )
 
-    def means(self) -> dict[str, list[float]]:
-        """By name, the mean of each head over the examples; without those where a score is not defined."""
-        return {each.name: getattr(self, each.name).nanmean(dim=0).tolist() for each in fields(self)}
+
+def gold_of(rule: Rule) -> Gold:
+    """The pairs that a rule keeps of all valid ones, as a fitter asks for them."""
+    return lambda rows: kept(rule, rows, rows.valid)[0]
 
 
 def together(scores: list[GraphScores]) -> GraphScores:

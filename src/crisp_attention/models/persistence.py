@@ -113,6 +113,12 @@ def _read(path: str | Path, given: Mapping[str, Any]) -> tuple[nn.Module, dict[s
     raise CheckpointError(f"{path} holds no model of {' or '.join(host.name for host in hosts())}")
 
 
+def is_recorded(model: nn.Module) -> bool:
+    """Whether `restore` finds settings in the model's config. Raises ValueError for damaged ones."""
+    host, root = host_of(model)
+    return host.read(model, root) is not None
+
+
 def read_fitted(model: nn.Module) -> None:
     """Give a sparse model the fitted parameters of its methods that its checkpoint holds; others stay missing.
 

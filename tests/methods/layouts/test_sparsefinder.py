@@ -132,6 +132,34 @@ def test_it_is_what_it_means(variant, length, shared, top, runs, window, ends, s
         assert found == meant(layout, rows, b, h, there)
 
 
+@given(
+    layout=st.sampled_from([KMEANS, QUANTIZE, replace(KMEANS, top=2, runs=2)]),
+    length=st.integers(1, 9),
+    padding=st.integers(0, 8),
+    causal=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=40)
+def test_the_listed_pairs_are_those_that_are_shown(layout, length, padding, causal, seed):
+    causal = causal and layout.variant != "quantize"
+    real = torch.arange(length) < torch.tensor([[[[length]]], [[[max(1, length - padding)]]]])
+    rows = rows_of(layout, length, seed=seed, mask=real, causal=causal)
+    shown = (layout.learned.visible(rows) & rows.valid).expand(2, HEADS, length, length)
+    listed = layout.pairs(rows)
+    assert listed.T.equal(shown.nonzero())
+
+
+def test_a_token_that_is_not_finite_is_listed_with_all_and_distances_are_not_listed():
+    rows = rows_of(KMEANS, 7)
+    rows.query[0, 1, 2] = torch.nan
+    found = KMEANS.pairs(rows)
+    assert found.T.equal(KMEANS.learned.visible(rows).nonzero())
+    assert ((found[0] == 0) & (found[1] == 1) & (found[2] == 2)).sum() == 7
+    for layout in (DISTANCE, BLOCKS):
+        with pytest.raises(ValueError, match=r"with block_size=1, got '(distance|kmeans)' with block_size="):
+            layout.pairs(rows_of(layout, 7))
+
+
 @pytest.mark.parametrize("layout", [KMEANS, DISTANCE, QUANTIZE], ids=lambda layout: layout.variant)
 def test_blocks_of_one_token_are_the_tokens(layout):
     real = torch.arange(13) < torch.tensor([[[[13]]], [[[9]]]])

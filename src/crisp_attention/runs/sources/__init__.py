@@ -14,10 +14,11 @@ from crisp_attention.runs.task import Task
 __all__ = ["MINILM", "Batch", "Source", "agree", "encoded", "load_source", "minilm_folder", "read_tokenizer"]
 
 
-def load_source(name: str, task: Task, max_length: int | None) -> Source:
+def load_source(name: str, task: Task, max_length: int | None, *, keep_record: bool = False) -> Source:
     """Load `name`: a hub id, a folder of a model or of a run, `builtin:minilm` or `builtin:vit`.
 
-    `max_length`: tokens of a text, None for 128. Raises CheckpointError if the model cannot be read,
+    `max_length`: tokens of a text, None for 128. `keep_record`: what a model was saved with stays in its
+    configuration, so that `crisp.restore` can make it sparse again. Raises CheckpointError if the model cannot be read,
     OptionError if it or the length does not fit the data, DataError if an image cannot be read.
     """
     if name.startswith("builtin:"):
@@ -39,5 +40,5 @@ def load_source(name: str, task: Task, max_length: int | None) -> Source:
         return small_vit(task)
     path = minilm_folder() if name == "builtin:minilm" else model_folder(name)
     if task.image_column is not None:
-        return image_model(path, task)
-    return text_model(path, task, MAX_LENGTH if max_length is None else max_length)
+        return image_model(path, task, keep_record=keep_record)
+    return text_model(path, task, MAX_LENGTH if max_length is None else max_length, keep_record=keep_record)

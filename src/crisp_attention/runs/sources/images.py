@@ -20,14 +20,14 @@ from crisp_attention.runs.task import Task
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 
-def image_model(path: str | Path, task: Task) -> Source:
+def image_model(path: str | Path, task: Task, *, keep_record: bool = False) -> Source:
     """The classifier and image processor at `path`, brought to agree with each other and with the task's images.
 
-    Raises CheckpointError for what cannot be read, OptionError for what cannot agree, DataError
-    for an image that cannot be read.
+    `keep_record` as in `load_source`. Raises CheckpointError for what cannot be read, OptionError for what cannot
+    agree, DataError for an image that cannot be read.
     """
     column = str(task.image_column)
-    classifier = read_classifier(path, task)
+    classifier = read_classifier(path, task, keep_record=keep_record)
     model, processor = classifier.model, read_processor(path)
     seen = survey(task.splits, column)
     channels = _channels(model)

@@ -21,6 +21,7 @@ from transformers import (
 
 from crisp_attention.errors import CheckpointError, first_line, listed
 from crisp_attention.models.notice import restoring
+from crisp_attention.models.parameters import MODULE
 from crisp_attention.models.transformers.checkpoints import UNUSABLE, read_config, read_model
 from crisp_attention.models.transformers.config_notice import CONFIG_KEY
 from crisp_attention.models.transformers.configs import recorded
@@ -51,9 +52,10 @@ class Classifier:
     settled: tuple[str, ...]
 
 
-def read_classifier(path: str | Path, task: Task) -> Classifier:
-    """The checkpoint at `path` as a classifier of the task's texts or images, in float32.
+def read_classifier(path: str | Path, task: Task, *, keep_record: bool = False) -> Classifier:
+    """The checkpoint at `path` as a classifier of the task's texts or images, dense, in float32.
 
+    `keep_record` leaves the record of the checkpoint's sparsity in the configuration, for `crisp.restore`.
     Raises CheckpointError if it cannot be read, is of another kind, or its weights and configuration disagree.
     """
     kind, other = ("text", "images") if task.image_column is None else ("images", "text")
@@ -72,7 +74,8 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
             settled.append(
                 f"weights: {name} in the checkpoint, float32 in this run, because small steps need it"
             )
-        settled.extend(_settle_sparsity(config, path))
+        if not keep_record:
+            settled.extend(_settle_sparsity(config, path))
         for name, value in task.target.configuration().items():
             setattr(config, name, value)
         wide = (
@@ -92,7 +95,9 @@ def read_classifier(path: str | Path, task: Task) -> Classifier:
             raise CheckpointError(f"cannot load a model from {path}: {first_line(error)}") from error
     model, info = loaded
     drawn = _drawn(path, model, info)
-    if unused := [key for key in info["unexpected_keys"] if NUMBERED.search(key)]:
+    # what a method learned goes with its record
+    unexpected = [key for key in info["unexpected_keys"] if f".{MODULE}." not in key]
+    if unused := [key for key in unexpected if NUMBERED.search(key)]:
         settled.append(f"weights of the checkpoint that the model does not have: {listed(sorted(unused))}")
     if (head := _head(model, drawn)) and task.label_names:
         settled.extend(_settle_classes(head, before, task.label_names))

@@ -27,12 +27,13 @@ Example = dict[str, list[int]]
 ROWS = 10_000  # looked at together
 
 
-def text_model(path: str | Path, task: Task, max_length: int) -> Source:
+def text_model(path: str | Path, task: Task, max_length: int, *, keep_record: bool = False) -> Source:
     """The classifier and tokenizer at `path`, brought to agree with each other and with the task's texts.
 
-    Raises CheckpointError for what cannot be read, OptionError for what cannot agree.
+    `keep_record` as in `load_source`. Raises CheckpointError for what cannot be read, OptionError for what cannot
+    agree.
     """
-    classifier = read_classifier(path, task)
+    classifier = read_classifier(path, task, keep_record=keep_record)
     model, tokenizer, names = classifier.model, read_tokenizer(path), task.text_columns
     notes = [*classifier.settled, *fit_vocabulary(model, tokenizer)]
     rows = task.splits["train"][:TRIED]

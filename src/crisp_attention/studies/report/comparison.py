@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,13 @@ from rich.table import Table
 from scipy import stats
 
 from crisp_attention.errors import OptionError
+from crisp_attention.files import replacing
 from crisp_attention.studies.analysis import Analysis, Line, analyse
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.report.page import shared_options
 from crisp_attention.studies.report.templates import render
-from crisp_attention.studies.report.writing import check, replacing, write
+from crisp_attention.studies.report.writing import check, write
 from crisp_attention.studies.statistics import SEEDS_NEEDED, Interval, seeds_interval
 
 
@@ -133,12 +135,12 @@ def write_comparison(first: Path, second: Path, output: Path) -> Comparing:
     """
     check(output)
     found = compare(*(analyse(StudyFolder.read(each)) for each in (first, second)))
-    values = {
+    values: dict[str, Any] = {
         "comparing": found,
         "unit": Unit(found.first.metric),
         "lines": [(each, *_means(each)) for each in found.both],
     }
-    with replacing(output) as folder:
+    with replacing(output, check) as folder:
         write(folder / "report.html", render("comparison.html", **values))
         write(folder / "summary.md", render("comparison.md", **values))
         write(folder / "table.csv", _table(found).to_csv(index=False))

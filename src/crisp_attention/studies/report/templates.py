@@ -5,7 +5,7 @@ from base64 import b64encode
 from hashlib import sha256
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crisp_attention.drawing.palette import style_sheet
@@ -15,10 +15,16 @@ from crisp_attention.studies import numbers
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#&~$])")
 
 
-def render(name: str, **values: Any) -> str:
-    """The template filled in. In a page, values are escaped as HTML; elsewhere nothing is."""
+REPORT = "crisp_attention.studies.report"
+
+
+def render(name: str, *, package: str = REPORT, **values: Any) -> str:
+    """The template filled in. In a page, values are escaped as HTML; elsewhere nothing is.
+
+    The folder `templates` of the package is looked into before that of the reports, whose base and parts it may use.
+    """
     environment = Environment(
-        loader=PackageLoader("crisp_attention.studies.report"),
+        loader=ChoiceLoader([PackageLoader(each) for each in dict.fromkeys((package, REPORT))]),
         autoescape=lambda template: template is not None and template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,14 +1,9 @@
 """The report of one study: page, tables, figures and summary, in a folder that is written completely or not at all."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from crisp_attention.drawing.svg import standalone
-from crisp_attention.errors import OptionError
-from crisp_attention.files import check_ours
+from crisp_attention.files import check_ours, replacing
 from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report import tables
 from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
@@ -25,7 +20,7 @@ def write_report(analysis: Analysis, output: Path) -> None:
     """
     check(output)
     main, curves, heads = main_pictures(analysis), curve_pictures(analysis), head_pictures(analysis)
-    with replacing(output) as folder:
+    with replacing(output, check) as folder:
         write(folder / "report.html", page(analysis, main, curves, heads))
         write(folder / "summary.md", render("summary.md", **facts(analysis)))
         write(folder / "table.csv", tables.configurations(analysis).to_csv(index=False))
@@ -36,30 +31,6 @@ def write_report(analysis: Analysis, output: Path) -> None:
 def check(output: Path) -> None:
     """Raises OptionError if `output` is a file, or a folder with other things in it than a report."""
     check_ours(output, "a report", OWN.__contains__)
-
-
-@contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """A new folder next to `output`, which takes its place, and that of an earlier report, at the end.
-
-    Raises OptionError if what is there is no report, or the folder cannot be written.
-    """
-    output = output.resolve()
-    check(output)
-    new, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "old"))
-    try:
-        new.mkdir(parents=True)
-        yield new
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
-    except OSError as error:
-        raise OptionError(f"output {output}: {error.strerror or error}", "output") from error
-    finally:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        for folder in (new, old):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: Path, text: str) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from crisp_attention.extras import needs
 from crisp_attention.methods.blocks import Blocks
+from crisp_attention.methods.layouts.sparsefinder.clusters import centers, check_enough
 from crisp_attention.methods.layouts.sparsefinder.groups import project
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Gold, Shape
@@ -75,27 +75,30 @@ class Finder:
         if layout.rank > shape.width:
             raise ValueError(f"rank must be at most the width of a head, {shape.width}, got {layout.rank}")
         self.layout, self.shape, self.gold, self.seed = layout, shape, gold, seed
-        self.cluster = needs("sklearn.cluster", extra="runs") if layout.variant == "kmeans" else None
+        if layout.variant == "kmeans":
+            needs("sklearn.cluster", extra="runs")
         self.random = torch.Generator().manual_seed(seed)
         self.samples: list[Sample] = []
+        self._found: dict[tuple[int, int], Tensor] = {}
 
     def see(self, rows: Rows) -> None:
         for first in range(0, len(rows.query), EXAMPLES):
             few = torch.arange(first, min(first + EXAMPLES, len(rows.query)), device=rows.query.device)
             self.samples.append(self._sample(rows.of_examples(few)))
 
-    def values(self) -> dict[str, Tensor]:
-        if self.cluster is None:
-            return self._train()
-        layout, seen = self.layout, sum(int(_valid_keys(sample).sum()) for sample in self.samples)
-        if seen < layout.clusters:
-            unit = "tokens" if layout.block_size == 1 else f"blocks of {layout.block_size} tokens"
-            raise ValueError(
-                f"a sample of {seen} {unit} is too small for {layout.clusters} clusters; "
-                "give crisp.fit more examples or choose fewer clusters"
-            )
-        weights = self._train()
-        return weights | {"centers": self._centers(self.cluster, weights)}
+    def values(self, layout: Sparsefinder | None = None) -> dict[str, Tensor]:
+        """Those of the layout, or of another one that has the same projections: one with more clusters, say."""
+        layout = layout or self.layout
+        if layout.variant != "kmeans":
+            return dict(self._weights)
+        tokens = sum(int(_valid_keys(sample).sum()) for sample in self.samples)
+        unit = "tokens" if layout.block_size == 1 else f"blocks of {layout.block_size} tokens"
+        check_enough(tokens, unit, layout.clusters)
+        return self._weights | {"centers": self._centers(layout.clusters, layout.runs)}
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return self._train()
 
     def _sample(self, rows: Rows) -> Sample:
         size = self.layout.block_size
@@ -208,23 +211,22 @@ class Finder:
         real = sample.real[:, None].to(distances.dtype)
         return (of_queries * real).sum() / (real.sum() * query.shape[1]).clamp(min=1)
 
-    def _centers(self, cluster: ModuleType, weights: dict[str, Tensor]) -> Tensor:
-        """Centres of the projected queries and keys of each head, (H, runs, clusters, rank)."""
-        layout, seen = self.layout, []
+    @cached_property
+    def _points(self) -> Tensor:
+        """Projected queries and keys, in random order, (points, H, rank)."""
+        seen = []
         for sample in self.samples:
-            query, key = _projected(weights, sample)
+            query, key = _projected(self._weights, sample)
             seen.append((query.transpose(1, 2)[sample.real], key.transpose(1, 2)[_valid_keys(sample)]))
-        points = torch.cat([part for pair in seen for part in pair]).double().cpu()  # (points, H, rank)
-        points = points[torch.randperm(len(points), generator=self.random)[:POINTS]]
-        seeds = np.random.SeedSequence(self.seed).generate_state(self.shape.heads * layout.runs)
-        centers = [
-            cluster.KMeans(
-                layout.clusters, init="random" if run else "k-means++", n_init=1, random_state=int(seed) % 2**31
-            ).fit(points[:, head]).cluster_centers_
-            for (head, run), seed in zip(np.ndindex(self.shape.heads, layout.runs), seeds, strict=True)
-        ]  # fmt: skip
-        found = torch.as_tensor(np.stack(centers), dtype=torch.float32)
-        return found.unflatten(0, (self.shape.heads, layout.runs)).to(self.samples[0].query.device)
+        points = torch.cat([part for pair in seen for part in pair]).double().cpu()
+        return points[torch.randperm(len(points), generator=self.random)[:POINTS]]
+
+    def _centers(self, clusters: int, runs: int) -> Tensor:
+        """Centres of the projected queries and keys of each head, (H, runs, clusters, rank)."""
+        if (clusters, runs) not in self._found:
+            found = centers(self._points, clusters, runs, self.seed)
+            self._found[clusters, runs] = found.to(self.samples[0].query.device)
+        return self._found[clusters, runs]
 
 
 def _projected(weights: dict[str, Tensor], sample: Sample) -> tuple[Tensor, Tensor]:

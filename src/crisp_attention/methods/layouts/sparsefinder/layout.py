@@ -8,8 +8,9 @@ from torch import Tensor
 from crisp_attention.methods.blocks import BlockGraph, Blocks, with_strides
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
-from crisp_attention.methods.layouts.sparsefinder import groups
+from crisp_attention.methods.layouts.sparsefinder import groups, listing
 from crisp_attention.methods.layouts.sparsefinder.fitting import Finder
+from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed, fixed_pairs
 from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows, repeat_heads
 
@@ -92,10 +93,7 @@ class Sparsefinder(Layout):
             object.__setattr__(self, "threshold", EVERYTHING)
         else:
             check_number("threshold", self.threshold, "(0, inf)")
-        check_whole("window", self.window, 0)
-        if self.window and self.window % 2 == 0:
-            raise ValueError(f"window must be 0 or an odd whole number, got {self.window}")
-        check_whole("global_tokens", self.global_tokens, 0)
+        check_fixed(self.window, self.global_tokens)
         if not isinstance(self.shared, bool):
             raise TypeError(f"shared must be True or False, got {self.shared!r}")
 
@@ -103,6 +101,11 @@ class Sparsefinder(Layout):
     def learned(self) -> "Sparsefinder":
         """The same without window and global tokens."""
         return replace(self, window=0, global_tokens=0)
+
+    @property
+    def shared_fit(self) -> "Sparsefinder":
+        """The layout that stands for all whose parameters one fitter finds: those with the same projections."""
+        return Sparsefinder(rank=self.rank, block_size=self.block_size, shared=self.shared)
 
     def shows_everything(self, keys: int | None = None) -> bool:
         return self.variant == "distance" and self.threshold == EVERYTHING
@@ -126,11 +129,8 @@ class Sparsefinder(Layout):
         if blocks is not None and self.block_size > 1:
             return valid & self._graph(rows, blocks).pairs()
         query, key = self.projected(rows, rows.query, rows.key)
-        queries, count = rows.query_positions, rows.valid.sum(dim=-1, keepdim=True)
-        # in causal attention every token is the last that its query sees
-        end = torch.where((queries < count).any(dim=-2, keepdim=True), count - self.global_tokens, count)
-        fixed = self._fixed(queries, rows.key_positions, end)
-        return valid & (self.near(rows, query, key, rows.valid.any(dim=-2)) | fixed)
+        near = self.near(rows, query, key, rows.valid.any(dim=-2))
+        return valid & (near | fixed_pairs(rows, self.window, self.global_tokens))
 
     def blocks(self, rows: Rows) -> BlockGraph | None:
         if self.block_size == 1 or self.shows_everything():
@@ -165,6 +165,31 @@ class Sparsefinder(Layout):
         key = repeat_heads(key, query.shape[1] // key.shape[1])
         return groups.project(weights, query.to(rows.exact), key.to(rows.exact))
 
+    def pairs(self, rows: Rows) -> Tensor:
+        """The valid pairs that `kmeans` or `quantize` predicts, listed: int64 (4, P) of example, head, query and key.
+
+        In order, and without window and global tokens. No query is compared with all keys: time and memory grow with
+        the sum over groups of their queries times their keys. Raises ValueError for blocks and for `distance`.
+        """
+        if self.block_size > 1 or self.variant == "distance":
+            raise ValueError(
+                "pairs are listed for variants 'kmeans' and 'quantize' with block_size=1, "
+                f"got {self.variant!r} with block_size={self.block_size}"
+            )
+        rows, _ = self.in_blocks(rows)
+        query, key = self.projected(rows, rows.query, rows.key)
+        if self.variant == "kmeans":
+            centers = self.parameter(rows, "centers")
+            one, other = (listing.members(groups.nearest(each, centers, self.top)) for each in (query, key))
+        else:
+            keys = rows.key.shape[2]
+            real = query.new_ones(1, 1, keys, dtype=torch.bool) if rows.mask is None else rows.mask[:, :1, 0]
+            one, other = (
+                listing.in_buckets(groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size))
+                for each in (query, key)
+            )
+        return listing.valid(rows, listing.sharing(one, other))
+
     def near(self, rows: Rows, query: Tensor, key: Tensor, real: Tensor) -> Tensor:
         """The pairs of projected queries and keys that are close by the variant, bool (B, H, n, m).
 
@@ -185,12 +210,5 @@ class Sparsefinder(Layout):
         present = blocks.present(query.device)
         place = torch.arange(1, blocks.count + 1, device=query.device)
         end = present.sum(dim=-1, keepdim=True) - self.global_tokens
-        fixed = self._fixed(place[:, None], place, end)
-        return BlockGraph.of(rows, blocks, self.near(rows, query, key, present[:, :, 0]) | fixed)
-
-    def _fixed(self, queries: Tensor, keys: Tensor, end: Tensor) -> Tensor:
-        """Window and global tokens, of 1-based positions; those beyond the `end` are global."""
-        near = (keys - queries).abs() <= self.window // 2 if self.window else torch.zeros_like(keys < queries)
-        # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
-        first = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
-        return near | first | (keys > end) | (queries > end)
+        around = fixed(place[:, None], place, end, self.window, self.global_tokens)
+        return BlockGraph.of(rows, blocks, self.near(rows, query, key, present[:, :, 0]) | around)

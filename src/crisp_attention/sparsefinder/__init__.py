@@ -1,0 +1,1 @@
+"""`crisp sparsefinder`: fitting layouts that predict which pairs entmax connects."""

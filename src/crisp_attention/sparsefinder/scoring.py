@@ -1,0 +1,170 @@
+"""Scoring settings layer by layer: what their layouts show of a trained model's examples, against what entmax keeps."""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from crisp_attention.insight.fitting import TOKENS, seed_of_layer
+from crisp_attention.insight.graphs import FullGraph, GraphScores, gold_of, together
+from crisp_attention.insight.showing import show
+from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import Shape
+from crisp_attention.methods.rows import Rows
+from crisp_attention.models.host import AttentionLayer
+from crisp_attention.models.sparse_model import SparseModel
+from crisp_attention.sparsefinder.settings import Setting
+from crisp_attention.sparsefinder.trained import entmax_layers
+
+Batches = Iterable[Mapping[str, Any]]
+Values = dict[str, Tensor]
+# a setting by its name, and a seed
+Point = tuple[str, int]
+
+
+@dataclass
+class Scored:
+    """The scores of all settings, one row per setting, seed, layer and head, and what was fitted for them.
+
+    `values` are by setting and seed, then by layer; `notes` name the settings that do not fit the model.
+    """
+
+    table: pd.DataFrame
+    values: dict[Point, dict[int, Values]] = field(default_factory=lambda: defaultdict(dict))
+    notes: list[str] = field(default_factory=list)
+
+
+def score(
+    model: nn.Module,
+    batches: Batches,
+    held_out: Batches,
+    settings: Sequence[Setting],
+    *,
+    seeds: int = 3,
+    tokens: int = TOKENS,
+    progress: bool = True,
+) -> Scored:
+    """Fit every setting to the batches of a model with entmax, and score it on those held out.
+
+    One layer is looked at after another, each in a pass of its own over both, of which the queries, keys and values
+    of at most `tokens` tokens of that layer are held. Projections are fitted once for each seed; the settings that
+    differ in other things share them. The model does not change.
+
+    Raises OptionError for a model without entmax, ValueError for a sample that is too small.
+    """
+    sparse, layers = SparseModel.of(model), entmax_layers(model)
+    scored, frames = Scored(pd.DataFrame()), []
+    bar = tqdm(layers.items(), desc="scoring", unit="layer", disable=not progress, file=sys.stderr)
+    for layer, method in bar:
+        seen = _seen(model, layer, batches, tokens)
+        rows = [rows for rows, _ in seen]
+        fitted: dict[Point, Values] = {}
+        for seed in range(seeds):
+            bar.set_postfix_str(f"fitting, seed {seed}")
+            shape, number = sparse.host.shape(layer.module), seed_of_layer(seed, layer.index)
+            fitted |= {
+                (name, seed): each for name, each in _fitted(settings, rows, method, shape, number).items()
+            }
+        for point, values in fitted.items():
+            scored.values[point][layer.index] = values
+        del seen, rows
+        held = _seen(model, layer, held_out, tokens)
+        found = _Scores(settings, seeds, fitted)
+        for number, (rows_of_batch, value) in enumerate(held):
+            bar.set_postfix_str(f"batch {number + 1} of {len(held)}")
+            found.add(FullGraph.of(method.rule, rows_of_batch, value))
+        frames.append(found.table().assign(layer=layer.index))
+        scored.notes = [f"left out: {name} ({reason})" for name, reason in found.refused.items()]
+    table = pd.concat(frames, ignore_index=True)
+    first = ["variant", "setting", "seed", "layer", "head"]
+    scored.table = table[[*first, *(name for name in table if name not in first)]]
+    return scored
+
+
+def _seen(
+    model: nn.Module, layer: AttentionLayer, batches: Batches, tokens: int
+) -> list[tuple[Rows, Tensor]]:
+    kept = []
+
+    def see(seen: Observation) -> None:
+        assert seen.value is not None
+        every = torch.arange(len(seen.rows.query), device=seen.rows.query.device)
+        kept.append((seen.rows.of_examples(every), seen.value))  # without the scores
+
+    show(model, layer, batches, see, tokens)
+    return kept
+
+
+def _fitted(
+    settings: Sequence[Setting], rows: Sequence[Rows], method: Method, shape: Shape, seed: int
+) -> dict[str, Values]:
+    """What is fitted for each setting, by its name."""
+    families: dict[Layout, list[Setting]] = defaultdict(list)
+    for each in settings:
+        if each.is_fitted:
+            families[getattr(each.layout, "shared_fit", each.layout)].append(each)
+    found: dict[str, Values] = {}
+    for family, members in families.items():
+        fitter: Any = family.fitter(shape, gold_of(method.rule), seed)
+        for each_rows in rows:
+            fitter.see(each_rows)
+        for each in members:
+            values = fitter.values(each.layout) if hasattr(family, "shared_fit") else fitter.values()
+            found[each.name] = {f"{family.kind}.{name}": value for name, value in values.items()}
+    return found
+
+
+class _Scores:
+    """The scores of one layer, batch by batch."""
+
+    def __init__(self, settings: Sequence[Setting], seeds: int, fitted: Mapping[Point, Values]) -> None:
+        self.fitted, self.refused = fitted, dict[str, str]()
+        self.points = {
+            (each.name, seed): (each.variant, layout)
+            for each in settings
+            for seed in range(seeds)
+            if (layout := each.at(seed)) is not None
+        }
+        self.found: dict[Point, list[GraphScores]] = defaultdict(list)
+        self.alone: dict[Point, list[GraphScores]] = defaultdict(list)
+
+    def add(self, full: FullGraph) -> None:
+        without: dict[tuple[Layout, int], GraphScores] = {}
+        for (name, seed), (_, layout) in self.points.items():
+            if name in self.refused:
+                continue
+            values = self.fitted.get((name, seed))
+            try:
+                found = full.scores(layout, values)
+            except ValueError as error:  # buckets in decoders
+                self.refused[name] = str(error)
+                continue
+            self.found[name, seed].append(found)
+            if (learned := layout.learned) is not None:
+                if (learned, seed) not in without:
+                    without[learned, seed] = full.scores(learned, values)
+                self.alone[name, seed].append(without[learned, seed])
+
+    def table(self) -> pd.DataFrame:
+        frames = []
+        for point, scores in self.found.items():
+            means = together(scores).means()
+            if point in self.alone:
+                alone = together(self.alone[point]).means()
+                means |= {f"{name}_without_window": each for name, each in alone.items()}
+            variant, _ = self.points[point]
+            heads = range(len(means["recall"]))
+            frames.append(
+                pd.DataFrame(
+                    {"variant": variant, "setting": point[0], "seed": point[1], "head": heads, **means}
+                )
+            )
+        return pd.concat(frames, ignore_index=True)
