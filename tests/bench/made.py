@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 
+from crisp_attention.bench.bars import BARS
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.contender import CRISP, DENSE, REFERENCE, Absent
 from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.results import Attention, FirstCall, Memory, Results, Step
 from crisp_attention.bench.rounds import compared
-from crisp_attention.bench.tables import BARS
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 

@@ -6,12 +6,13 @@ import json
 import pytest
 from rich.console import Console
 
+from crisp_attention.bench.bars import BARS, verdict
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.contender import CRISP, DENSE
 from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.rounds import Effort, Spread, compared, interleaved
-from crisp_attention.bench.tables import BARS, limit_ratio, show, verdict
+from crisp_attention.bench.tables import limit_ratio, show
 from crisp_attention.methods.spec import parse
 from tests.bench import made
 

@@ -39,6 +39,8 @@ def bench(monkeypatch, capsys, tmp_path):
         (["--method", "topk:keep=x"], "--method topk:keep=x: "),
         (["--method", "entmax:alpha=learned"], "it has parameters, which only a model holds"),
         (["--parts"], "--parts"),
+        (["--parts", "sparsefinder"], "--parts sparsefinder needs --text"),
+        (["--parts", "sparsefinder", "--text", "none.txt"], "--text none.txt: "),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(bench, tmp_path, words, message):
@@ -80,11 +82,29 @@ def test_a_small_run_of_the_attention_part(bench, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_quick_run_of_everything(bench, tmp_path):
-    status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3", "--parts", *PARTS)
+def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
+    text = str(data_folder / "wikitext-2" / "train.txt")
+    status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3", "--text", text, "--parts", *PARTS)
     assert status == 0
     found = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert {len(step["timed"]) for step in found["step"]} == {2}
     assert all(memory["peak_bytes"]["dense SDPA"] > 0 for memory in found["memory"])
     assert found["first_call"][0]["seconds"]["filled"]["forward"] > 0
     assert max(map(len, out.splitlines())) <= 100
+    (predicted,) = found["predicted"]
+    assert predicted["shape"] == {"batch": 1, "heads": 12, "length": 2048, "width": 32}
+    assert predicted["scores"]["sparsity"] == pytest.approx(0.8, abs=0.1)
+    assert 1 - predicted["scores"]["sparsity"] < predicted["scores"]["kept_mass"] < 1
+    assert 0 < predicted["predicting_share"] < 1
+    assert {timed["name"] for timed in predicted["timed"]} >= {"crisp, predicted blocks", "entmax package"}
+    # groups stay as large as they are: four times the tokens have about four times the pairs
+    for variant in ("kmeans", "quantize"):
+        few, many = (each["pairs_per_head"] for each in found["listed"] if each["variant"] == variant)
+        assert 2 < many / few < 8
+
+
+def test_a_text_that_is_too_short(bench, tmp_path):
+    (tmp_path / "short.txt").write_text("a few words")
+    status, _, err = bench("--text", str(tmp_path / "short.txt"))
+    assert status == 2
+    assert "short.txt must have at least 53,248 tokens, got 3" in err

@@ -13,6 +13,7 @@ from crisp_attention.bench.limit import matrix_rate
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
+from crisp_attention.bench.predicted import measure_listed, measure_predicted, states_of, steps_of
 from crisp_attention.bench.results import Results, described, machine
 from crisp_attention.bench.rounds import clock_of
 from crisp_attention.bench.tables import show
@@ -43,6 +44,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
             notes,
             f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
         )
+    states = states_of(options.text) if options.text and "sparsefinder" in plan.parts else None
     dtype = plan.memory.shape.dtype
     results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
     with _progress(plan, options, notes) as told:
@@ -55,8 +57,14 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 )
             elif part == "memory":
                 results.memory = measure_memory(plan.memory, told)
-            else:
+            elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
+            else:
+                assert states is not None
+                results.predicted = measure_predicted(
+                    states, options.sparsity, plan.effort, options.quick, told
+                )
+                results.listed = measure_listed(states, plan.effort, options.quick, told)
             with _writable():
                 options.output.mkdir(parents=True, exist_ok=True)
                 # now, so that an interruption loses one part at most
@@ -85,6 +93,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         "step": len(plan.steps),
         "memory": 4,
         "first-call": 2 * len(plan.first_call),
+        "sparsefinder": steps_of(options.quick),
     }
     columns = (
         TextColumn("{task.description}"),

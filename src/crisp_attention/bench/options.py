@@ -9,8 +9,8 @@ from tyro.conf import arg
 from crisp_attention.flags import Count, Flag, Texts
 
 Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
-Part = Literal["attention", "step", "memory", "first-call"]
-PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call")
+Part = Literal["attention", "step", "memory", "first-call", "sparsefinder"]
+PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call", "sparsefinder")
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class BenchOptions:
     """Few lengths and rounds, no first calls: about a minute, indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
-    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation). Default: all;
-    with --quick all but the last."""
+    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), sparsefinder
+    (attention between predicted blocks, which needs --text). Default: all that can be; with --quick no first-call."""
+
+    text: Path | None = None
+    """A file of text, of 54,000 tokens at least, whose queries and keys in MiniLM the part sparsefinder takes: random
+    ones have no pairs to find."""
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.

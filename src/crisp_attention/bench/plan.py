@@ -72,7 +72,7 @@ def planned(options: BenchOptions) -> Plan:
     ]
     topk, usual = at("topk", SHORT), EFFORT[options.quick]
     return Plan(
-        parts=options.parts or (PARTS[:-1] if options.quick else PARTS),
+        parts=options.parts or _usual(options),
         cases=cases,
         steps=STEPS[options.quick],
         step_method=topk,
@@ -84,9 +84,23 @@ def planned(options: BenchOptions) -> Plan:
     )
 
 
+def _usual(options: BenchOptions) -> tuple[Part, ...]:
+    left_out = {"first-call"} if options.quick else set[str]()
+    if options.text is None:
+        left_out.add("sparsefinder")
+    return tuple(part for part in PARTS if part not in left_out)
+
+
 def _check(options: BenchOptions) -> None:
     if options.parts == ():
         raise OptionError(f"parts needs at least one of {', '.join(PARTS)}", "parts")
+    if "sparsefinder" in (options.parts or ()):
+        if options.text is None:
+            raise OptionError(
+                "parts sparsefinder needs --text, as random queries and keys have no pairs to find", "parts"
+            )
+        if options.device != "cpu":
+            raise OptionError(f"parts sparsefinder is measured on the CPU, not on {options.device}", "parts")
     whole = [("lengths", length) for length in options.lengths]
     whole += [(name, getattr(options, name)) for name in ("batch", "heads", "width", "threads", "rounds")]
     name = "sparsity"

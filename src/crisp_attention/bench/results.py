@@ -67,6 +67,32 @@ class FirstCall:
     absent: list[Absent]
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """Times of attention between predicted blocks. `scores`: means of `GraphScores` over heads."""
+
+    method: str
+    model: str
+    layer: int
+    shape: dict[str, Any]
+    block_size: int
+    scores: dict[str, float]
+    predicting_share: float  # of its time
+    timed: list[Timed]
+    absent: list[Absent]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Seconds that listing the predicted pairs of tokens takes, and how many there are."""
+
+    variant: str
+    length: int
+    pairs_per_head: float
+    share: float  # of all pairs
+    seconds: dict[str, float]
+
+
 @dataclass
 class Results:
     """All of a run; parts that were not asked for are empty."""
@@ -79,6 +105,8 @@ class Results:
     step: list[Step] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     first_call: list[FirstCall] = field(default_factory=list)
+    predicted: list[Predicted] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""

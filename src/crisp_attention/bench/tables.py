@@ -1,167 +1,17 @@
-"""Tables of what was measured, and the project's bars: the largest ratio to dense attention allowed for each case."""
+"""Tables of what was measured."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from crisp_attention.bench.bars import BARS, Verdict, crisp_ratio, verdict
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
-from crisp_attention.bench.results import Attention, Memory, Results, Step
-
-CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}
-GPU = {"heads": 16, "width": 128, "dtype": "bfloat16", "device": "cuda"}
-Batches = dict[int, int]  # length -> batch
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A row: the method of a part, the batch at each length, and the bars, None where there is none."""
-
-    name: str
-    part: Literal["attention", "step", "memory"]
-    method: str
-    sizes: Batches
-    forward: float | None
-    backward: float
-    shape: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The worst ratio over a row's lengths and where it was; `holds` is None if some were not measured."""
-
-    bar: float
-    worst: float | None
-    length: int | None
-    missing: tuple[int, ...]
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether all lengths are within the bar."""
-        if self.worst is not None and self.worst > self.bar:
-            return False
-        return None if self.missing else True
-
-
-def _alone(*lengths: int) -> Batches:
-    return dict.fromkeys(lengths, 1)
-
-
-BARS = (
-    Bar("top-k, L 64, 128, B 32", "attention", "topk:sparsity=0.8", {64: 32, 128: 32}, 1.2, 1.0, CPU),
-    Bar(
-        "top-k, L 512 … 4,096",
-        "attention",
-        "topk:sparsity=0.8",
-        _alone(512, 1024, 2048, 4096),
-        1.2,
-        1.0,
-        CPU,
-    ),
-    Bar(
-        "block top-k, L 2,048 … 8,192",
-        "attention",
-        "block_topk:sparsity=0.8",
-        _alone(2048, 4096, 8192),
-        0.28,
-        0.28,
-        CPU,
-    ),
-    Bar(
-        "entmax 1.5, L 512 … 4,096",
-        "attention",
-        "entmax:alpha=1.5",
-        _alone(512, 1024, 2048, 4096),
-        1.5,
-        1.2,
-        CPU,
-    ),
-    Bar(
-        "MiniLM step, L 16 … 128, B 32",
-        "step",
-        "topk:sparsity=0.8",
-        dict.fromkeys((16, 32, 64, 128), 32),
-        None,
-        1.05,
-        CPU,
-    ),
-    Bar("memory, top-k, L 16,384", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
-    Bar(
-        "GPU, block top-k, L 32,768",
-        "attention",
-        "block_topk:sparsity=0.8",
-        _alone(32768),
-        0.25,
-        0.28,
-        GPU,
-    ),
-    Bar(
-        "GPU, top-k, L 4,096 … 16,384",
-        "attention",
-        "topk:sparsity=0.8",
-        _alone(4096, 8192, 16384),
-        2.0,
-        1.5,
-        GPU,
-    ),
-)
-
-
-def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:
-    """The verdict on a bar in one direction, None if it has none there."""
-    allowed = bar.backward if backward else bar.forward
-    if allowed is None:
-        return None
-    ratios = _ratios(bar, results, backward)
-    worst = max(ratios, key=ratios.__getitem__, default=None)
-    missing = tuple(length for length in bar.sizes if length not in ratios)
-    return Verdict(allowed, None if worst is None else ratios[worst], worst, missing)
-
-
-def _ratios(bar: Bar, results: Results, backward: bool) -> dict[int, float]:
-    """Our ratio at each of the bar's lengths that was measured as the bar says."""
-    if bar.part == "step":
-        known = [
-            (
-                each.length,
-                each.batch,
-                {"dtype": each.dtype, "device": each.device},
-                each.method,
-                crisp_ratio(each),
-            )
-            for each in results.step
-        ]
-    else:
-        cells = results.attention if bar.part == "attention" else results.memory
-        known = [
-            (
-                each.shape["length"],
-                each.shape["batch"],
-                each.shape,
-                each.method,
-                each.ratio if isinstance(each, Memory) else crisp_ratio(each),
-            )
-            for each in cells
-            if each.backward == backward
-        ]
-    return {
-        length: ratio
-        for length, batch, shape, method, ratio in known
-        if method == bar.method
-        and bar.sizes.get(length) == batch
-        and ratio is not None
-        and all(shape[name] == value for name, value in bar.shape.items() if name in shape)
-    }
-
-
-def crisp_ratio(cell: Attention | Step) -> float | None:
-    """The median ratio of our own contender, None if it was not timed."""
-    return next((timed.ratio.median for timed in cell.timed if timed.name == CRISP), None)
-
+from crisp_attention.bench.peers import ENTMAX
+from crisp_attention.bench.predicted import ALL, COMPARING, LISTING, OURS
+from crisp_attention.bench.results import Attention, Predicted, Results
 
 MOST = 5  # lengths side by side, in 80 columns
 
@@ -185,6 +35,11 @@ def show(results: Results, console: Console) -> None:
     if results.first_call:
         _print(console, first_calls(results))
         _missing(console, ((each.method, each.absent) for each in results.first_call))
+    if results.predicted:
+        _print(console, predicted(results.predicted))
+        _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
+    if results.listed:
+        _print(console, listed(results))
     if (table := bars(results)).row_count:
         _print(console, table)
 
@@ -288,6 +143,54 @@ def first_calls(results: Results) -> Table:
         later = each.seconds.get("filled", {}).get("later")
         cells = ["–" if t is None else f"{t:.3g}" for t in (*taken, later)]
         table.add_row(each.method, *cells)
+    return table
+
+
+def predicted(found: list[Predicted]) -> Table:
+    """Attention between predicted blocks: its quality and its time, as ratios of medians of rounds."""
+    first = found[0]
+    heads, width = first.shape["heads"], first.shape["width"]
+    table = _table(
+        f"predicted blocks with entmax 1.5, forward: layer {first.layer} of {first.model}, {heads} heads of {width}",
+        "tokens",
+    )
+    for heading in (
+        "block", "sparsity", "kept mass", "all pairs, ms", "ratio", "to entmax package", "of it predicting",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for each in found:
+        times = {timed.name: timed for timed in each.timed}
+        ours, package = times[OURS].ratio.median, times.get(ENTMAX)
+        table.add_row(
+            f"{each.shape['length']:,}",
+            str(each.block_size),
+            f"{each.scores['sparsity']:.0%}",
+            f"{each.scores['kept_mass']:.0%}",
+            f"{1000 * times[ALL].seconds.median:.3g}",
+            ratio(ours),
+            "–" if package is None else f"{ours / package.ratio.median:.3f}",
+            f"{each.predicting_share:.1%}",
+        )
+    return table
+
+
+def listed(results: Results) -> Table:
+    """Listing predicted pairs against comparing all."""
+    table = _table(
+        "listing the pairs that are predicted, groups of one size: milliseconds for 12 heads", "tokens"
+    )
+    for heading in ("variant", "pairs per head", "of all", LISTING, COMPARING):
+        table.add_column(heading, justify="right")
+    for each in results.listed:
+        compared = each.seconds.get(COMPARING)
+        table.add_row(
+            f"{each.length:,}",
+            each.variant,
+            f"{each.pairs_per_head:,.0f}",
+            f"{each.share:.1%}",
+            f"{1000 * each.seconds[LISTING]:,.0f}",
+            "–" if compared is None else f"{1000 * compared:,.0f}",
+        )
     return table
 
 

@@ -1,0 +1,157 @@
+"""The project's bars: the largest ratio to dense attention allowed for each case, and whether it held."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from crisp_attention.bench.contender import CRISP
+from crisp_attention.bench.results import Attention, Memory, Results, Step
+
+CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}
+GPU = {"heads": 16, "width": 128, "dtype": "bfloat16", "device": "cuda"}
+Batches = dict[int, int]  # length -> batch
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row: the method of a part, the batch at each length, and the bars, None where there is none."""
+
+    name: str
+    part: Literal["attention", "step", "memory"]
+    method: str
+    sizes: Batches
+    forward: float | None
+    backward: float
+    shape: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worst ratio over a row's lengths and where it was; `holds` is None if some were not measured."""
+
+    bar: float
+    worst: float | None
+    length: int | None
+    missing: tuple[int, ...]
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether all lengths are within the bar."""
+        if self.worst is not None and self.worst > self.bar:
+            return False
+        return None if self.missing else True
+
+
+def _alone(*lengths: int) -> Batches:
+    return dict.fromkeys(lengths, 1)
+
+
+BARS = (
+    Bar("top-k, L 64, 128, B 32", "attention", "topk:sparsity=0.8", {64: 32, 128: 32}, 1.2, 1.0, CPU),
+    Bar(
+        "top-k, L 512 … 4,096",
+        "attention",
+        "topk:sparsity=0.8",
+        _alone(512, 1024, 2048, 4096),
+        1.2,
+        1.0,
+        CPU,
+    ),
+    Bar(
+        "block top-k, L 2,048 … 8,192",
+        "attention",
+        "block_topk:sparsity=0.8",
+        _alone(2048, 4096, 8192),
+        0.28,
+        0.28,
+        CPU,
+    ),
+    Bar(
+        "entmax 1.5, L 512 … 4,096",
+        "attention",
+        "entmax:alpha=1.5",
+        _alone(512, 1024, 2048, 4096),
+        1.5,
+        1.2,
+        CPU,
+    ),
+    Bar(
+        "MiniLM step, L 16 … 128, B 32",
+        "step",
+        "topk:sparsity=0.8",
+        dict.fromkeys((16, 32, 64, 128), 32),
+        None,
+        1.05,
+        CPU,
+    ),
+    Bar("memory, top-k, L 16,384", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
+    Bar(
+        "GPU, block top-k, L 32,768",
+        "attention",
+        "block_topk:sparsity=0.8",
+        _alone(32768),
+        0.25,
+        0.28,
+        GPU,
+    ),
+    Bar(
+        "GPU, top-k, L 4,096 … 16,384",
+        "attention",
+        "topk:sparsity=0.8",
+        _alone(4096, 8192, 16384),
+        2.0,
+        1.5,
+        GPU,
+    ),
+)
+
+
+def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:
+    """The verdict on a bar in one direction, None if it has none there."""
+    allowed = bar.backward if backward else bar.forward
+    if allowed is None:
+        return None
+    ratios = _ratios(bar, results, backward)
+    worst = max(ratios, key=ratios.__getitem__, default=None)
+    missing = tuple(length for length in bar.sizes if length not in ratios)
+    return Verdict(allowed, None if worst is None else ratios[worst], worst, missing)
+
+
+def _ratios(bar: Bar, results: Results, backward: bool) -> dict[int, float]:
+    """Our ratio at each of the bar's lengths that was measured as the bar says."""
+    if bar.part == "step":
+        known = [
+            (
+                each.length,
+                each.batch,
+                {"dtype": each.dtype, "device": each.device},
+                each.method,
+                crisp_ratio(each),
+            )
+            for each in results.step
+        ]
+    else:
+        cells = results.attention if bar.part == "attention" else results.memory
+        known = [
+            (
+                each.shape["length"],
+                each.shape["batch"],
+                each.shape,
+                each.method,
+                each.ratio if isinstance(each, Memory) else crisp_ratio(each),
+            )
+            for each in cells
+            if each.backward == backward
+        ]
+    return {
+        length: ratio
+        for length, batch, shape, method, ratio in known
+        if method == bar.method
+        and bar.sizes.get(length) == batch
+        and ratio is not None
+        and all(shape[name] == value for name, value in bar.shape.items() if name in shape)
+    }
+
+
+def crisp_ratio(cell: Attention | Step) -> float | None:
+    """The median ratio of our own contender, None if it was not timed."""
+    return next((timed.ratio.median for timed in cell.timed if timed.name == CRISP), None)
