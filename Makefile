@@ -5,7 +5,8 @@ FLOOR := .venv-floor/bin
 # each module is compiled once, not by each of the tests' processes
 export PYTHONDONTWRITEBYTECODE :=
 TORCH := $(shell grep '^torch==' constraints.txt)
-# two test processes share two cores; a file stays in one of them, with what it builds once
+# two test processes share two cores, and three in the slow tests, which often wait for processes of their own;
+# a file stays in one of them, with what it builds once
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all test-floor lint format clean
@@ -17,7 +18,7 @@ test: lint
 	$(PYTEST)
 
 test-all: test
-	$(PYTEST) -m slow
+	$(PYTEST) -n 3 -m slow
 
 test-floor: .venv-floor/installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 --dist loadfile tests/contract tests/models

@@ -95,7 +95,11 @@ def trains(block: str) -> bool:
 @pytest.mark.parametrize("block", [text for _, kind, text in BLOCKS if kind == "python" and trains(text)])
 def test_python_that_trains_runs(block, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "a page", "exec"), {})
+    less = block
+    for word, shorter in (("epochs=10", "epochs=1"), ("seeds=3", "seeds=1")):
+        assert word in less
+        less = less.replace(word, shorter, 1)
+    exec(compile(less, "a page", "exec"), {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
