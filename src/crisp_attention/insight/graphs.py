@@ -29,7 +29,7 @@ class GraphScores:
     kept_mass
         The weight that full attention gives to pairs in E, mean over queries.
     output_error
-        The norm of the change of the output, over that of full attention's.
+        The norm of the change of the output, over that of full attention's; None where it was not asked for.
     """
 
     sparsity: Tensor
@@ -38,7 +38,7 @@ class GraphScores:
     precision: Tensor
     exact: Tensor
     kept_mass: Tensor
-    output_error: Tensor
+    output_error: Tensor | None = None
 
     @classmethod
     def of(cls, method: Method, rows: Rows, value: Tensor) -> "GraphScores":
@@ -47,7 +47,7 @@ class GraphScores:
 
     def means(self) -> dict[str, list[float]]:
         """By name, the mean of each head over the examples; without those where a score is not defined."""
-        return {each.name: getattr(self, each.name).nanmean(dim=0).tolist() for each in fields(self)}
+        return {name: each.nanmean(dim=0).tolist() for name, each in _there(self).items()}
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,19 @@ class FullGraph:
         gold, weights = kept(rule, rows, rows.valid)
         return cls(rule, rows, value, valid_queries(rows.valid)[..., None], gold, weights)
 
-    def scores(self, layout: Layout, parameters: Mapping[str, Tensor] | None = None) -> GraphScores:
-        """Of the pairs that a layout shows, with further parameters of the layer."""
+    def scores(
+        self, layout: Layout, parameters: Mapping[str, Tensor] | None = None, *, output: bool = True
+    ) -> GraphScores:
+        """Of the pairs that a layout shows, with further parameters of the layer; `output`: its error as well."""
         rows, real, wanted = self.rows, self.real, self.weights
         rows = replace(rows, parameters={**rows.parameters, **(parameters or {})})
         valid = (rows.valid & real).expand_as(rows.scores)
         seen = layout.visible(rows)
-        _, used = kept(self.rule, rows, seen)
+        error = self._output_error(kept(self.rule, rows, seen)[1]) if output else None
         seen, gold = seen & valid, self.gold & valid
         both = (seen & gold).sum(dim=(2, 3))
         queries = real.expand_as(rows.scores[..., :1]).sum(dim=(2, 3))
         complete = (~(gold & ~seen).any(dim=-1, keepdim=True) & real).sum(dim=(2, 3))
-        change = ((used - wanted) * real) @ self.value.to(wanted.dtype)
-        whole = (wanted * real) @ self.value.to(wanted.dtype)
         pairs = valid.sum(dim=(2, 3))
         return GraphScores(
             sparsity=1 - seen.sum(dim=(2, 3)) / pairs,
@@ -91,8 +91,13 @@ class FullGraph:
             precision=both / seen.sum(dim=(2, 3)),
             exact=complete / queries,
             kept_mass=(wanted * seen).sum(dim=(2, 3)) / queries,
-            output_error=change.norm(dim=(2, 3)) / whole.norm(dim=(2, 3)),
+            output_error=error,
         )
+
+    def _output_error(self, used: Tensor) -> Tensor:
+        value = self.value.to(used.dtype)
+        change, whole = ((each * self.real) @ value for each in (used - self.weights, self.weights))
+        return change.norm(dim=(2, 3)) / whole.norm(dim=(2, 3))
 
 
 def gold_of(rule: Rule) -> Gold:
@@ -102,7 +107,13 @@ def gold_of(rule: Rule) -> Gold:
 
 def together(scores: list[GraphScores]) -> GraphScores:
     """Those of several batches, one after another."""
-    return GraphScores(*(torch.cat([getattr(s, each.name) for s in scores]) for each in fields(GraphScores)))
+    return GraphScores(**{name: torch.cat([getattr(s, name) for s in scores]) for name in _there(scores[0])})
+
+
+def _there(scores: GraphScores) -> dict[str, Tensor]:
+    return {
+        each.name: value for each in fields(GraphScores) if (value := getattr(scores, each.name)) is not None
+    }
 
 
 def kept(rule: Rule, rows: Rows, visible: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import pandas as pd
 from crisp_attention.sparsefinder import fronts
 from crisp_attention.sparsefinder.quality import FULL, Quality
 
-SHORTEST = 0.02  # leads over fewer sparsities are not told
+SHORTEST = 0.05  # leads over fewer sparsities are not told
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,16 @@ def findings(results: Results) -> list[str]:
 
 def _who_leads(axis: Axis) -> str:
     told = [
-        f"{lead.winner} leads from {lead.low:.0%} to {lead.high:.0%} sparsity (at {lead.place:.0%} "
-        f"{axis.shown(lead.best)}; next is {lead.second} with {axis.shown(lead.value)})"
+        f"{lead.winner} leads from {lead.low:.0%} to {lead.high:.0%} sparsity"
         for lead in fronts.leads(axis.curves, axis.higher)
         if lead.winner and lead.high - lead.low >= SHORTEST - 1e-9
     ]
     title = f"{axis.title[0].upper()}{axis.title[1:]}"
     if not told:
-        return f"{title}: at no sparsity does one curve lead by {axis.difference(fronts.TIE)}."
-    return f"{title}: {'; '.join(told)}; elsewhere the two best are within {axis.difference(fronts.TIE)}."
+        return (
+            f"{title}: no curve leads by {axis.difference(fronts.TIE)} over {SHORTEST:.0%} of the sparsities."
+        )
+    return f"{title}: {', '.join(told)}; elsewhere the two best are close, or a lead is short."
 
 
 def _learned_or_not(axis: Axis, learned: Sequence[str]) -> Iterator[str]:

@@ -14,18 +14,11 @@ Curves = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Lead:
-    """From `low` to `high` sparsity one curve is ahead of all others; `winner` "" where none is, by `TIE`.
-
-    In the middle, at `place`, it is at `best`, and the next one, `second`, at `value`.
-    """
+    """From `low` to `high` sparsity one curve is ahead of all others; `winner` "" where none is, by `TIE`."""
 
     low: float
     high: float
     winner: str
-    place: float
-    best: float
-    second: str
-    value: float
 
 
 def points(table: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -65,17 +58,7 @@ def leads(found: Curves, higher: bool = True) -> Iterator[Lead]:
     first = 0
     for last in range(len(compared)):
         if last + 1 == len(compared) or winners[last + 1] != winners[first]:
-            low, high, middle = (int(compared[i]) for i in (first, last, (first + last) // 2))
-            best, second = order[0, middle], order[1, middle]
-            yield Lead(
-                float(GRID[low]),
-                float(GRID[high]),
-                winners[first],
-                float(GRID[middle]),
-                float(sign * values[best, middle]),
-                names[second],
-                float(sign * values[second, middle]),
-            )
+            yield Lead(float(GRID[compared[first]]), float(GRID[compared[last]]), winners[first])
             first = last + 1
 
 

@@ -143,14 +143,14 @@ class _Scores:
                 continue
             values = self.fitted.get((name, seed))
             try:
-                found = full.scores(layout, values)
+                found = full.scores(layout, values, output=False)
             except ValueError as error:  # buckets in decoders
                 self.refused[name] = str(error)
                 continue
             self.found[name, seed].append(found)
             if (learned := layout.learned) is not None:
                 if (learned, seed) not in without:
-                    without[learned, seed] = full.scores(learned, values)
+                    without[learned, seed] = full.scores(learned, values, output=False)
                 self.alone[name, seed].append(without[learned, seed])
 
     def table(self) -> pd.DataFrame:
