@@ -137,6 +137,7 @@ def test_a_traced_model_computes_every_length_and_padding(build: Callable) -> No
     same_on_tokens(program, module)
 
 
+@pytest.mark.slow
 def test_an_exported_program_is_one_for_all_lengths_and_needs_nothing_of_ours() -> None:
     module = Attention(NofM(1, 3), is_causal=True)
     program = torch.export.export(module, states(RECORDED), dynamic_shapes=STATES)
@@ -152,6 +153,7 @@ def test_an_exported_model_computes_every_length_batch_and_padding(build: Callab
     same_on_tokens(program.module(), module, LENGTHS[1:])
 
 
+@pytest.mark.slow
 def test_a_kernel_by_name_stays_in_exports_and_is_refused_by_onnx() -> None:
     module, inputs = Attention(TopK(0.5), backend="cpu"), states(RECORDED)
     program = torch.export.export(module, inputs)

@@ -100,6 +100,7 @@ def test_numbers_keep_their_signs_and_digits_on_a_narrow_ascii_terminal(
     assert sum(number.startswith("-") for number in shown["ascii"]) > 1
 
 
+@pytest.mark.slow
 def test_a_run_a_profile_and_a_view_end_on_a_narrow_ascii_terminal(
     on_terminal, bert, reviews, tmp_path, monkeypatch
 ):

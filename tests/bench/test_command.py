@@ -63,6 +63,7 @@ def test_an_output_that_is_a_file(bench, tmp_path):
     assert "is a file; expected a folder" in err
 
 
+@pytest.mark.slow
 def test_a_small_run_of_the_attention_part(bench, tmp_path):
     words = ("--quick", "--parts", "attention", "--method", "topk", "--lengths", "32", "48")
     status, out, err = bench(*words, "--heads", "2", "--batch", "1", "--rounds", "3")

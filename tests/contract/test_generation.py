@@ -71,6 +71,7 @@ def test_a_static_cache_changes_nothing(row):
     torch.testing.assert_close(static, generate(model, cache=True), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @quick_methods
 def test_a_trained_model_tells_the_same_story_with_and_without_cache(models_folder, row):
     folder = models_folder / "stories260K"

@@ -98,6 +98,7 @@ def test_recommended_for_a_mass_by_hand():
     assert budgets.expected["uniform"]["sparsity"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["topk", "block_topk"])
 @pytest.mark.parametrize("seed", range(6))
 def test_budgets_keep_their_promise_at_every_sparsity_and_mass(seed, method):

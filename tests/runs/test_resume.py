@@ -140,6 +140,7 @@ def test_a_damaged_checkpoint_is_skipped_and_if_all_are_that_is_an_error(tmp_pat
         newest_checkpoint(tmp_path)
 
 
+@pytest.mark.slow
 @needs_resuming
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, bert, reviews, watch):
     options = small.options(bert, reviews, tmp_path / "run")

@@ -178,6 +178,7 @@ def stars(tmp_path_factory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_regression_from_the_command_line(bert, stars, tmp_path, crisp_command):
     words = ["--label-column", "stars", "--sparsity", "0.3", "--epochs", 6, "--batch-size", 8]
     words += ["--learning-rate", 1e-2, "--metric", "rmse", "--training", "use_cpu=true"]
@@ -258,6 +259,7 @@ def test_a_metric_of_another_task_is_refused_before_a_model_is_loaded(tmp_path):
         crisp.finetune("/no/model", data, output=tmp_path / "run", recipe=best)
 
 
+@pytest.mark.slow
 def test_a_sparse_classifier_learns_numbers_next(finished, stars, tmp_path):
     """Its head is of another size and drawn again; its method is that of the second run."""
     data = crisp.Data(source=stars, label_column="stars")

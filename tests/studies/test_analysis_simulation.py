@@ -66,6 +66,7 @@ def test_where_nothing_is_better_at_most_5_percent_of_studies_say_so(random, wor
     assert wrong <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
+@pytest.mark.slow
 def test_the_t_interval_covers_at_its_level_where_seeds_vary(random):
     found = [compare(*SEEDS_ONLY.correct(random, [0.8, 0.8], 5, 500), 1, 2).difference for _ in range(600)]
     assert np.mean([each.low <= 0 <= each.high for each in found]) == pytest.approx(0.95, abs=0.021)

@@ -65,6 +65,7 @@ def test_the_run_of_a_killed_process_goes_to_the_next_with_what_was_chosen_for_i
     assert name == "run-0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"started": 0.0}, {"boot": "another"}])
 def test_the_run_of_a_dead_worker_of_this_machine_is_claimed_at_once(queue, changes):
     dead = queue.claim(

@@ -52,6 +52,7 @@ def crisp(monkeypatch, capsys):
 # --- tables, figures, summary
 
 
+@pytest.mark.slow
 def test_the_tables_hold_every_number_exactly(report):
     analysis, folder = report
     table = exact(folder / "table.csv")

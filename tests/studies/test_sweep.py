@@ -59,6 +59,7 @@ def copied(finished, tmp_path):
     return finished[0], Path(shutil.copytree(finished[1].path, tmp_path / "study"))
 
 
+@pytest.mark.slow
 def test_every_run_is_done_once_and_a_failure_stops_no_other(finished):
     _, study, said = finished
     assert states("study", database(study.path)) == {
@@ -82,6 +83,7 @@ def test_the_same_study_does_what_is_left_and_no_more(copied):
     assert "validation accuracy" not in said
 
 
+@pytest.mark.slow
 def test_a_study_that_grew_is_the_study_that_was_planned_so_from_the_start(copied, tmp_path):
     plan, output = copied
     before = metrics_files(output)
@@ -116,6 +118,7 @@ def test_a_study_that_grew_is_the_study_that_was_planned_so_from_the_start(copie
     assert (study.table()["runs"] == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_a_treatment_of_weights_is_swept_measured_and_reported(small_bert, reviews, tmp_path):
     study = crisp.sweep(
