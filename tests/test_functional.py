@@ -128,15 +128,10 @@ def test_every_method_and_every_way_to_say_one_compile_into_one_graph() -> None:
     compiles_into_one_graph(ways, "eager", lambda outputs, _: outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
-    [
-        "a layout",
-        *(
-            pytest.param(way, marks=pytest.mark.slow)
-            for way in ("a rule made on the spot", "a method for each head")
-        ),
-    ],
+    ["a layout", "a rule made on the spot", "a method for each head"],
 )
 def test_gradients_of_a_compiled_call_are_those_of_a_plain_one(way: str) -> None:
     def gradients(outputs: list[Tensor], states: list[Tensor]) -> list[Tensor]:

@@ -63,7 +63,7 @@ def test_the_methods_are_listed_on_every_terminal(on_terminal, encoding, columns
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_is_shown_on_every_terminal(on_terminal, command):
-    status, out, err = on_terminal("ascii", 60, command, "--help")
+    status, out, err = on_terminal("ascii", 60, *command.split(), "--help")
     assert (status, err) == (0, "")
     assert f"usage: crisp {command}" in out
 

@@ -95,6 +95,7 @@ def test_it_finds_more_than_clusters_at_random(minilm, texts):
     assert table["recall_without_window"].mean() > 1 - table["sparsity_without_window"].mean() + 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_another_another_and_saved_it_is_the_same(texts, minilm, tmp_path):
     def fitted(seed: int) -> torch.nn.Module:
         model = crisp.sparsify(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crisp_attention import BlockTopK, Method, NofM
+from crisp_attention import BlockTopK, Full, Method, NofM
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.registry import KERNELS
@@ -29,11 +29,11 @@ ROWS = {
     "all three": [torch.nan, LARGE, -LARGE],
 }
 MASKS = {"causal": {"causal": True}, "padded": {"valid": (torch.arange(KEYS) < REAL)[None, None, None]}}
-# random keys are drawn, learned parameters need a module, and what a window shows is another matter
+# random keys are drawn, learned parameters need a module, and what a fixed pattern shows is another matter
 METHODS = {
     name: method
     for name, method in EVERY_METHOD.items()
-    if not (method.has_parameters or any(word in name for word in ("random", "window")))
+    if isinstance(method.layout, Full | BlockTopK) and not (method.has_parameters or "random" in name)
 } | {
     "nofm, 2 of 3": Method(rule=NofM(2, 3)),
     "block_topk, 16+nofm": Method(BlockTopK(0.5, block_size=16), NofM(1, 4)),

@@ -81,12 +81,13 @@ CUBIC = {"schedule": "cubic", "ramp": (0.1, 0.6)}
 WITHIN = ("eval_strategy=steps", "eval_steps=4", "save_strategy=steps", "save_steps=4")
 
 
+@pytest.mark.slow
 @needs_resuming
 @pytest.mark.parametrize(
     ("changes", "stop", "checkpoint"),
     [
         (CUBIC | {"method": "random", "training": (*BEST, *WITHIN)}, 11, 8),
-        pytest.param(CUBIC | {"training": BEST}, 14, 12, marks=pytest.mark.slow),
+        (CUBIC | {"training": BEST}, 14, 12),
     ],
     ids=["random keys, within an epoch", "at the end of an epoch"],
 )

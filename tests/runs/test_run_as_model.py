@@ -91,6 +91,7 @@ def test_a_model_folder_that_has_a_folder_of_that_name_is_itself_the_model(run):
     assert set(sparsity_of(crisp.load(run.parent / "both")).values()) == {0.7}
 
 
+@pytest.mark.slow
 def test_a_fitted_model_is_trained_further_with_what_was_fitted_and_an_unfitted_one_is_refused(
     bert, reviews, tmp_path
 ):

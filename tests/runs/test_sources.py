@@ -76,7 +76,9 @@ def test_a_package_that_a_loader_lacks_is_named_in_one_line(bert, task, monkeypa
 
     monkeypatch.setattr(getattr(transformers, auto_class), "from_pretrained", refuse)
     if auto_class == "AutoImageProcessor":
-        monkeypatch.setattr(sources.images, "read_classifier", lambda *given: Classifier(None, (), ()))
+        monkeypatch.setattr(
+            sources.images, "read_classifier", lambda *given, **more: Classifier(None, (), ())
+        )
         task = images(Image.new("L", (8, 8)))
     with pytest.raises(CheckpointError, match=rf"^{message} \S+: ImportError: It needs torchvision\.$"):
         load_source(bert, task, None)

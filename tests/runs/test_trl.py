@@ -59,12 +59,10 @@ def train(models_folder, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    [
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (Dense(), TopK(0.5))),
-        BlockTopK(0.5, block_size=4),
-    ],
+    [Dense(), TopK(0.5), BlockTopK(0.5, block_size=4)],
 )
 def test_packed_and_padding_free_training_is_that_of_the_padded_batch(train, method) -> None:
     losses, norms = train(method, per_device_train_batch_size=len(STORIES))
@@ -79,7 +77,8 @@ def test_packed_and_padding_free_training_is_that_of_the_padded_batch(train, met
         assert found[1] == pytest.approx(norms, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", [pytest.param(TopK(0.5), marks=pytest.mark.slow), Entmax("learned")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [TopK(0.5), Entmax("learned")])
 def test_adapters_train_packed_as_padded_and_carry_the_setting(train, tmp_path, method) -> None:
     def adapter():
         learned = {"modules_to_save": ["crisp_learned"]} if method == Entmax("learned") else {}

@@ -219,7 +219,10 @@ def test_a_report_that_cannot_take_its_place_puts_the_earlier_one_back(tmp_path,
         return rename(self, target)
 
     monkeypatch.setattr(type(output), "rename", failing)
-    with pytest.raises(OptionError, match="No space left on device"), writing.replacing(output):
+    with (
+        pytest.raises(OptionError, match="No space left on device"),
+        writing.replacing(output, writing.check),
+    ):
         pass
     assert (output / "summary.md").read_text() == "earlier"
     assert [each.name for each in tmp_path.iterdir()] == ["report"]

@@ -33,7 +33,7 @@ class BenchOptions:
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), sparsefinder
     (attention between predicted blocks, which needs --text). Default: all that can be; with --quick no first-call."""
 
-    text: Path | None = None
+    text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """A file of text, of 54,000 tokens at least, whose queries and keys in MiniLM the part sparsefinder takes: random
     ones have no pairs to find."""
 
