@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks import study_tables
+from benchmarks import sparsefinder_tables, study_tables
 from crisp_attention.cli import main as cli
 from crisp_attention.studies.folder import StudyFolder
 
@@ -126,3 +126,9 @@ def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
     text = (ROOT / "docs" / "results.md").read_text()
     missing = [line for line in (*study_tables.table(name), *study_tables.control(name)) if line not in text]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", sparsefinder_tables.QUALITIES)
+def test_the_tables_of_sparsefinder_come_out_of_what_is_committed(name):
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert [line for line in sparsefinder_tables.table(name) if line not in text] == []

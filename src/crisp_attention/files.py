@@ -41,6 +41,18 @@ def check_ours(folder: Path, what: str, own: Callable[[str], object], option: st
         )
 
 
+def check_replaced(folder: Path, option: str = "output") -> None:
+    """Raise OptionError, naming the option, if `replacing` could not put another folder in the place of `folder`."""
+    check_folder(folder, option)
+    folder = folder.resolve()
+    if folder.is_mount():
+        raise OptionError(f"{option} {folder} is a mount point; choose a folder inside it", option)
+    if folder.exists() and not os.access(folder.parent, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"{option} {folder}: {folder.parent} is not writable; choose another folder", option
+        )
+
+
 @contextmanager
 def replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     """A new folder next to `output`, which takes its place at the end, and that of what `check` allows to be there.

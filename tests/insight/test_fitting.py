@@ -224,7 +224,7 @@ def test_what_a_fitter_gives_is_checked_and_nothing_changes(monkeypatch, values,
 
 def test_what_cannot_be_fitted() -> None:
     model = crisp.sparsify(distilbert(), NearMean())
-    with pytest.raises(ValueError, match="nothing was fitted: there was no batch"):
+    with pytest.raises(ValueError, match="there was no batch"):
         crisp.fit(model, [])
     with pytest.raises(
         TypeError, match="read once for each of 4 layers: expected a DataLoader or a list, got"

@@ -86,7 +86,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_is_written(trained, bert, 
         return " ".join(text.split())
 
     assert (
-        "--model: no layer of the model has entmax, whose pairs are to be found; it has dense attention"
+        "--model: no layer of the model has entmax in all its heads, whose pairs are to be found; it has dense"
         in refused(bert)
     )
     assert "rank must be at most the width of a head, 8, got 9" in refused(

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BartConfig, BartModel, BertConfig, BertForMaskedLM
 
 import crisp_attention as crisp
 from crisp_attention import Entmax, Sparsefinder
-from crisp_attention.methods.layouts import Layout, Window
-from crisp_attention.methods.part import registered
+from crisp_attention.errors import OptionError
+from crisp_attention.methods.layouts import Window
 from crisp_attention.methods.rows import Rows
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.sparse_model import SparseModel
@@ -48,8 +48,7 @@ def test_the_command_writes_tables_figures_and_a_page_that_says_what_was_found(r
     table = pd.read_csv(folder / "table.csv")
     assert table.columns[:5].tolist() == ["variant", "setting", "seed", "layer", "head"]
     assert {*SCORES, *(f"{each}_without_window" for each in SCORES)} <= {*table.columns}
-    known = {name for name in BASELINES if BASELINES[name][0].partition(":")[0] in registered(Layout)}
-    assert {*table["variant"]} == {"distance", "quantize", "kmeans", "window + ends", *known}
+    assert {*table["variant"]} == {"distance", "quantize", "kmeans", "window + ends", *BASELINES}
     assert (table.groupby("setting").size() == 4).all()  # two layers with entmax, two heads
     assert table["recall"].between(0, 1).all()
     # the same graph is in each comparison, and a wider window holds more of it
@@ -66,7 +65,7 @@ def test_the_command_writes_tables_figures_and_a_page_that_says_what_was_found(r
     page = (folder / "study.html").read_text()
     assert page.count("<svg") == 3
     assert not re.search(r"(src|href)=\"(?!#|data:)", page)
-    assert "the best variant of Sparsefinder is" in page
+    assert "the best variant of Sparsefinder against" in page
     assert {each.name for each in (folder / "figures").iterdir()} == {
         "recall.svg",
         "exact.svg",
@@ -169,3 +168,43 @@ def test_settings_are_those_of_the_paper_and_what_changes_nothing_by_seed_is_sco
     assert Setting("window", Window(3)).at(1) is None
     assert Setting("kmeans", Sparsefinder()).at(1) == Sparsefinder()
     assert Setting("ends", Ends(3)).at(0) == Ends(3)
+
+
+def test_a_setting_that_one_layer_refuses_is_left_out_of_all():
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+    }
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 32}
+    model = crisp.sparsify(BartModel(BartConfig(vocab_size=40, **sizes, **heads)).eval(), Entmax(1.5))
+    quantize, window = Setting("quantize", Sparsefinder("quantize", rank=2)), Setting("window", Window(3))
+    quality = Quality("states", lambda model: 0.0)
+    found = study(model, ids(2), ids(1), [quantize, window], quality=quality, seeds=1, progress=False)
+    assert set(found.table["setting"]) == {window.name}
+    assert found.table["layer"].nunique() == 2
+    (note,) = found.notes
+    assert note.startswith(f"left out: {quantize.name} (sparsefinder's buckets depend on all tokens")
+    assert (found.fitted_to, found.scored_on) == (8, 4)
+    with pytest.raises(ValueError, match=r"no setting is left to compare; sparsefinder:variant=quantize"):
+        study(model, ids(2), ids(1), [quantize], seeds=1, progress=False)
+
+
+def test_what_cannot_be_is_said_before_anything_is_fitted(language_model, monkeypatch):
+    monkeypatch.setattr("crisp_attention.sparsefinder.scoring.show", None)
+    wide = Setting("kmeans", Sparsefinder(rank=9))
+    with pytest.raises(ValueError, match="rank must be at most the width of a head, 8, got 9"):
+        study(language_model, ids(1), ids(1), [wide], progress=False)
+    crisp.sparsify(language_model, Entmax(1.5), phase="train")
+    with pytest.raises(OptionError, match=r"has its methods in training alone \(phase 'train'\)"):
+        study(language_model, ids(1), ids(1), [Setting("window", Window(3))], progress=False)
+
+
+def test_a_setting_whose_sample_is_too_small_is_left_out(language_model):
+    few = [{"input_ids": torch.randint(0, 40, (2, 3))}]
+    chosen = [Setting("kmeans", Sparsefinder(rank=2, clusters=n)) for n in (2, 9)]
+    found = study(language_model, few, few, chosen, seeds=1, progress=False)
+    assert set(found.table["setting"]) == {chosen[0].name}
+    assert "too small for 9 clusters" in found.notes[0]

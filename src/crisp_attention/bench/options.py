@@ -27,7 +27,7 @@ class BenchOptions:
     """Folder for the numbers and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
-    """Few lengths and rounds, no first calls: about a minute, indicative numbers only."""
+    """Few lengths and rounds, no first calls: about a minute, with --text two; indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), sparsefinder
@@ -35,7 +35,7 @@ class BenchOptions:
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """A file of text, of 54,000 tokens at least, whose queries and keys in MiniLM the part sparsefinder takes: random
-    ones have no pairs to find."""
+    ones have no pairs to find. Of the options below the part takes --sparsity, --threads and --rounds."""
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.

@@ -86,7 +86,7 @@ def planned(options: BenchOptions) -> Plan:
 
 def _usual(options: BenchOptions) -> tuple[Part, ...]:
     left_out = {"first-call"} if options.quick else set[str]()
-    if options.text is None:
+    if options.text is None or options.device != "cpu":
         left_out.add("sparsefinder")
     return tuple(part for part in PARTS if part not in left_out)
 
@@ -101,6 +101,10 @@ def _check(options: BenchOptions) -> None:
             )
         if options.device != "cpu":
             raise OptionError(f"parts sparsefinder is measured on the CPU, not on {options.device}", "parts")
+    elif options.text is not None and (options.parts or options.device != "cpu"):
+        raise OptionError(
+            "text is for the part sparsefinder on the CPU, which this run does not have", "text"
+        )
     whole = [("lengths", length) for length in options.lengths]
     whole += [(name, getattr(options, name)) for name in ("batch", "heads", "width", "threads", "rounds")]
     name = "sparsity"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ BLOCKS: dict[bool, tuple[int, ...]] = {False: (16, 32, 64), True: (32,)}
 LENGTHS: dict[bool, tuple[int, ...]] = {False: (2048, 4096), True: (2048,)}
 LISTED: dict[bool, tuple[int, ...]] = {False: (1024, 2048, 4096, 8192, 16384), True: (1024, 4096)}
 LISTING, COMPARING = "listed", "all pairs compared"
-GROUP, BUCKET = 256, 16  # tokens in a cluster, about, and in a bucket
+GROUP, BUCKET = 128, 16  # tokens in a cluster, about, and in a bucket
 MOST_COMPARED = 4096  # tokens, beyond which all pairs are not compared
 
 
@@ -165,11 +165,11 @@ def _timed(states: States, layout: Sparsefinder, parameters: dict[str, Tensor], 
     except UnavailableError as reason:
         absent.append(Absent(ENTMAX, str(reason)))
     with torch.no_grad():
+        _check(ours)
         for call in calls.values():
             warm_up(call)
         times = interleaved(calls, effort, clock_of("cpu"))
-        full = FullGraph.of(RULE, states.rows(), states.value)
-        scores = full.scores(layout, parameters).means()
+        scores = [_scored(ours.of([head], ours.method), layout) for head in range(states.shape.heads)]
     shares = [one / whole for one, whole in zip(times[PREDICTING], times[OURS], strict=True)]
     batch, heads, length, width = states.query.shape
     return Predicted(
@@ -178,11 +178,26 @@ def _timed(states: States, layout: Sparsefinder, parameters: dict[str, Tensor], 
         layer=LAYER,
         shape={"batch": batch, "heads": heads, "length": length, "width": width},
         block_size=layout.block_size,
-        scores={name: sum(each) / heads for name, each in scores.items()},
+        scores={name: fmean(each[name] for each in scores) for name in scores[0]},
         predicting_share=median(shares),
         timed=compared(times, ALL),
         absent=absent,
     )
+
+
+def _scored(one_head: Attention, layout: Sparsefinder) -> dict[str, float]:
+    """Of one head at a time, as its scores are a matrix of all pairs."""
+    full = FullGraph.of(RULE, one_head.rows, one_head.value)
+    return {name: each for name, (each,) in full.scores(layout, output=False).means().items()}
+
+
+def _check(call: Attention) -> None:
+    """Raise AssertionError unless the kernel agrees with the reference on the call's first two heads."""
+    heads, method = [0, 1], call.method
+    assert isinstance(method, Method)
+    some = call.of(heads, method)
+    found, meant = (dispatch.attention(some, kernel)[0] for kernel in ("auto", dispatch.REFERENCE))
+    torch.testing.assert_close(found, meant, rtol=0, atol=1e-4)
 
 
 def measure_listed(states: States, effort: Effort, quick: bool, told: Callable[[str], None]) -> list[Listed]:

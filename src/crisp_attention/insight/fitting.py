@@ -96,9 +96,9 @@ def fit(
 
     The model runs with its rules but without the layouts that are to be fitted, in evaluation mode and without
     gradients; its weights do not change. What was fitted before is replaced. One layer is fitted after another, each
-    in a pass of its own over the batches, which holds the queries and keys of at most `tokens` tokens of that layer:
-    for 12 heads of width 64 and 50,000 tokens, about 300 MB. One example of ten is held out, to tell how well the
-    others were learned.
+    in a pass of its own over the batches, which holds queries and keys of the first batches that have `tokens` tokens
+    together: for 12 heads of width 64 and 50,000 tokens, about 300 MB. One example in ten is held out, to tell how
+    well the others were learned.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def fit(
     gold
         The rule whose kept pairs are to be found, such as `TopK(0.8)`; by default that of each layer's method.
     tokens
-        How many tokens each layer sees, padding included; then the rest of the batches is left.
+        No further batch is read once a layer has seen as many, padding included.
     seed
         Of what fitting draws; each layer draws from it and its own number.
     progress

@@ -44,7 +44,7 @@ def show(
             if seen >= tokens:
                 break
     if not number:
-        raise ValueError("nothing was fitted: there was no batch")
+        raise ValueError("there was no batch")
     return number
 
 

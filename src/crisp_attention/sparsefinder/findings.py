@@ -24,6 +24,8 @@ class Results:
     learned: tuple[str, ...]
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+    fitted_to: int = 0  # examples
+    scored_on: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _who_leads(axis: Axis) -> str:
         return (
             f"{title}: no curve leads by {axis.difference(fronts.TIE)} over {SHORTEST:.0%} of the sparsities."
         )
-    return f"{title}: {', '.join(told)}; elsewhere the two best are close, or a lead is short."
+    return f"{title}: {', '.join(told)}; leads over fewer sparsities or by less are not told."
 
 
 def _learned_or_not(axis: Axis, learned: Sequence[str]) -> Iterator[str]:
@@ -111,11 +113,13 @@ def _learned_or_not(axis: Axis, learned: Sequence[str]) -> Iterator[str]:
     above, below = both & (ahead >= fronts.TIE), both & (ahead <= -fronts.TIE)
     most, least = int(np.nanargmax(ahead)), int(np.nanargmin(ahead))
     words = [
-        f"above the best of all other patterns at {above.sum() / both.sum():.0%} of the sparsities that both reach",
-        f"below it at {below.sum() / both.sum():.0%}",
+        f"{word} at {where.sum() / both.sum():.0%}" for word, where in (("ahead", above), ("behind", below))
     ]
     if above.any():
-        words.append(f"by at most {axis.difference(ahead[most])}, at {fronts.GRID[most]:.0%} sparsity")
+        words[0] += f" (by at most {axis.difference(ahead[most])}, at {fronts.GRID[most]:.0%} sparsity)"
     if below.any():
-        words.append(f"and behind by at most {axis.difference(-ahead[least])}, at {fronts.GRID[least]:.0%}")
-    yield f"By {axis.title}, the best variant of Sparsefinder is {', '.join(words)}."
+        words[1] += f" (by at most {axis.difference(-ahead[least])}, at {fronts.GRID[least]:.0%} sparsity)"
+    yield (
+        f"By {axis.title}, the best variant of Sparsefinder against the best of all other patterns, over the "
+        f"sparsities that both reach: {' and '.join(words)}."
+    )

@@ -9,13 +9,12 @@ from rich.table import Table
 from torch import nn
 
 from crisp_attention.errors import OptionError
-from crisp_attention.files import NAMED, check_folder, replacing
+from crisp_attention.files import NAMED, check_replaced, replacing
 from crisp_attention.insight.fitting import TOKENS, Fit, fit
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.layouts import Sparsefinder
 from crisp_attention.methods.method import Method
-from crisp_attention.methods.rules import Dense
 from crisp_attention.methods.spec import parse
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.settings import settings_on
@@ -53,7 +52,7 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     except ValueError as error:
         raise OptionError(str(error)) from error
     if found.batches < len(batches):
-        console.print(f"{found.batches} of {len(batches)} batches were enough: they hold {TOKENS:,} tokens")
+        console.print(f"{found.batches} of {len(batches)} batches were enough: they have {TOKENS:,} tokens")
     with replacing(options.output, check_new) as folder:
         source.model.save_pretrained(folder)
         if source.processor is not None:
@@ -69,7 +68,7 @@ def give_finders(model: nn.Module, asked: Method) -> None:
     Raises OptionError where the method does not fit, and for a model without entmax if no rule is asked for.
     """
     try:
-        if type(asked.rule) is not Dense:
+        if asked != Method(asked.layout):
             sparsify(model, asked)
             return
         found = entmax_layers(model)
@@ -87,7 +86,7 @@ def give_finders(model: nn.Module, asked: Method) -> None:
 
 def check_new(output: Path) -> None:
     """Raise OptionError unless the folder is empty or can be made."""
-    check_folder(output)
+    check_replaced(output)
     if output.is_dir() and (there := sorted(each.name for each in output.iterdir())):
         raise OptionError(
             f"output {output} holds {', '.join(there[:NAMED])}; choose a new folder for the fitted model",

@@ -21,7 +21,8 @@ class SourceOptions:
     files named train, validation and test or of images by class."""
 
     examples: int = 500
-    """How many training examples to fit to, drawn at random, the same ones every time; all if there are fewer."""
+    """How many examples to fit to, drawn at random, the same ones every time; all if there are fewer. A layer sees
+    the first 50,000 tokens of them."""
 
     batch_size: int = 16
     """Examples per batch."""
@@ -47,8 +48,8 @@ class SourceOptions:
 class FitOptions(SourceOptions):
     """Fit Sparsefinder to a model, so that it predicts which pairs entmax will connect, and save the model with it.
 
-    The weights of the model do not change. Prints how well the pairs of each layer are predicted, on the one of ten
-    examples that is held out.
+    The weights of the model do not change. Prints how well the pairs of each layer are predicted, on the one example
+    in ten that is held out.
 
     For example:
       crisp finetune --model builtin:minilm --dataset stanfordnlp/sst2 --method entmax --output runs/entmax
@@ -99,4 +100,4 @@ class StudyOptions(SourceOptions):
     a window of 3, and all other layouts. 0 for no evaluation."""
 
     quick: Flag = False
-    """Two or three settings of each variant, one seed, and at most 64 examples of each kind, to see what comes out."""
+    """Three settings of each variant, one seed, and at most 64 examples of each kind, to see what comes out."""

@@ -1,6 +1,6 @@
 """A study in its folder: tables, figures, and the page that shows and says what they hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from crisp_attention.drawing.svg import inline, standalone
-from crisp_attention.files import check_ours, replacing
+from crisp_attention.files import check_ours, check_replaced, replacing
 from crisp_attention.sparsefinder.figures import pictures
 from crisp_attention.sparsefinder.findings import Axis, Results, axes_of, findings
 from crisp_attention.sparsefinder.fronts import GRID
@@ -21,6 +21,7 @@ OWN = {"study.html", "table.csv", "quality.csv", "figures"}
 
 def check_study(output: Path) -> None:
     """Raise OptionError unless the folder can be made, is empty or holds such a study."""
+    check_replaced(output)
     check_ours(output, "a study of Sparsefinder", OWN.__contains__)
 
 
@@ -29,7 +30,7 @@ def write_study(results: Results, output: Path, facts: Mapping[str, str]) -> Non
 
     Raises OptionError if `output` cannot be written or holds other things.
     """
-    drawn = pictures(results)
+    drawn, variants = pictures(results), list(dict.fromkeys(results.table["variant"]))
     shown = [
         each._asdict() | {"svg": Markup(inline(each.svg, f"{each.title}. {each.caption}"))} for each in drawn
     ]
@@ -42,8 +43,9 @@ def write_study(results: Results, output: Path, facts: Mapping[str, str]) -> Non
         notes=results.notes,
         pictures=shown,
         levels=[f"{level:.0%}" for level in LEVELS],
-        summary=[_summary(axis) for axis in axes_of(results)],
-        variants=list(dict.fromkeys(results.table["variant"])),
+        summary=[_summary(axis, variants) for axis in axes_of(results)],
+        variants=variants,
+        has_quality=results.quality is not None,
         learned=results.learned,
     )
     with replacing(output, check_study) as folder:
@@ -57,13 +59,14 @@ def write_study(results: Results, output: Path, facts: Mapping[str, str]) -> Non
             write(folder / "figures" / f"{each.name}.svg", standalone(each.svg))
 
 
-def _summary(axis: Axis) -> dict[str, Any]:
+def _summary(axis: Axis, variants: Sequence[str]) -> dict[str, Any]:
+    nothing = np.full(len(GRID), np.nan)  # of variants that the model was not evaluated with
     places = [int(np.searchsorted(GRID, level - 1e-9)) for level in LEVELS]
     rows = {
         variant: [
             (float(curve[at]), f"{100 * curve[at]:.1f}" if axis.percent else axis.shown(curve[at]))
             for at in places
         ]
-        for variant, curve in axis.curves.items()
+        for variant, curve in (dict.fromkeys(variants, nothing) | axis.curves).items()
     }
     return {"title": axis.title, "percent": axis.percent, "rows": rows}

@@ -34,12 +34,15 @@ Point = tuple[str, int]
 class Scored:
     """The scores of all settings, one row per setting, seed, layer and head, and what was fitted for them.
 
-    `values` are by setting and seed, then by layer; `notes` name the settings that do not fit the model.
+    `values` are by setting and seed, then by layer; `refused` says why a setting was left out. A setting that one layer
+    refuses is left out in all. `fitted_to` and `scored_on` count examples.
     """
 
     table: pd.DataFrame
     values: dict[Point, dict[int, Values]] = field(default_factory=lambda: defaultdict(dict))
-    notes: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    fitted_to: int = 0
+    scored_on: int = 0
 
 
 def score(
@@ -55,35 +58,47 @@ def score(
     """Fit every setting to the batches of a model with entmax, and score it on those held out.
 
     One layer is looked at after another, each in a pass of its own over both, of which the queries, keys and values
-    of at most `tokens` tokens of that layer are held. Projections are fitted once for each seed; the settings that
-    differ in other things share them. The model does not change.
+    of the first batches that have `tokens` tokens together are held. Projections are fitted once for each seed; the
+    settings that differ in other things share them. The model does not change.
 
-    Raises OptionError for a model without entmax, ValueError for a sample that is too small.
+    Raises OptionError for a model without entmax, ValueError for a rank beyond the width of a head, for no batch, and
+    if no setting is left.
     """
     sparse, layers = SparseModel.of(model), entmax_layers(model)
+    for layer, method in layers.items():
+        for family in _families(settings):
+            family.fitter(
+                sparse.host.shape(layer.module), gold_of(method.rule), 0
+            )  # which checks its options
     scored, frames = Scored(pd.DataFrame()), []
     bar = tqdm(layers.items(), desc="scoring", unit="layer", disable=not progress, file=sys.stderr)
     for layer, method in bar:
         seen = _seen(model, layer, batches, tokens)
         rows = [rows for rows, _ in seen]
+        scored.fitted_to = sum(len(each.query) for each in rows)
         fitted: dict[Point, Values] = {}
         for seed in range(seeds):
             bar.set_postfix_str(f"fitting, seed {seed}")
             shape, number = sparse.host.shape(layer.module), seed_of_layer(seed, layer.index)
-            fitted |= {
-                (name, seed): each for name, each in _fitted(settings, rows, method, shape, number).items()
-            }
+            left = [each for each in settings if each.name not in scored.refused]
+            found_by_name = _fitted(left, rows, method, shape, number, scored.refused)
+            fitted |= {(name, seed): each for name, each in found_by_name.items()}
         for point, values in fitted.items():
             scored.values[point][layer.index] = values
         del seen, rows
         held = _seen(model, layer, held_out, tokens)
-        found = _Scores(settings, seeds, fitted)
+        scored.scored_on = sum(len(each.query) for each, _ in held)
+        found = _Scores(settings, seeds, fitted, scored.refused)
         for number, (rows_of_batch, value) in enumerate(held):
             bar.set_postfix_str(f"batch {number + 1} of {len(held)}")
             found.add(FullGraph.of(method.rule, rows_of_batch, value))
         frames.append(found.table().assign(layer=layer.index))
-        scored.notes = [f"left out: {name} ({reason})" for name, reason in found.refused.items()]
     table = pd.concat(frames, ignore_index=True)
+    if scored.refused:
+        table = table[~table["setting"].isin(list(scored.refused))].reset_index(drop=True)
+    if table.empty:
+        name, reason = next(iter(scored.refused.items()))
+        raise ValueError(f"no setting is left to compare; {name}: {reason}")
     first = ["variant", "setting", "seed", "layer", "head"]
     scored.table = table[[*first, *(name for name in table if name not in first)]]
     return scored
@@ -103,21 +118,35 @@ def _seen(
     return kept
 
 
-def _fitted(
-    settings: Sequence[Setting], rows: Sequence[Rows], method: Method, shape: Shape, seed: int
-) -> dict[str, Values]:
-    """What is fitted for each setting, by its name."""
+def _families(settings: Sequence[Setting]) -> dict[Layout, list[Setting]]:
+    """The settings with something to fit, by the layout whose fitter they share."""
     families: dict[Layout, list[Setting]] = defaultdict(list)
     for each in settings:
         if each.is_fitted:
-            families[getattr(each.layout, "shared_fit", each.layout)].append(each)
+            families[each.layout.shared_fit].append(each)
+    return families
+
+
+def _fitted(
+    settings: Sequence[Setting],
+    rows: Sequence[Rows],
+    method: Method,
+    shape: Shape,
+    seed: int,
+    refused: dict[str, str],
+) -> dict[str, Values]:
+    """What is fitted for each setting, by its name; those whose sample is too small are `refused`."""
     found: dict[str, Values] = {}
-    for family, members in families.items():
+    for family, members in _families(settings).items():
         fitter: Any = family.fitter(shape, gold_of(method.rule), seed)
         for each_rows in rows:
             fitter.see(each_rows)
         for each in members:
-            values = fitter.values(each.layout) if hasattr(family, "shared_fit") else fitter.values()
+            try:
+                values = fitter.values() if each.layout == family else fitter.values(each.layout)
+            except ValueError as error:
+                refused[each.name] = str(error)
+                continue
             found[each.name] = {f"{family.kind}.{name}": value for name, value in values.items()}
     return found
 
@@ -125,8 +154,14 @@ def _fitted(
 class _Scores:
     """The scores of one layer, batch by batch."""
 
-    def __init__(self, settings: Sequence[Setting], seeds: int, fitted: Mapping[Point, Values]) -> None:
-        self.fitted, self.refused = fitted, dict[str, str]()
+    def __init__(
+        self,
+        settings: Sequence[Setting],
+        seeds: int,
+        fitted: Mapping[Point, Values],
+        refused: dict[str, str],
+    ) -> None:
+        self.fitted, self.refused = fitted, refused
         self.points = {
             (each.name, seed): (each.variant, layout)
             for each in settings
@@ -167,4 +202,4 @@ class _Scores:
                     {"variant": variant, "setting": point[0], "seed": point[1], "head": heads, **means}
                 )
             )
-        return pd.concat(frames, ignore_index=True)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"setting": []})

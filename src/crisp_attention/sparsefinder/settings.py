@@ -10,7 +10,7 @@ from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.layouts import Layout, Sparsefinder
 from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs
 from crisp_attention.methods.method import Method
-from crisp_attention.methods.part import Shape, registered
+from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.spec import parse
 
@@ -70,7 +70,7 @@ class Setting:
         return self.layout if self.is_fitted or seed == 0 else None
 
 
-# by curve: specs, of which those whose layout is not there are left out
+# by curve
 BASELINES: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:width={width}" for width in BANDS),
     "longformer": tuple(f"window:width={width}:global_tokens={n}" for n in (1, 2) for width in BANDS),
@@ -98,12 +98,8 @@ def settings(rank: int = 4, *, quick: bool = False) -> list[Setting]:
         for layout in _few(layouts, quick)
     ]
     found += [Setting(ENDS, Ends(width)) for width in _few(BANDS, quick)]
-    known = registered(Layout)
     for variant, specs in BASELINES.items():
-        found += [
-            Setting(variant, parse(spec).layout)
-            for spec in _few([spec for spec in specs if spec.partition(":")[0] in known], quick)
-        ]
+        found += [Setting(variant, parse(spec).layout) for spec in _few(specs, quick)]
     return found
 
 

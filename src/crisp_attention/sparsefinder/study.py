@@ -63,7 +63,8 @@ def study(
     if quality is not None:
         outcome = evaluate(model, quality, chosen, scored, seeds=seeds, progress=progress)
     learned = tuple(dict.fromkeys(each.variant for each in chosen if each.learned))
-    return Results(scored.table, outcome, learned, quality, tuple(scored.notes))
+    notes = tuple(f"left out: {name} ({reason})" for name, reason in scored.refused.items())
+    return Results(scored.table, outcome, learned, quality, notes, scored.fitted_to, scored.scored_on)
 
 
 def run_study(options: StudyOptions, console: Console | None = None) -> Results:
@@ -106,10 +107,14 @@ def run_study(options: StudyOptions, console: Console | None = None) -> Results:
         "model": options.model,
         "data set": options.dataset,
         "layers": str(len(layers)),
-        "fitted to": f"{len(trained.task.splits['train']):,} training examples",
-        "scored on": f"{min(options.scored_examples, len(trained.task.splits['validation'])):,} validation examples",
+        "rank": str(options.rank),
+        "fitted to": f"{found.fitted_to:,} training examples",
+        "scored on": f"{found.scored_on:,} validation examples",
         "seeds": str(options.seeds),
     }
+    if quality is not None:
+        evaluated = min(options.quality_examples, len(trained.task.splits["validation"]))
+        facts["evaluated on"] = f"{evaluated:,} validation examples"
     write_study(found, options.output, facts)
     printed = Console()
     for line in (

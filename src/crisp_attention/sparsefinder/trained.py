@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -35,8 +36,9 @@ class Trained:
         return self.source.model
 
     def batches(self, split: str, count: int, size: int) -> "DataLoader[Any]":
-        """At most `count` examples of a split, the same ones every time."""
-        rows: Any = sample(self.task.splits[split], count)
+        """At most `count` examples of a split, the same ones in the same random order every time."""
+        found = sample(self.task.splits[split], count)
+        rows: Any = found.select(np.random.default_rng(0).permutation(len(found)))
         return DataLoader(rows, batch_size=size, collate_fn=self.source.collate)
 
 
@@ -51,6 +53,11 @@ def read_trained(options: SourceOptions, wanted: dict[str, int]) -> Trained:
         raise OptionError(str(error), "batch_size") from error
     task = load_task(Data.from_dict(vars(options)))
     source = load_source(options.model, task, options.max_length, keep_record=True)
+    if source.drawn:
+        raise OptionError(
+            f"model {options.model} has no weights for these data in {listed(source.drawn)}; fine-tune it first",
+            "model",
+        )
     try:
         if is_recorded(source.model):
             restore(source.model)
@@ -66,9 +73,14 @@ def read_trained(options: SourceOptions, wanted: dict[str, int]) -> Trained:
 def entmax_layers(model: nn.Module) -> dict[AttentionLayer, Method]:
     """The self-attention layers whose weights have zeros of their own, with their methods.
 
-    Raises OptionError for a model without any.
+    Raises OptionError for a model without any, and for one that is sparse in training alone.
     """
     sparse = SparseModel.find(model)
+    if sparse and sparse.phase == "train":
+        raise OptionError(
+            "the model has its methods in training alone (phase 'train'); expected one that is evaluated with entmax",
+            "model",
+        )
     found = {
         layer: method
         for layer in (sparse.layers if sparse else ())
@@ -79,7 +91,7 @@ def entmax_layers(model: nn.Module) -> dict[AttentionLayer, Method]:
     if not found:
         there = [f"{name}: {method}" for name, method in sparse.methods.items()] if sparse else []
         raise OptionError(
-            f"no layer of the model has entmax, whose pairs are to be found; it has "
+            "no layer of the model has entmax in all its heads, whose pairs are to be found; it has "
             f"{listed(there) if there else 'dense attention'}. Train it with --method entmax first",
             "model",
         )

@@ -36,6 +36,11 @@ class Layout(Part):
         """The same without the fixed patterns that it adds to what was fitted; None where it adds none."""
         return None
 
+    @property
+    def shared_fit(self) -> "Layout":
+        """The layout whose fitter also finds what this one holds, as its `values(layout)`; by default itself."""
+        return self
+
     def shows_everything(self, keys: int | None = None) -> bool:
         """Whether a query sees all its valid keys, if they are at most `keys`, or however many they are."""
         return False

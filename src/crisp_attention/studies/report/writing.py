@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from crisp_attention.drawing.svg import standalone
-from crisp_attention.files import check_ours, replacing
+from crisp_attention.files import check_ours, check_replaced, replacing
 from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report import tables
 from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
@@ -30,6 +30,7 @@ def write_report(analysis: Analysis, output: Path) -> None:
 
 def check(output: Path) -> None:
     """Raises OptionError if `output` is a file, or a folder with other things in it than a report."""
+    check_replaced(output)
     check_ours(output, "a report", OWN.__contains__)
 
 
