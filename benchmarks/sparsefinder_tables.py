@@ -46,6 +46,11 @@ def read(name: str) -> Results:
     return Results(scores, pd.read_csv(STUDIES / name / "quality.csv"), LEARNED, QUALITIES[name])
 
 
+def committed() -> list[str]:
+    """The names of the studies that are there."""
+    return [name for name in QUALITIES if (STUDIES / name).is_dir()]
+
+
 def keep(study: Path, name: str) -> None:
     """Commit a study: its scores of each layer, means over heads, with four digits, and the quality of the model."""
     folder = STUDIES / name
@@ -81,7 +86,7 @@ def main(options: Options) -> None:
     """Do what was asked for, and print."""
     if options.keep is not None:
         keep(options.keep, options.name)
-    for name in QUALITIES:
+    for name in committed():
         results = read(name)
         print(f"{name}\n", *findings(results), "", *table(name), "", sep="\n")
         if options.pictures:

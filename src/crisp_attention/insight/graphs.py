@@ -45,6 +45,10 @@ class GraphScores:
         """Scores of a method's layout; G is what its rule keeps of all valid pairs. Values (B, H, S, Dv)."""
         return FullGraph.of(method.rule, rows, value).scores(method.layout)
 
+    def lists(self) -> dict[str, list[list[float]]]:
+        """By name, the scores of each example and head."""
+        return {name: each.tolist() for name, each in _there(self).items()}
+
     def means(self) -> dict[str, list[float]]:
         """By name, the mean of each head over the examples; without those where a score is not defined."""
         return {name: each.nanmean(dim=0).tolist() for name, each in _there(self).items()}

@@ -1,18 +1,20 @@
 """Scoring settings layer by layer: what their layouts show of a trained model's examples, against what entmax keeps."""
 
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from crisp_attention.insight.fitting import TOKENS, seed_of_layer
-from crisp_attention.insight.graphs import FullGraph, GraphScores, gold_of, together
+from crisp_attention.insight.graphs import FullGraph, gold_of
 from crisp_attention.insight.showing import show
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.layouts import Layout
@@ -26,6 +28,8 @@ from crisp_attention.sparsefinder.trained import entmax_layers
 
 Batches = Iterable[Mapping[str, Any]]
 Values = dict[str, Tensor]
+# scores by name, of each example and head
+Lists = dict[str, list[list[float]]]
 # a setting by its name, and a seed
 Point = tuple[str, int]
 
@@ -168,33 +172,33 @@ class _Scores:
             for seed in range(seeds)
             if (layout := each.at(seed)) is not None
         }
-        self.found: dict[Point, list[GraphScores]] = defaultdict(list)
-        self.alone: dict[Point, list[GraphScores]] = defaultdict(list)
+        # as lists: small tensors that stay keep the allocator from reusing the room between them, gigabytes in the end
+        self.found: dict[Point, list[Lists]] = defaultdict(list)
+        self.alone: dict[Point, list[Lists]] = defaultdict(list)
 
     def add(self, full: FullGraph) -> None:
-        without: dict[tuple[Layout, int], GraphScores] = {}
+        without: dict[tuple[Layout, int], Lists] = {}
         for (name, seed), (_, layout) in self.points.items():
             if name in self.refused:
                 continue
             values = self.fitted.get((name, seed))
             try:
-                found = full.scores(layout, values, output=False)
+                found = full.scores(layout, values, output=False).lists()
             except ValueError as error:  # buckets in decoders
                 self.refused[name] = str(error)
                 continue
             self.found[name, seed].append(found)
             if (learned := layout.learned) is not None:
                 if (learned, seed) not in without:
-                    without[learned, seed] = full.scores(learned, values, output=False)
+                    without[learned, seed] = full.scores(learned, values, output=False).lists()
                 self.alone[name, seed].append(without[learned, seed])
 
     def table(self) -> pd.DataFrame:
         frames = []
         for point, scores in self.found.items():
-            means = together(scores).means()
+            means = _means(scores)
             if point in self.alone:
-                alone = together(self.alone[point]).means()
-                means |= {f"{name}_without_window": each for name, each in alone.items()}
+                means |= {f"{name}_without_window": each for name, each in _means(self.alone[point]).items()}
             variant, _ = self.points[point]
             heads = range(len(means["recall"]))
             frames.append(
@@ -203,3 +207,15 @@ class _Scores:
                 )
             )
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"setting": []})
+
+
+def _means(scores: list[Lists]) -> dict[str, list[float]]:
+    """The mean of each head over the examples of all batches; without those where a score is not defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # where a score is defined for no example, its mean is not
+        return {
+            name: np.nanmean([row for each in scores for row in each[name]], axis=0).tolist()
+            for name in scores[0]
+        }
