@@ -118,7 +118,8 @@ def measure_predicted(
     states: States, sparsity: float, effort: Effort, quick: bool, told: Callable[[str], None]
 ) -> list[Predicted]:
     """Fit blocks of each size, and time their attention at each length, prediction included."""
-    fitted, held_out = states.texts(0, FITTED), states.texts(FITTED, FITTED + HELD_OUT)
+    fitted = states.texts(0, TOGETHER if quick else FITTED)
+    held_out = states.texts(FITTED, FITTED + HELD_OUT)
     found = []
     for size in BLOCKS[quick]:
         told(f"sparsefinder, fitting blocks of {size}")

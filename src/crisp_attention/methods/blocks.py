@@ -67,13 +67,17 @@ class Blocks:
         if lengths is not None:
             place = torch.arange(self.length, device=states.device)[:, None]
             states = torch.where(place < lengths, states, 0.0)
+        first = torch.arange(self.count, device=states.device)[:, None] * self.size
+        counts = ((self.length if lengths is None else lengths) - first).clamp(1, self.size)
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # one program for all lengths
+            filled = torch.nn.functional.pad(states, (0, 0, 0, self.count * self.size - self.length))
+            return filled.unflatten(2, (-1, self.size)).sum(dim=3, dtype=exact) / counts
         whole = self.length // self.size
         sums = states[:, :, : whole * self.size].unflatten(2, (whole, self.size)).sum(dim=3, dtype=exact)
         if self.length % self.size:
             rest = states[:, :, whole * self.size :].sum(dim=2, keepdim=True, dtype=exact)
             sums = torch.cat([sums, rest], dim=2)
-        first = torch.arange(self.count, device=states.device)[:, None] * self.size
-        return sums / ((self.length if lengths is None else lengths) - first).clamp(1, self.size)
+        return sums / counts
 
 
 def with_strides(rows: Rows) -> Rows:
