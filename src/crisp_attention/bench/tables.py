@@ -155,7 +155,7 @@ def predicted(found: list[Predicted]) -> Table:
         "tokens",
     )
     for heading in (
-        "block", "sparsity", "kept mass", "all pairs, ms", "ratio", "to entmax package", "of it predicting",
+        "block", "sparsity", "kept mass", "all, ms", "ratio", "to package", "predicting",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for each in found:
