@@ -1,4 +1,4 @@
-"""Sparsefinder on a masked language model: part (b) of the study in docs/results.md.
+"""Sparsefinder on a masked language model: the study of docs/results.md on running text.
 
     python benchmarks/sparsefinder_mlm.py --text ../shared/data/wikitext-2 --output runs/sparsefinder-mlm
 

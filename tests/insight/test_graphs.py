@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crisp_attention import Entmax, Method, TopK, Window
-from crisp_attention.insight.graphs import GraphScores
+from crisp_attention.insight.graphs import FullGraph, GraphScores
 from crisp_attention.methods.rows import Rows
 from tests import oracle
 
@@ -18,7 +18,7 @@ def test_they_are_what_loops_count(rule):
     query, key, value = (torch.randn(2, 3, 9, 4, generator=draw, dtype=torch.float64) for _ in range(3))
     real = torch.arange(9) < torch.tensor([[[[9]]], [[[6]]]])
     method = Method(Window(3, global_tokens=1), rule)
-    found = GraphScores.of(method, Rows(query, key, mask=real), value)
+    found = FullGraph.of(method.rule, Rows(query, key, mask=real), value).scores(method.layout)
     given = {"scale": 1.0, "valid": real}
     _, used = oracle.attention(query, key, value, method, **given)
     _, wanted = oracle.attention(query, key, value, Method(rule=rule), **given)

@@ -27,7 +27,7 @@ class BenchOptions:
     """Folder for the numbers and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
-    """Few lengths and rounds, no first calls: about a minute, with --text two; indicative numbers only."""
+    """Few lengths and rounds, no first calls: about a minute, with --text three; indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), sparsefinder

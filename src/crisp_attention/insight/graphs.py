@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.layouts import Layout
-from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Gold
 from crisp_attention.methods.rows import Rows
@@ -39,11 +38,6 @@ class GraphScores:
     exact: Tensor
     kept_mass: Tensor
     output_error: Tensor | None = None
-
-    @classmethod
-    def of(cls, method: Method, rows: Rows, value: Tensor) -> "GraphScores":
-        """Scores of a method's layout; G is what its rule keeps of all valid pairs. Values (B, H, S, Dv)."""
-        return FullGraph.of(method.rule, rows, value).scores(method.layout)
 
     def lists(self) -> dict[str, list[list[float]]]:
         """By name, the scores of each example and head."""

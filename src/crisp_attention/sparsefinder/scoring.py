@@ -71,9 +71,7 @@ def score(
     sparse, layers = SparseModel.of(model), entmax_layers(model)
     for layer, method in layers.items():
         for family in _families(settings):
-            family.fitter(
-                sparse.host.shape(layer.module), gold_of(method.rule), 0
-            )  # which checks its options
+            family.fitter(sparse.host.shape(layer.module), gold_of(method.rule), 0)  # checks its options
     scored, frames = Scored(pd.DataFrame()), []
     bar = tqdm(layers.items(), desc="scoring", unit="layer", disable=not progress, file=sys.stderr)
     for layer, method in bar:
@@ -212,9 +210,7 @@ class _Scores:
 def _means(scores: list[Lists]) -> dict[str, list[float]]:
     """The mean of each head over the examples of all batches; without those where a score is not defined."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # where a score is defined for no example, its mean is not
+        warnings.simplefilter("ignore", RuntimeWarning)  # a score may be defined for no example
         return {
             name: np.nanmean([row for each in scores for row in each[name]], axis=0).tolist()
             for name in scores[0]
