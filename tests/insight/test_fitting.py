@@ -116,6 +116,17 @@ def test_every_layer_is_fitted_on_what_it_sees_of_the_model_without_the_layout()
     assert ((table["recall"] > 0) & (table["recall"] <= 1)).all()
 
 
+def test_methods_of_one_phase_are_fitted_as_those_of_every_phase() -> None:
+    method = Method(NearMean(), TopK(0.5))
+    found = []
+    for phase in ("always", "train", "eval"):
+        model = crisp.sparsify(distilbert(), method, phase=phase).train()
+        crisp.fit(model, [BATCH, BATCH], progress=False)
+        found.append(fitted(model))
+    for other in found[1:]:
+        assert all(other[name].equal(value) for name, value in found[0].items())
+
+
 def test_a_wrapper_is_run_and_not_the_model_inside() -> None:
     class Counting(torch.nn.Module):
         def __init__(self) -> None:

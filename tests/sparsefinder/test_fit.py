@@ -37,6 +37,8 @@ def test_what_is_fitted_is_saved_with_what_the_run_had_and_trained_further(train
     status, text = fit(trained)
     assert status == 0, text
     assert "own options are used instead" not in text
+    left = "left as they are: bert.encoder.layer.2.attention.self (topk:sparsity=0.5)"
+    assert f"no entmax in all heads, so {left}\n" in text
     assert "does not have" not in text
     before, after = crisp.load(trained), crisp.load(tmp_path / "fitted")
     methods = after.config.crisp_attention["layers"]
@@ -92,6 +94,8 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_is_written(trained, bert, 
     assert "rank must be at most the width of a head, 8, got 9" in refused(
         trained, "--method", "sparsefinder:rank=9"
     )
+    dense = f"{METHOD}+dense:temperature=4"
+    assert "+dense:temperature=4' keeps every pair" in refused(trained, "--method", dense)
     few = refused(trained, "--examples", 2, "--method", "sparsefinder:clusters=90")
     assert "is too small for 90 clusters" in few
     assert "expected a layout sparsefinder, got 'topk'" in refused(trained, "--method", "topk")

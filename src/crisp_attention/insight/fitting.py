@@ -122,8 +122,9 @@ def fit(
     Raises
     ------
     ValueError
-        If the model is not sparse, none of its methods has anything to fit, there are fewer than two examples, a
-        layer saw none, the sample is too small, or what was fitted has another shape than it should or is not finite.
+        If the model is not sparse, none of its methods has anything to fit, the rule keeps every pair so that there
+        is nothing to predict, there are fewer than two examples, a layer saw none, the sample is too small, or what
+        was fitted has another shape than it should or is not finite.
         The model is then what it was.
     TypeError
         For batches that are not mappings, or can be read only once.
@@ -187,6 +188,12 @@ class _OfLayer:
         self.wanted, self.gold = wanted, gold
         self.examples = 0
         self.held_out: list[tuple[Rows, Tensor]] = []
+        for each in self.groups:
+            if (gold or each.rule).drops_nothing() and any(part.fitted_to_rule for part in each.parts):
+                raise ValueError(
+                    f"nothing to predict: {f'gold={gold!r}' if gold else f'the rule of {str(each)!r}'} keeps every "
+                    "pair; expected one that drops pairs, such as entmax or topk"
+                )
         self.fitters: list[tuple[str, list[int], Fitter]] = [
             (part.kind, heads, fitter)
             for each, heads in self.groups.items()

@@ -77,6 +77,7 @@ class Part(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]
     uses_positions: ClassVar[bool] = False
+    fitted_to_rule: ClassVar[bool] = False  # crisp.fit fits it to the pairs that a rule keeps
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)

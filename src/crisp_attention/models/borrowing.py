@@ -48,7 +48,8 @@ def borrowed(
         threads count too: those of a model split over devices come from threads of their own. A model that is
         not sparse runs its attention through Crisp, dense, for as long as the block does.
     methods
-        The method of every layer inside the block, from the one that it has; None for dense, by Crisp's kernel.
+        The method of every layer inside the block, in every phase, from the one that it has; None for dense, by
+        Crisp's kernel.
     unobserved
         Observers from outside the block do not see the calls inside it.
     evaluate
@@ -80,6 +81,7 @@ def borrowed(
             layers = [settings_on(layer) for layer in carrying(*host_of(model))]
         if methods:
             given.enter_context(_each(layers, "method", methods))
+            given.enter_context(_each(layers, "phase", lambda _: "always"))
         if unobserved:
             given.enter_context(_each(layers, "observers", lambda _: []))
         yield layers

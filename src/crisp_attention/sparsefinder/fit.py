@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from crisp_attention.errors import OptionError
+from crisp_attention.errors import OptionError, listed
 from crisp_attention.files import NAMED, check_replaced, replacing
 from crisp_attention.insight.fitting import TOKENS, Fit, fit
 from crisp_attention.methods.checks import check_whole
@@ -42,10 +42,11 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     asked = _check(options)
     trained = read_trained(options, {options.split: options.examples})
     model, source = trained.model, trained.source
-    give_finders(model, asked)
+    left = give_finders(model, asked)
     batches = trained.batches(options.split, options.examples, options.batch_size)
     examples = f"fitting to {len(trained.task.splits[options.split]):,} examples of the {options.split} split"
-    for note in (*source.notes, *trained.task.notes, examples):
+    alone = [f"no entmax in all heads, so left as they are: {listed(left)}"] if left else []
+    for note in (*source.notes, *trained.task.notes, *alone, examples):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     try:
         found = fit(model, batches, seed=options.seed, progress=not console.quiet)
@@ -62,22 +63,27 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     return found
 
 
-def give_finders(model: nn.Module, asked: Method) -> None:
-    """Give every layer the method, or, if it has no rule, its layout to the layers with entmax; others stay.
+def give_finders(model: nn.Module, asked: Method) -> list[str]:
+    """Give every layer the method, or, if it has no rule, its layout to the layers with entmax.
 
-    Raises OptionError where the method does not fit, and for a model without entmax if no rule is asked for.
+    Returns the layers that keep another method, in words. Raises OptionError where the method does not fit, and for a
+    model without entmax if no rule is asked for.
     """
     try:
         if asked != Method(asked.layout):
             sparsify(model, asked)
-            return
+            return []
         found = entmax_layers(model)
         sparse = SparseModel.of(model)
-        methods: dict[int | str, LayerMethod] = {
-            layer.index: own for layer in sparse.layers if (own := settings_on(layer).method) is not None
+        left = {
+            layer: own
+            for layer in sparse.layers
+            if layer not in found and (own := settings_on(layer).method) is not None
         }
+        methods: dict[int | str, LayerMethod] = {layer.index: own for layer, own in left.items()}
         methods |= {layer.index: replace(own, layout=asked.layout) for layer, own in found.items()}
         sparsify(model, layers=methods, phase=sparse.phase, attention="all")  # type: ignore[arg-type]
+        return [f"{layer.name} ({own})" for layer, own in left.items()]
     except OptionError:
         raise
     except (TypeError, ValueError) as error:

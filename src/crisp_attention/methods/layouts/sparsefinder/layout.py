@@ -81,6 +81,7 @@ class Sparsefinder(Layout):
 
     name: ClassVar[str] = "sparsefinder"
     uses_positions: ClassVar[bool] = True
+    fitted_to_rule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
