@@ -5,20 +5,21 @@ FLOOR := .venv-floor/bin
 # each module is compiled once, not by each of the tests' processes
 export PYTHONDONTWRITEBYTECODE :=
 TORCH := $(shell grep '^torch==' constraints.txt)
-# two test processes share two cores, and three in the slow tests, which often wait for processes of their own;
-# a file stays in one of them, with what it builds once
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# two test processes share two cores, and a file stays in one of them, with what it builds once; the slow tests, of
+# which few are long and many wait for processes of their own, have three that take each other's work
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-floor lint format clean
+.PHONY: demo test test-all test-floor lint kernels format clean
 
 demo: .venv/for-demo
 	$(BIN)/crisp demo --output runs/demo
 
-test: lint
-	$(PYTEST)
+test: .venv/installed
+	$(MAKE) --no-print-directory --jobs=2 lint kernels
+	$(PYTEST) -n 2 --dist loadfile
 
 test-all: test
-	$(PYTEST) -n 3 -m slow
+	$(PYTEST) -n 3 --dist worksteal -m slow
 
 test-floor: .venv-floor/installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(FLOOR)/python -m pytest -n 2 --dist loadfile tests/contract tests/models
@@ -28,6 +29,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# compiled once, not by each of the tests' processes
+kernels: .venv/installed
+	$(BIN)/python -c "from crisp_attention.kernels.cpu import backward, blocks_backward, blocks_forward, forward"
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

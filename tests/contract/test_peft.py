@@ -241,6 +241,7 @@ def test_it_is_sparse_in_its_phase_only(kind, adapter):
     assert not torch.allclose(run(by_phase["train"], *TEXTS), own, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_trained_model_learns_another_story_and_remembers_it_after_loading(models_folder, tmp_path):
     folder = models_folder / "stories260K"
     text = "Once upon a time a wise old fox taught a small crab to count the grey stones under the bridge."

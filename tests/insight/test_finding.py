@@ -20,6 +20,14 @@ from tests.models.tiny import BATCH, distilbert, layers_of, llama, logits
 RULE = Entmax(1.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_steps():
+    """Fitting ends after a fifth of the steps at the latest, with less learned, but enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "STEPS", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
 def texts(data_folder):
     """Batches of SST-2, for MiniLM."""
@@ -206,8 +214,13 @@ def test_the_loss_is_nothing_where_positives_coincide_and_negatives_are_far():
             "blocks of 2 tokens needs self-attention in which all queries see",
         ),
         (llama, Method(Sparsefinder("quantize"), RULE), "variant 'quantize' cannot be used in causal"),
+        (
+            distilbert,
+            Method(Sparsefinder(), TopK(0.0)),
+            r"the rule of '.*\+topk:sparsity=0\.0' keeps every pair",
+        ),
     ],
-    ids=["rank", "clusters", "causal blocks", "causal buckets"],
+    ids=["rank", "clusters", "causal blocks", "causal buckets", "nothing to predict"],
 )
 def test_what_cannot_be_fitted_changes_nothing(build, method, message):
     model = crisp.sparsify(build(), method)

@@ -183,6 +183,7 @@ def test_autocast_does_not_reach_into_a_kernel(kernels) -> None:
     assert len(kernels.quick.calls) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_before_it_is_used() -> None:
     script = (
         "import sys, torch, crisp_attention as crisp; from crisp_attention.kernels import dispatch;"

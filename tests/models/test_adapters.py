@@ -324,6 +324,7 @@ def test_measuring_explaining_and_densifying_see_through_the_adapters(adapter, b
     assert {row.method for row in crisp.explain(model).rows} == {"dense"}
 
 
+@pytest.mark.slow
 def test_a_trainer_saves_resumes_and_picks_adapters_with_the_setting(base, tmp_path) -> None:
     examples = [{"input_ids": BATCH["input_ids"][0], "labels": i % 2} for i in range(8)]
 

@@ -183,6 +183,7 @@ def test_the_workers_of_a_dataloader_run_it():
 # --- threads
 
 
+@pytest.mark.slow
 def test_threads_run_sparse_and_dense_models_at_once_while_others_measure_them():
     sparse, other, dense = (
         crisp.sparsify(distilbert(), TopK(0.6)),

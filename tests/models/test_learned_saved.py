@@ -195,6 +195,7 @@ def trainer(model, folder, steps: int) -> Trainer:
     return Trainer(model=model, args=arguments, train_dataset=examples)
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_from_a_checkpoint_goes_on_with_them(tmp_path) -> None:
     model = crisp.sparsify(distilbert(), LEARNED)
     trainer(model, tmp_path, 6).train()

@@ -62,6 +62,7 @@ def predicted(model, run, dataset):
         return model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
 
 
+@pytest.mark.slow
 def test_the_delivered_model_is_the_best_at_the_final_sparsity_and_the_one_measured(run, reviews, tmp_path):
     done, said = run(None, "lr_scheduler_type=constant")
     history = pd.read_csv(done.directory / "history.csv")

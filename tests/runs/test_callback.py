@@ -263,6 +263,7 @@ def test_messages_go_where_they_are_wanted(tmp_path, unwarned):
 # --- resuming
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_schedule_and_chooses_the_same_checkpoint(tmp_path, unwarned):
     def run(recorder, done=0):
         return trainer(
@@ -280,6 +281,7 @@ def test_a_resumed_run_has_the_same_schedule_and_chooses_the_same_checkpoint(tmp
         torch.testing.assert_close(logits_of(resumed.model), logits_of(whole.model), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_begins_with_the_sparsity_of_its_checkpoint(tmp_path):
     trainer(tmp_path, Recorder(stop=4), schedule=Schedule(0.4, end=0.5), save_only_model=False).train()
     again = trainer(tmp_path, recorder := Recorder(), eval_on_start=True, max_steps=12)
@@ -310,10 +312,9 @@ def with_adapter(name):
     return get_peft_model(sparse(), config, adapter_name=name)
 
 
+@pytest.mark.slow
 @quiet
-@pytest.mark.parametrize(
-    "name", [pytest.param("default", marks=pytest.mark.slow), "mine"]
-)  # by another name it has a folder of its own
+@pytest.mark.parametrize("name", ["default", "mine"])  # by another name it has a folder of its own
 def test_a_checkpoint_of_adapters_brings_its_sparsity_as_any_other(tmp_path, name):
     trainer(
         tmp_path,

@@ -243,6 +243,7 @@ def test_training_and_validation_rows_measured_are_drawn_from_all_classes():
     assert some == sorted(some)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_model_and_logged_by_tensorboard(bert, reviews, tmp_path):
     run = small.tuned(
         small.options(

@@ -136,6 +136,7 @@ def test_a_run_of_before_is_read(before):
     assert spec.data.source == "data"
 
 
+@pytest.mark.slow
 @needs_resuming
 def test_a_run_of_before_is_resumed_and_ends_as_it_would_have(before):
     spec = RunDirectory(Path("interrupted")).spec()

@@ -147,6 +147,7 @@ def test_the_longest_and_the_shortest_texts_are_tried(tmp_path, bert, split, whi
         rehearse(trainer, source, task)
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_image_under_batch_normalisation(resnet, tmp_path):
     for examples, works in ((17, False), (18, True)):
         options = small.options(

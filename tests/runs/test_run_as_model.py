@@ -27,6 +27,7 @@ def run(finished) -> Path:
     return finished.directory
 
 
+@pytest.mark.slow
 def test_the_run_of_a_model_that_returns_attention_weights_leaves_one_that_does_not(run):
     model = crisp.load(run / "model")
     assert not model.config.output_attentions

@@ -41,6 +41,7 @@ def run(crisp_command, trained, reviews, tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_figures_and_a_page_that_says_what_was_found(run, tmp_path):
     folder = tmp_path / "study"
     status, text = run("--rank", 3, "--examples", 16, "--quality-examples", 8)

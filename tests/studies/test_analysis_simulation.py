@@ -53,9 +53,9 @@ def verdicts(correct):
 @pytest.mark.parametrize(
     ("world", "seeds", "studies"),
     [
-        (CROSSED, 5, 300),
+        (CROSSED, 5, 200),
         pytest.param(CROSSED, 3, 150, marks=pytest.mark.slow),
-        (SEEDS_ONLY, 3, 150),
+        pytest.param(SEEDS_ONLY, 3, 150, marks=pytest.mark.slow),
         pytest.param(EXAMPLES_ONLY, 5, 150, marks=pytest.mark.slow),
     ],
 )
@@ -75,7 +75,7 @@ def test_the_t_interval_covers_at_its_level_where_seeds_vary(random):
 @pytest.mark.parametrize(
     ("world", "seeds", "least", "most"),
     [
-        (CROSSED, 15, 0.93, 0.99),
+        pytest.param(CROSSED, 15, 0.93, 0.99, marks=pytest.mark.slow),
         (EXAMPLES_ONLY, 5, 0.91, 0.99),
         (SEEDS_ONLY, 5, 0.77, 0.89),  # as the docstring of the bootstrap says: what the t-test is there for
     ],
@@ -89,7 +89,7 @@ def test_what_the_bootstrap_s_interval_covers(random, world, seeds, least, most)
     "world",
     [
         pytest.param(World(0.05, 0.5, 0.3), marks=pytest.mark.slow),
-        World(0.06, 0, 0),
+        pytest.param(World(0.06, 0, 0), marks=pytest.mark.slow),
         EXAMPLES_ONLY,
     ],
 )

@@ -178,7 +178,12 @@ def test_it_can_be_read_aloud(page):
     ("accuracies", "seeds", "missing"),
     [
         ({"dense": 0.8, "topk:sparsity=0.5": 0.8}, 1, ()),
-        ({"dense": 0.8, "topk:sparsity=0.5": 0.8}, 2, [("dense", seed) for seed in range(2)]),
+        pytest.param(
+            {"dense": 0.8, "topk:sparsity=0.5": 0.8},
+            2,
+            [("dense", seed) for seed in range(2)],
+            marks=pytest.mark.slow,
+        ),
         ({"dense": 0.8, "topp:mass=0.9": 0.8}, 1, [("dense", 0), ("topp:mass=0.9", 0)]),
     ],
     ids=["one seed", "no dense run", "no run"],

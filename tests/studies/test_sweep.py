@@ -174,6 +174,7 @@ def test_a_storage_that_holds_another_study_is_refused(copied, small_bert, revie
         swept(other, tmp_path / "new", storage=database(output), name="study")
 
 
+@pytest.mark.slow
 def test_data_in_memory_are_kept_once_and_others_are_refused(small_bert, reviews, tmp_path, no_runs):
     splits = DatasetDict(
         {name: rows.remove_columns("index") for name, rows in load_task(Data(source=reviews)).splits.items()}

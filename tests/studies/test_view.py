@@ -219,7 +219,9 @@ def test_address_and_controls_lead_to_each_other(view, tab):
     assert len(shown(tab, ".panel")) == 4
 
 
-@pytest.mark.parametrize("text", [" ".join([TEXT] * 6), "a" * 3000], ids=["long", "a word"])
+@pytest.mark.parametrize(
+    "text", [pytest.param(" ".join([TEXT] * 6), marks=pytest.mark.slow), "a" * 3000], ids=["long", "a word"]
+)
 def test_the_page_never_scrolls_sideways(view, tab, text):
     output = view(text=text, methods=FOUR[:2])[3]
     for width, scheme in ((400, "light"), (1400, "dark")):

@@ -44,7 +44,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
             notes,
             f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
         )
-    states = states_of(options.text) if options.text and "sparsefinder" in plan.parts else None
+    states = states_of(options.text, options.quick) if options.text and "sparsefinder" in plan.parts else None
     dtype = plan.memory.shape.dtype
     results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
     with _progress(plan, options, notes) as told:

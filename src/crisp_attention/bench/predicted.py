@@ -1,6 +1,6 @@
 """The part `sparsefinder`: attention between predicted blocks, on queries and keys of a trained model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -29,11 +29,12 @@ from crisp_attention.runs.sources import minilm_folder, read_tokenizer
 
 MODEL, LAYER = "builtin:minilm", 3
 TOKENS = 512  # of a text
-FITTED, HELD_OUT = 96, 8  # texts
-TOGETHER = 8  # texts that the model reads at a time
+TOGETHER = HELD_OUT = 8  # texts that the model reads at a time
 RULE = Entmax(1.5)
 OURS, ALL, PREDICTING = "crisp, predicted blocks", "crisp, all pairs", "predicting alone"
-CLUSTERS = range(2, 33)
+# by whether the measurement is quick
+FITTED = {False: 96, True: TOGETHER}
+CLUSTERS: dict[bool, Sequence[int]] = {False: range(2, 33), True: (4, 8, 12, 16)}
 BLOCKS: dict[bool, tuple[int, ...]] = {False: (16, 32, 64), True: (32,)}
 LENGTHS: dict[bool, tuple[int, ...]] = {False: (2048, 4096), True: (2048,)}
 LISTED: dict[bool, tuple[int, ...]] = {False: (1024, 2048, 4096, 8192, 16384), True: (1024, 4096)}
@@ -84,19 +85,17 @@ class States:
         )
 
 
-def states_of(text: Path) -> States:
+def states_of(text: Path, quick: bool) -> States:
     """What a layer of MiniLM computes of the beginning of a file. Raises OptionError for one that is too short."""
+    needed = (FITTED[quick] + HELD_OUT) * TOKENS
     try:
-        words = text.read_text(encoding="utf-8")[: 12 * TOKENS * (FITTED + HELD_OUT)]
+        words = text.read_text(encoding="utf-8")[: 12 * needed]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"text {text}: {error}", "text") from error
     tokenizer = read_tokenizer(minilm_folder())
     ids = torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
-    if len(ids) < (FITTED + HELD_OUT) * TOKENS:
-        raise OptionError(
-            f"text {text} must have at least {(FITTED + HELD_OUT) * TOKENS:,} tokens, got {len(ids):,}",
-            "text",
-        )
+    if len(ids) < needed:
+        raise OptionError(f"text {text} must have at least {needed:,} tokens, got {len(ids):,}", "text")
     model: Any = AutoModel.from_pretrained(minilm_folder()).eval()
     attention = model.encoder.layer[LAYER].attention.self
     size = (-1, TOKENS, attention.num_attention_heads, attention.attention_head_size)
@@ -104,7 +103,7 @@ def states_of(text: Path) -> States:
     for name, kept in seen.items():
         getattr(attention, name).register_forward_hook(lambda *call, kept=kept: kept.append(call[-1]))
     with torch.no_grad():
-        for some in ids[: (FITTED + HELD_OUT) * TOKENS].view(-1, TOKENS).split(TOGETHER):
+        for some in ids[:needed].view(-1, TOKENS).split(TOGETHER):
             model(input_ids=some)
     return States(**{name: torch.cat(kept).view(size).transpose(1, 2) for name, kept in seen.items()})
 
@@ -118,12 +117,11 @@ def measure_predicted(
     states: States, sparsity: float, effort: Effort, quick: bool, told: Callable[[str], None]
 ) -> list[Predicted]:
     """Fit blocks of each size, and time their attention at each length, prediction included."""
-    fitted = states.texts(0, TOGETHER if quick else FITTED)
-    held_out = states.texts(FITTED, FITTED + HELD_OUT)
+    fitted, held_out = states.texts(0, FITTED[quick]), states.texts(FITTED[quick], FITTED[quick] + HELD_OUT)
     found = []
     for size in BLOCKS[quick]:
         told(f"sparsefinder, fitting blocks of {size}")
-        layout, parameters = _fitted(fitted, held_out, size, sparsity)
+        layout, parameters = _fitted(fitted, held_out, size, sparsity, CLUSTERS[quick])
         for length in LENGTHS[quick]:
             told(f"sparsefinder, blocks of {size}, {length:,} tokens")
             found.append(_timed(held_out.laid(length), layout, parameters, effort))
@@ -131,15 +129,15 @@ def measure_predicted(
 
 
 def _fitted(
-    states: States, held_out: States, size: int, sparsity: float
+    states: States, held_out: States, size: int, sparsity: float, clusters: Sequence[int]
 ) -> tuple[Sparsefinder, dict[str, Tensor]]:
-    """A finder of blocks with about this sparsity, and what it holds."""
+    """A finder of blocks, with those of some numbers of clusters that give about this sparsity, and what it holds."""
     asked = Sparsefinder(block_size=size, window=1)
     finder = Finder(asked, states.shape, gold_of(RULE), seed=0)
     finder.see(states.rows())
     some, best = held_out.laid(LENGTHS[True][0]), None
-    for clusters in CLUSTERS:
-        layout = replace(asked, clusters=clusters)
+    for count in clusters:
+        layout = replace(asked, clusters=count)
         held = _held(finder, layout)
         graph = layout.blocks(some.rows(held))
         assert graph is not None
