@@ -51,7 +51,7 @@ def test_text_columns_found_or_named(tmp_path, columns, options, texts):
         ({"text_columns": ["a"], "image_column": "b"}, "both are named: a and b"),
         ({"image_column": "a"}, "the column a is not an image column"),
         ({"label_column": "class"}, "there is no column class; the columns are a (string), b (string)"),
-        ({"text_columns": ["index"]}, "expected inputs not named labels, index"),
+        ({"text_columns": ["index"]}, "input columns must not be named labels, index"),
     ],
 )
 def test_columns_that_cannot_be_used(tmp_path, options, message):

@@ -37,8 +37,8 @@ def test_what_is_fitted_is_saved_with_what_the_run_had_and_trained_further(train
     status, text = fit(trained)
     assert status == 0, text
     assert "own options are used instead" not in text
-    left = "left as they are: bert.encoder.layer.2.attention.self (topk:sparsity=0.5)"
-    assert f"no entmax in all heads, so {left}\n" in text
+    left = "bert.encoder.layer.2.attention.self (topk:sparsity=0.5)"
+    assert f"left unchanged, as not all of their heads use entmax: {left}\n" in text
     assert "does not have" not in text
     before, after = crisp.load(trained), crisp.load(tmp_path / "fitted")
     methods = after.config.crisp_attention["layers"]
@@ -88,7 +88,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_is_written(trained, bert, 
         return " ".join(text.split())
 
     assert (
-        "--model: no layer of the model has entmax in all its heads, whose pairs are to be found; it has dense"
+        "--model: no layer of the model uses entmax in all its heads, so there are no pairs to predict; found dense"
         in refused(bert)
     )
     assert "rank must be at most the width of a head, 8, got 9" in refused(

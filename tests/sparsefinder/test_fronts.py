@@ -57,7 +57,7 @@ def test_the_findings_are_computed():
     assert told[0].startswith("Entmax itself gives weight to 25.0% of the valid pairs")
     assert told[1] == "With entmax of all pairs the accuracy is 90.0%."
     assert told[2].startswith(
-        "Recall: window leads from 0% to 40% sparsity, kmeans leads from 41% to 80% sparsity; leads"
+        "Recall: window leads from 0% to 40% sparsity, kmeans leads from 41% to 80% sparsity; shorter"
     )
     assert (
         "ahead at 49% (by at most 55.0 points, at 41% sparsity) and behind at 51% (by at most 4.0 poin"
@@ -71,5 +71,5 @@ def test_the_findings_are_computed():
 def test_without_a_lead_it_says_so():
     same = pd.concat([TABLE[TABLE["variant"] == "kmeans"].assign(variant=name) for name in ("one", "two")])
     told = findings(Results(same, pd.DataFrame(), ("one",)))
-    assert "Recall: no curve leads by 0.5 points over 5% of the sparsities." in told
+    assert "Recall: no curve leads by at least 0.5 points over a range of 5% sparsity." in told
     assert pytest.approx(0.75) == same["gold_sparsity"].mean()

@@ -199,7 +199,7 @@ def test_what_cannot_be_is_said_before_anything_is_fitted(language_model, monkey
     with pytest.raises(ValueError, match="rank must be at most the width of a head, 8, got 9"):
         study(language_model, ids(1), ids(1), [wide], progress=False)
     crisp.sparsify(language_model, Entmax(1.5), phase="train")
-    with pytest.raises(OptionError, match=r"has its methods in training alone \(phase 'train'\)"):
+    with pytest.raises(OptionError, match=r"is sparse in training only \(phase 'train'\)"):
         study(language_model, ids(1), ids(1), [Setting("window", Window(3))], progress=False)
 
 

@@ -258,14 +258,14 @@ def comparison(verdict, mean, low, high, detectable):
             ACCURACY,
             Verdict.NOT_SHOWN,
             (-0.0002, -0.009, 0.015, 0.016),
-            "no difference shown: −0.02 points (bootstrap: −0.90 to +1.50); this study could have shown ±1.60",
+            "no difference shown: −0.02 points (bootstrap: −0.90 to +1.50); smallest detectable difference ±1.60",
         ),
         (
             ACCURACY,
             Verdict.NOT_SHOWN,
             (-0.01, -0.02, -0.001, 0.016),
             "no difference shown: −1.00 points (bootstrap: −2.00 to −0.10); p = 0.053 once corrected "
-            "for 4 comparisons (Holm); this study could have shown ±1.60",
+            "for 4 comparisons (Holm); smallest detectable difference ±1.60",
         ),
         (
             ACCURACY,

@@ -34,8 +34,9 @@ class BenchOptions:
     (attention between predicted blocks, which needs --text). Default: all that can be; with --quick no first-call."""
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """A file of text, of 54,000 tokens at least, whose queries and keys in MiniLM the part sparsefinder takes: random
-    ones have no pairs to find. Of the options below the part takes --sparsity, --threads and --rounds."""
+    """A file of at least 54,000 tokens of text, needed by the part sparsefinder: it measures on MiniLM's queries and
+    keys for it, as random ones have no pairs to predict. Of the options below it takes --sparsity, --threads, --rounds.
+    """
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.

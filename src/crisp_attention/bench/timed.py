@@ -54,9 +54,9 @@ def disagreeing(method: Method, shape: Shape, backward: bool, skip: dict[str, st
             reasons[contender.name] = f"fails: {first_line(error)}"
             continue
         if (worst := _difference(computed, expected)) > TOLERANCE:
-            what = "gradients" if backward else "output"
+            what = "gradients differ" if backward else "output differs"
             reasons[contender.name] = (
-                f"wrong: its {what} differ from the reference's by {worst:.1e} of the largest entry, "
+                f"wrong: its {what} from the reference by {worst:.1e} of the largest entry; "
                 f"at most {TOLERANCE:.0e} is allowed"
             )
     return reasons

@@ -72,7 +72,8 @@ class RecipeOptions:
     metric: Annotated[
         str | None, arg(metavar="{accuracy,f1,mcc,pearson,spearman,rmse}", help_behavior_hint="")
     ] = None
-    """The main metric, by which the best checkpoint is chosen. Default: accuracy for classes, pearson for numbers."""
+    """The main metric, which verdicts follow and, if given, the choice of the best checkpoint too, instead of the loss.
+    Default: accuracy for classes, pearson for numbers."""
 
     report_to: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
     """Log the run there too; TensorBoard's files go into the run's folder."""

@@ -231,7 +231,7 @@ class _OfLayer:
                 else:
                     found.setdefault(name, value.clone())
         if missing := sorted(set(self.wanted) - set(found)):
-            raise ValueError(f"{layer}: {missing[0]} is to be fitted, but no fitter of its method gives it")
+            raise ValueError(f"{layer}: no fitter of its method returned {missing[0]}")
         return found
 
     def scores(self, values: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -167,7 +167,8 @@ def finetune(
     seed
         Of the classifier's initial weights, the order of examples, dropout and random keys.
     metric
-        The main metric, such as ``"mcc"``: the best checkpoint is chosen by it. None for that of the task.
+        The main metric, such as ``"mcc"``, by which the best checkpoint is chosen if one is asked for. None for that
+        of the task, with the loss for the checkpoint.
     callbacks
         More callbacks for transformers' Trainer.
     resume

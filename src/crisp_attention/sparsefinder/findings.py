@@ -9,7 +9,7 @@ import pandas as pd
 from crisp_attention.sparsefinder import fronts
 from crisp_attention.sparsefinder.quality import FULL, Quality
 
-SHORTEST = 0.05  # leads over fewer sparsities are not told
+SHORTEST = 0.05  # shorter leads are not listed
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,9 @@ def _who_leads(axis: Axis) -> str:
     ]
     title = f"{axis.title[0].upper()}{axis.title[1:]}"
     if not told:
-        return (
-            f"{title}: no curve leads by {axis.difference(fronts.TIE)} over {SHORTEST:.0%} of the sparsities."
-        )
-    return f"{title}: {', '.join(told)}; leads over fewer sparsities or by less are not told."
+        least = axis.difference(fronts.TIE)
+        return f"{title}: no curve leads by at least {least} over a range of {SHORTEST:.0%} sparsity."
+    return f"{title}: {', '.join(told)}; shorter or smaller leads are not listed."
 
 
 def _learned_or_not(axis: Axis, learned: Sequence[str]) -> Iterator[str]:

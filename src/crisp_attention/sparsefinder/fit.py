@@ -45,7 +45,7 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     left = give_finders(model, asked)
     batches = trained.batches(options.split, options.examples, options.batch_size)
     examples = f"fitting to {len(trained.task.splits[options.split]):,} examples of the {options.split} split"
-    alone = [f"no entmax in all heads, so left as they are: {listed(left)}"] if left else []
+    alone = [f"left unchanged, as not all of their heads use entmax: {listed(left)}"] if left else []
     for note in (*source.notes, *trained.task.notes, *alone, examples):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     try:

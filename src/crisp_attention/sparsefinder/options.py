@@ -60,15 +60,15 @@ class FitOptions(SourceOptions):
     """A new folder for the model, which crisp.load and --model read, and sparsefinder.csv, the scores of every head."""
 
     method: Annotated[str, arg(metavar="SPEC")] = "sparsefinder"
-    """The finder, such as sparsefinder:variant=distance:threshold=2; `crisp methods` lists its options. With a rule,
-    such as sparsefinder+topk:sparsity=0.8, for every layer and the pairs of that rule. Default: those of the model's
-    entmax."""
+    """The layout, such as sparsefinder:variant=distance:threshold=2; `crisp methods` lists its options. Without a rule
+    it is fitted to the layers with entmax and predicts their pairs. With one, such as sparsefinder+topk:sparsity=0.8,
+    every layer gets both, and the pairs of that rule are predicted."""
 
     split: Literal["train", "validation"] = "train"
     """The split that the examples are drawn from."""
 
     seed: int = 0
-    """Of what fitting draws."""
+    """Seed of the random draws of the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class StudyOptions(SourceOptions):
     """Folder for the study; one that holds such a study already is replaced."""
 
     seeds: int = 3
-    """How often everything that is fitted or drawn is fitted or drawn anew."""
+    """Number of seeds: what is fitted or drawn at random is repeated for each."""
 
     rank: int = 4
     """The dimensions of the projections."""

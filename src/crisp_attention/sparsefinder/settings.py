@@ -14,7 +14,7 @@ from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.spec import parse
 
-# section 2.5 of the description of Sparsefinder: distances, buckets, clusters, and windows or-ed in
+# the settings that the paper compares (arXiv 2109.12188): distances, buckets, clusters, and windows or-ed in
 THRESHOLDS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10)
 BUCKETS = (4, 8, 12, 16, 20)
 CLUSTERS, TOPS = (2, 4, 6, 8, 10, 12, 16, 20), (1, 2)

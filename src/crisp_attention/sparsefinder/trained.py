@@ -78,7 +78,7 @@ def entmax_layers(model: nn.Module) -> dict[AttentionLayer, Method]:
     sparse = SparseModel.find(model)
     if sparse and sparse.phase == "train":
         raise OptionError(
-            "the model has its methods in training alone (phase 'train'); expected one that is evaluated with entmax",
+            "the model is sparse in training only (phase 'train'); expected one that uses entmax in evaluation",
             "model",
         )
     found = {
@@ -91,7 +91,7 @@ def entmax_layers(model: nn.Module) -> dict[AttentionLayer, Method]:
     if not found:
         there = [f"{name}: {method}" for name, method in sparse.methods.items()] if sparse else []
         raise OptionError(
-            "no layer of the model has entmax in all its heads, whose pairs are to be found; it has "
+            "no layer of the model uses entmax in all its heads, so there are no pairs to predict; found "
             f"{listed(there) if there else 'dense attention'}. Train it with --method entmax first",
             "model",
         )

@@ -69,7 +69,7 @@ def choose_columns(train: Dataset, texts: Sequence[str], image: str | None, labe
     clash = [name for name in columns.inputs if name in ADDED]
     if clash:
         raise DataError(
-            f"expected inputs not named {listed(ADDED)}, the names of added columns; found {clash[0]}"
+            f"input columns must not be named {listed(ADDED)}, as Crisp adds columns of these names; found {clash[0]}"
         )
     return columns
 

@@ -116,7 +116,7 @@ def sentence(found: Comparison, unit: Unit) -> str:
         return words
     if not wider.low <= 0 <= wider.high and found.comparisons > 1:
         words += f"; p = {probability(found.p)} once corrected for {found.comparisons} comparisons (Holm)"
-    return f"{words}; this study could have shown ±{unit.score(found.detectable)}"
+    return f"{words}; smallest detectable difference ±{unit.score(found.detectable)}"
 
 
 def _too_few(analysis: Analysis, line: Line, baseline: Configuration) -> str:

@@ -64,7 +64,8 @@ def check(plan: Plan, output: Path, say: Callable[[str], None]) -> Checked:
         say(note)
     if len(plan.seeds) < SEEDS_NEEDED:
         say(
-            f"with {len(plan.seeds)} seeds nothing can be compared: a comparison needs {SEEDS_NEEDED}, better 5"
+            f"with {len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''} nothing can be compared: at least "
+            f"{SEEDS_NEEDED} are needed, better 5"
         )
     return Checked(metric, layers)
 
