@@ -81,6 +81,20 @@ def window(i: int, valid: np.ndarray, width: int, global_tokens: int, dilation: 
     return set(seen) if 1 <= here <= global_tokens else near
 
 
+def around(i: int, valid: np.ndarray, width: int, ends: int) -> set[int]:
+    """The keys that query `i` sees in a band, and as or of the first tokens and, unless causal, the last."""
+    seen, here = row_of(i, valid)
+    rows = [row_of(query, valid) for query in range(len(valid))]
+    end = len(seen) - ends * any(own < len(keys) for keys, own in rows)
+    if 1 <= here <= ends or here > end:
+        return set(seen)
+    return {
+        j
+        for place, j in enumerate(seen, 1)
+        if place <= ends or place > end or (width and abs(place - here) <= width // 2)
+    }
+
+
 def strided(i: int, valid: np.ndarray, stride: int, local: int) -> set[int]:
     """The keys at every `stride`-th position from that of query `i`, and those less than `local` away."""
     seen, here = row_of(i, valid)
@@ -146,6 +160,7 @@ def lsh(i: int, valid: np.ndarray, head: int, query: np.ndarray, keys: np.ndarra
         return int(np.argmax([*turned, *-turned]))
 
     own = {j for place, j in enumerate(seen, 1) if place == here}
+    own |= around(i, valid, layout.window, layout.global_tokens)
     each = rotations(layout, head, len(query)) if layout.buckets > 1 else []
     return own | {j for j in seen if not each or any(bucket(query, m) == bucket(keys[j], m) for m in each)}
 

@@ -96,7 +96,9 @@ def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     assert predicted["shape"] == {"batch": 1, "heads": 12, "length": 2048, "width": 32}
     assert predicted["scores"]["sparsity"] == pytest.approx(0.8, abs=0.1)
     assert 1 - predicted["scores"]["sparsity"] < predicted["scores"]["kept_mass"] < 1
+    assert predicted["scores"]["sparsity_without_window"] > predicted["scores"]["sparsity"]
     assert 0 < predicted["predicting_share"] < 1
+    assert "at most" in out
     assert {timed["name"] for timed in predicted["timed"]} >= {"crisp, predicted blocks", "entmax package"}
     # groups stay as large as they are: four times the tokens have about four times the pairs
     for variant in ("kmeans", "quantize"):

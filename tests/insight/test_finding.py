@@ -1,13 +1,16 @@
 """Sparsefinder fitted by `crisp.fit`: to learn what it should, exactly where it can, and to refuse what it cannot."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
 import crisp_attention as crisp
-from crisp_attention import Entmax, Method, Sparsefinder, TopK
-from crisp_attention.insight.graphs import kept
+from crisp_attention import Dense, Entmax, Full, Method, Sparsefinder, TopK
+from crisp_attention.insight.graphs import FullGraph, kept
+from crisp_attention.kernels import dispatch
 from crisp_attention.methods.layouts.sparsefinder import fitting
 from crisp_attention.methods.layouts.sparsefinder.fitting import Finder
 from crisp_attention.methods.part import Shape
@@ -158,6 +161,88 @@ def test_of_long_blocks_of_which_an_example_has_one_some_are_trained_on():
     assert sample.held_out.shape == (6, 1)
     assert sample.held_out.sum() == 1
     assert finder._some(sample).real.sum() == 5
+
+
+@pytest.mark.parametrize("block_size", [1, 64])
+def test_one_example_at_a_time_is_trained_on_and_held_out(block_size, monkeypatch):
+    layout = Sparsefinder("distance", rank=2, block_size=block_size)
+    draw = torch.Generator().manual_seed(0)
+    finder = Finder(layout, Shape(1, 1, 4), lambda rows: rows.products > 1, seed=0)
+    for _ in range(24):
+        query, key = (torch.randn(1, 1, 256, 4, generator=draw) for _ in range(2))
+        finder.see(Rows(query, key))
+    held_out = sum(int(sample.held_out.sum()) for sample in finder.samples)
+    assert held_out == -(-(finder.units - 1) // fitting.HELD_OUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "STEPS", 0)
+        untrained = copy.deepcopy(finder).values()["query"]
+    assert not finder.values()["query"].equal(untrained)
+
+
+def test_a_single_query_cannot_be_held_out():
+    finder = Finder(
+        Sparsefinder("distance", rank=2, block_size=64), Shape(1, 1, 4), lambda r: r.valid, seed=0
+    )
+    finder.see(Rows(torch.randn(1, 1, 50, 4), torch.randn(1, 1, 50, 4)))
+    with pytest.raises(
+        ValueError, match="at least 2 queries, one of which is held out, got one block of 64 tokens"
+    ):
+        finder.values()
+
+
+def test_fitting_and_scoring_are_exact_under_autocast_and_inference_mode_is_refused(monkeypatch):
+    model = crisp.sparsify(distilbert(), Method(Sparsefinder("distance", rank=2), RULE))
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.inference_mode\(\) does not allow"):
+        crisp.fit(model, [BATCH, BATCH], progress=False)
+    under_autocast = []
+
+    def watched(owner, name):
+        function = getattr(owner, name)
+
+        def watch(*given, **more):
+            under_autocast.append((name, torch.is_autocast_enabled("cpu")))
+            return function(*given, **more)
+
+        monkeypatch.setattr(owner, name, watch)
+
+    watched(Finder, "see")
+    watched(Finder, "_loss")
+    watched(Finder, "values")
+    watched(FullGraph, "scores")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        crisp.fit(model, [BATCH, BATCH], progress=False)
+    assert set(under_autocast) == {(name, False) for name in ("see", "_loss", "values", "scores")}
+
+
+def test_only_the_layer_that_is_fitted_is_observed(monkeypatch):
+    observed = []
+    attention = dispatch.attention
+
+    def watch(call, *given, observe=None, **more):
+        observed.append(observe is not None)
+        return attention(call, *given, observe=observe, **more)
+
+    monkeypatch.setattr(dispatch, "attention", watch)
+    model = crisp.sparsify(distilbert(), Method(Sparsefinder("distance", rank=2), RULE))
+    crisp.fit(model, [BATCH], progress=False)
+    layers = len(layers_of(model))
+    assert (len(observed), sum(observed)) == (layers**2, layers)
+
+
+def test_a_perfect_graph_of_top_k_has_no_error_under_softmax_and_one_under_the_rule_itself():
+    draw = torch.Generator().manual_seed(0)
+    rows = Rows(*(torch.randn(2, 2, 12, 8, generator=draw) for _ in range(2)))
+    value, rule = torch.randn(2, 2, 12, 8, generator=draw), TopK(0.8)
+    full = FullGraph.of(rule, rows, value)
+
+    class Gold(Full):
+        def visible(self, rows):
+            return full.gold
+
+    dense, once_more = (full.scores(Gold(), rule=each).means() for each in (Dense(), rule))
+    assert dense["recall"] == once_more["recall"] == [1, 1]
+    assert max(dense["output_error"]) < 1e-6
+    assert min(once_more["output_error"]) > 0.3
 
 
 def test_negatives_are_valid_earlier_and_no_positives():

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 import crisp_attention as crisp
+from crisp_attention.models.sparse_model import SparseModel
 from tests.runs import small
 
 METHOD = "sparsefinder:clusters=4:rank=3"
@@ -72,12 +73,24 @@ def test_what_is_fitted_is_saved_with_what_the_run_had_and_trained_further(train
     assert all(further[name].equal(held[name]) for name in fitted)
 
 
-def test_a_rule_that_is_named_is_given_to_every_layer(bert, fit, tmp_path):
-    status, text = fit(bert, "--method", "sparsefinder:variant=distance:rank=2+topk:sparsity=0.5")
+def test_the_pairs_of_another_rule_are_predicted_in_every_layer_and_all_attended_to(bert, fit, tmp_path):
+    words = ("--method", "sparsefinder:variant=distance:rank=2:threshold=inf", "--gold", "topk:sparsity=0.5")
+    status, text = fit(bert, *words)
     assert status == 0, text
     scores = pd.read_csv(tmp_path / "fitted" / "sparsefinder.csv")
     assert scores["layer"].nunique() == 3
     assert (scores["gold_sparsity"] > 0.3).all()
+    # every pair is shown, so what is attended to is not the rule's half of them
+    assert (scores["recall"] == 1).all()
+    assert (scores["output_error"] > 0.01).all()
+    rules = {str(method.rule) for method in SparseModel.of(crisp.load(tmp_path / "fitted")).methods.values()}
+    assert rules == {"Dense()"}
+
+
+def test_with_entmax_in_the_method_every_layer_gets_both(bert, fit, tmp_path):
+    status, text = fit(bert, "--method", f"{METHOD}+entmax:alpha=1.5")
+    assert status == 0, text
+    assert pd.read_csv(tmp_path / "fitted" / "sparsefinder.csv")["layer"].nunique() == 3
 
 
 def test_what_cannot_be_fitted_is_refused_and_nothing_is_written(trained, bert, fit, reviews, tmp_path):
@@ -96,6 +109,12 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_is_written(trained, bert, 
     )
     dense = f"{METHOD}+dense:temperature=4"
     assert "+dense:temperature=4' keeps every pair" in refused(trained, "--method", dense)
+    assert "keeps every pair" in refused(trained, "--method", f"{METHOD}+dense")
+    assert "give sparsefinder alone and --gold with the rule" in refused(bert, "--method", f"{METHOD}+topk")
+    assert "--gold: expected a rule alone, such as topk:sparsity=0.8" in refused(
+        bert, "--gold", "window:width=3+topk"
+    )
+    assert "--gold: unknown method 'nothing'" in refused(bert, "--gold", "nothing")
     few = refused(trained, "--examples", 2, "--method", "sparsefinder:clusters=90")
     assert "is too small for 90 clusters" in few
     assert "expected a layout sparsefinder, got 'topk'" in refused(trained, "--method", "topk")

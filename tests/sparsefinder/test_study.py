@@ -165,7 +165,9 @@ def test_settings_are_those_of_the_paper_and_what_changes_nothing_by_seed_is_sco
     assert len({each.name for each in every}) == len(every)
     kmeans = [each for each in every if each.variant == "kmeans" and each.main]
     assert len(kmeans) == 15  # 8 numbers of clusters, top 1 and 2, without 2 of 2
-    assert all(each.layout.rank == 8 for each in every if each.learned)
+    ranks = {(each.variant, each.layout.rank) for each in every if each.learned}
+    assert ranks == {("distance", 8), ("quantize", 8), ("quantize", 2), ("kmeans", 8)}
+    assert {len([e for e in every if e.variant == v]) for v in ("kmeans", "distance", "routing")} == {105}
     assert Setting("window", Window(3)).at(1) is None
     assert Setting("kmeans", Sparsefinder()).at(1) == Sparsefinder()
     assert Setting("ends", Ends(3)).at(0) == Ends(3)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crisp_attention.bench.contender import CRISP
-from crisp_attention.bench.results import Attention, Memory, Results, Step
+from crisp_attention.bench.peers import ENTMAX
+from crisp_attention.bench.predicted import OURS
+from crisp_attention.bench.results import Attention, Memory, Predicted, Results, Step
 
 CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}
 GPU = {"heads": 16, "width": 128, "dtype": "bfloat16", "device": "cuda"}
@@ -103,6 +105,22 @@ BARS = (
         GPU,
     ),
 )
+
+
+# of attention between predicted blocks, forward: its time over that of our entmax of all pairs, over that of the entmax
+# package, and the share of it that predicting takes
+PREDICTED = {"ratio": 0.7, "to package": 0.1, "predicting": 0.25}
+
+
+def predicted_ratios(each: Predicted) -> dict[str, float | None]:
+    """What `PREDICTED` limits; None for what was not timed."""
+    ratios = {timed.name: timed.ratio.median for timed in each.timed}
+    package = ratios.get(ENTMAX)
+    return {
+        "ratio": ratios[OURS],
+        "to package": None if package is None else ratios[OURS] / package,
+        "predicting": each.predicting_share,
+    }
 
 
 def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:

@@ -149,7 +149,8 @@ def _fitted(
 
 
 def _timed(states: States, layout: Sparsefinder, parameters: dict[str, Tensor], effort: Effort) -> Predicted:
-    ours, all_pairs = states.call(Method(layout, RULE), parameters), states.call(Method(rule=RULE))
+    method = Method(layout, RULE)
+    ours, all_pairs = states.call(method, parameters), states.call(Method(rule=RULE))
     calls: dict[str, Call] = {
         ALL: lambda: dispatch.attention(all_pairs),
         OURS: lambda: dispatch.attention(ours),
@@ -168,11 +169,11 @@ def _timed(states: States, layout: Sparsefinder, parameters: dict[str, Tensor], 
         for call in calls.values():
             warm_up(call)
         times = interleaved(calls, effort, clock_of("cpu"))
-        scores = [_scored(ours.of([head], ours.method), layout) for head in range(states.shape.heads)]
+        scores = [_scored(ours.of([head], method), layout) for head in range(states.shape.heads)]
     shares = [one / whole for one, whole in zip(times[PREDICTING], times[OURS], strict=True)]
     batch, heads, length, width = states.query.shape
     return Predicted(
-        method=Method(layout, RULE).spec,
+        method=method.spec,
         model=MODEL,
         layer=LAYER,
         shape={"batch": batch, "heads": heads, "length": length, "width": width},
@@ -187,7 +188,9 @@ def _timed(states: States, layout: Sparsefinder, parameters: dict[str, Tensor], 
 def _scored(one_head: Attention, layout: Sparsefinder) -> dict[str, float]:
     """Of one head at a time, as its scores are a matrix of all pairs."""
     full = FullGraph.of(RULE, one_head.rows, one_head.value)
-    return {name: each for name, (each,) in full.scores(layout, output=False).means().items()}
+    whole, alone = (full.scores(each, output=False).means() for each in (layout, layout.learned))
+    named = {**whole, **{f"{name}_without_window": each for name, each in alone.items()}}
+    return {name: each for name, (each,) in named.items()}
 
 
 def _check(call: Attention) -> None:

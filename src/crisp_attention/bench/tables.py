@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crisp_attention.bench.bars import BARS, Verdict, crisp_ratio, verdict
+from crisp_attention.bench.bars import BARS, PREDICTED, Verdict, crisp_ratio, predicted_ratios, verdict
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
-from crisp_attention.bench.peers import ENTMAX
-from crisp_attention.bench.predicted import ALL, COMPARING, LISTING, OURS
+from crisp_attention.bench.predicted import ALL, COMPARING, LISTING
 from crisp_attention.bench.results import Attention, Predicted, Results
 
 MOST = 5  # lengths side by side, in 80 columns
@@ -154,24 +153,29 @@ def predicted(found: list[Predicted]) -> Table:
         f"predicted blocks with entmax 1.5, forward: layer {first.layer} of {first.model}, {heads} heads of {width}",
         "tokens",
     )
-    for heading in (
-        "block", "sparsity", "kept mass", "all, ms", "ratio", "to package", "predicting",
-    ):  # fmt: skip
+    for heading in ("block", "sparsity", "predicted", "kept mass", "all, ms", *PREDICTED):
         table.add_column(heading, justify="right")
     for each in found:
-        times = {timed.name: timed for timed in each.timed}
-        ours, package = times[OURS].ratio.median, times.get(ENTMAX)
+        whole = next(timed for timed in each.timed if timed.name == ALL)
+        ratios = predicted_ratios(each)
         table.add_row(
             f"{each.shape['length']:,}",
             str(each.block_size),
             f"{each.scores['sparsity']:.0%}",
+            f"{1 - each.scores['sparsity_without_window']:.0%}",
             f"{each.scores['kept_mass']:.0%}",
-            f"{1000 * times[ALL].seconds.median:.3g}",
-            ratio(ours),
-            "–" if package is None else f"{ours / package.ratio.median:.3f}",
-            f"{each.predicting_share:.1%}",
+            f"{1000 * whole.seconds.median:.3g}",
+            *(_within(ratios[name], most) for name, most in PREDICTED.items()),
         )
+    table.add_section()
+    table.add_row("at most", *[""] * 5, *(f"{most:g}" for most in PREDICTED.values()))
     return table
+
+
+def _within(value: float | None, most: float) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value <= most else f"[red]{value:.3f}[/]"
 
 
 def listed(results: Results) -> Table:

@@ -14,11 +14,13 @@ from crisp_attention.extras import needs
 from crisp_attention.insight.graphs import FullGraph, GraphScores, gold_of, together
 from crisp_attention.insight.showing import show
 from crisp_attention.insight.tables import as_html, as_text
+from crisp_attention.kernels.blocks import exactly
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.methods.part import Fitter, Parameter, Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules import Rule
+from crisp_attention.models.host import device_of
 from crisp_attention.models.parameters import fill_parameters, wanted_by
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.settings import settings_on
@@ -97,8 +99,9 @@ def fit(
     The model runs with its rules but without the layouts that are to be fitted, in evaluation mode and without
     gradients; its weights do not change. What was fitted before is replaced. One layer is fitted after another, each
     in a pass of its own over the batches, which holds queries and keys of the first batches that have `tokens` tokens
-    together: for 12 heads of width 64 and 50,000 tokens, about 300 MB. One example in ten is held out, to tell how
-    well the others were learned.
+    together: for 12 heads of width 64 and 50,000 tokens, about 300 MB. The scores of the layer for one batch,
+    (examples, heads, tokens, tokens), come on top, several times over: give long texts in small batches. One example in
+    ten is held out, to tell how well the others were learned.
 
     Parameters
     ----------
@@ -107,7 +110,9 @@ def fit(
     batches
         A `DataLoader` or a list of mappings of the arguments of the model's forward, read once for each layer.
     gold
-        The rule whose kept pairs are to be found, such as `TopK(0.8)`; by default that of each layer's method.
+        The rule whose kept pairs are to be found, by default that of each layer's method. For those of `TopK(0.8)`,
+        give it here and `Dense()` in the method: its softmax is then over all that was found, most of which a top-k
+        rule would drop once more.
     tokens
         No further batch is read once a layer has seen as many, padding included.
     seed
@@ -138,13 +143,15 @@ def fit(
     Traceback (most recent call last):
     ValueError: nothing to fit: topk:sparsity=0.5 has no parameters that are fitted
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("crisp.fit trains projections, which torch.inference_mode() does not allow")
     sparse = SparseModel.of(model)
     fitters: dict[int, _OfLayer] = {}
     for layer in sparse.layers:
         method = settings_on(layer).method
         if method and (wanted := _fitted(wanted_by(sparse.host, layer.module, method))):
-            number = seed_of_layer(seed, layer.index)
-            fitters[layer.index] = _OfLayer(method, sparse.host.shape(layer.module), wanted, number, gold)
+            shape, number = sparse.host.shape(layer.module), seed_of_layer(seed, layer.index)
+            fitters[layer.index] = _OfLayer(layer.name, method, shape, wanted, number, gold)
     if not fitters:
         specs = dict.fromkeys(map(str, sparse.methods.values()))
         raise ValueError(f"nothing to fit: {', '.join(specs)} has no parameters that are fitted")
@@ -160,9 +167,10 @@ def fit(
     for layer in bar:
         fitter = fitters[layer.index]
         number = max(number, show(model, layer, batches, fitter.see, tokens))
-        found[layer.index] = fitter.values(layer.name)
-        if quality := fitter.scores(found[layer.index]):
-            scores[layer.name] = quality
+        with exactly(device_of(sparse.root)):
+            found[layer.index] = fitter.values()
+            if quality := fitter.scores(found[layer.index]):
+                scores[layer.name] = quality
         fitter.forget()
     with all_or_nothing(everything(sparse.host, sparse.root)):
         for layer in layers:
@@ -178,6 +186,7 @@ class _OfLayer:
 
     def __init__(
         self,
+        name: str,
         method: LayerMethod,
         shape: Shape,
         wanted: Mapping[str, Parameter],
@@ -185,14 +194,15 @@ class _OfLayer:
         gold: Rule | None,
     ) -> None:
         self.groups = method.groups() if isinstance(method, PerHead) else {method: list(range(shape.heads))}
-        self.wanted, self.gold = wanted, gold
+        self.name, self.wanted, self.gold = name, wanted, gold
         self.examples = 0
         self.held_out: list[tuple[Rows, Tensor]] = []
         for each in self.groups:
             if (gold or each.rule).drops_nothing() and any(part.fitted_to_rule for part in each.parts):
                 raise ValueError(
-                    f"nothing to predict: {f'gold={gold!r}' if gold else f'the rule of {str(each)!r}'} keeps every "
-                    "pair; expected one that drops pairs, such as entmax or topk"
+                    f"nothing to predict in {name}: "
+                    f"{f'gold={gold!r}' if gold else f'the rule of {str(each)!r}'} keeps every pair; expected one that "
+                    "drops pairs, such as entmax or topk"
                 )
         self.fitters: list[tuple[str, list[int], Fitter]] = [
             (part.kind, heads, fitter)
@@ -213,25 +223,26 @@ class _OfLayer:
             self.held_out.append((rows.of_examples(index), value[index]))
         if not held_out.all():
             index = (~held_out).nonzero()[:, 0]
-            for _, _, fitter in self.fitters:
-                fitter.see(rows.of_examples(index))
+            with exactly(rows.query.device):
+                for _, _, fitter in self.fitters:
+                    fitter.see(rows.of_examples(index))
 
-    def values(self, layer: str) -> dict[str, Tensor]:
+    def values(self) -> dict[str, Tensor]:
         if not self.examples:
-            raise ValueError(f"nothing was fitted for {layer}: no attention call of it ran")
+            raise ValueError(f"nothing was fitted for {self.name}: no attention call of it ran")
         if not self.held_out:
             raise ValueError("fitting needs at least 2 examples, one of which is held out, got 1")
         found: dict[str, Tensor] = {}
         for kind, heads, fitter in self.fitters:
             for own, value in fitter.values().items():
                 name = f"{kind}.{own}"
-                _check(layer, name, value, self.wanted.get(name))
+                _check(self.name, name, value, self.wanted.get(name))
                 if name in found and self.wanted[name].per_head:
                     found[name][heads] = value[heads]
                 else:
                     found.setdefault(name, value.clone())
         if missing := sorted(set(self.wanted) - set(found)):
-            raise ValueError(f"{layer}: no fitter of its method returned {missing[0]}")
+            raise ValueError(f"{self.name}: no fitter of its method returned {missing[0]}")
         return found
 
     def scores(self, values: Mapping[str, Tensor]) -> dict[str, list[float]]:
@@ -247,7 +258,7 @@ class _OfLayer:
             for rows, value in self.held_out:
                 full = FullGraph.of(rule, rows, value)
                 for layout, scores in zip(layouts, every, strict=True):
-                    scores.append(full.scores(layout, values))
+                    scores.append(full.scores(layout, values, rule=method.rule))
         found, *alone = (together(each).means() for each in every)
         return found | {f"{name}_without_window": each for means in alone for name, each in means.items()}
 

@@ -28,7 +28,8 @@ class GraphScores:
     kept_mass
         The weight that full attention gives to pairs in E, mean over queries.
     output_error
-        The norm of the change of the output, over that of full attention's; None where it was not asked for.
+        The norm of the change of the output, if the method's rule sees E alone, over that of full attention's; None
+        where it was not asked for.
     """
 
     sparsity: Tensor
@@ -69,14 +70,22 @@ class FullGraph:
         return cls(rule, rows, value, valid_queries(rows.valid)[..., None], gold, weights)
 
     def scores(
-        self, layout: Layout, parameters: Mapping[str, Tensor] | None = None, *, output: bool = True
+        self,
+        layout: Layout,
+        parameters: Mapping[str, Tensor] | None = None,
+        *,
+        rule: Rule | None = None,
+        output: bool = True,
     ) -> GraphScores:
-        """Of the pairs that a layout shows, with further parameters of the layer; `output`: its error as well."""
+        """Of the pairs that a layout shows, with further parameters of the layer.
+
+        `output`: the error as well, of attention by `rule` to these pairs; by default that of the graph.
+        """
         rows, real, wanted = self.rows, self.real, self.weights
         rows = replace(rows, parameters={**rows.parameters, **(parameters or {})})
         valid = (rows.valid & real).expand_as(rows.scores)
         seen = layout.visible(rows)
-        error = self._output_error(kept(self.rule, rows, seen)[1]) if output else None
+        error = self._output_error(kept(rule or self.rule, rows, seen)[1]) if output else None
         seen, gold = seen & valid, self.gold & valid
         both = (seen & gold).sum(dim=(2, 3))
         queries = real.expand_as(rows.scores[..., :1]).sum(dim=(2, 3))

@@ -37,7 +37,16 @@ def show(
             seen += found.rows.query.shape[0] * found.rows.query.shape[2]
             see(found)
 
-    with borrowed(model, observe=observe, methods=_without_fitted, evaluate=True, untouched=True):
+    # which queries of cross-attention are real is seen in the layer before it
+    observed = None if layer.cross else {layer.index}
+    with borrowed(
+        model,
+        observe=observe,
+        observed=observed,
+        methods=_without_fitted,
+        evaluate=True,
+        untouched=True,
+    ):
         for batch in batches:
             model(**inputs(host, root, batch))
             number += 1

@@ -1,7 +1,7 @@
 """Using a model temporarily, and restoring it afterwards."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Lock, local
@@ -30,6 +30,7 @@ def borrowed(
     *,
     method: AnyMethod | None = None,
     observe: Observer | None = None,
+    observed: Container[int] | None = None,
     methods: Callable[[LayerMethod | None], LayerMethod | None] | None = None,
     unobserved: bool = False,
     evaluate: bool = False,
@@ -47,6 +48,8 @@ def borrowed(
         Called with the settings, the method and the `Observation` of every attention call. Calls of other
         threads count too: those of a model split over devices come from threads of their own. A model that is
         not sparse runs its attention through Crisp, dense, for as long as the block does.
+    observed
+        The numbers of the layers that are observed; by default all.
     methods
         The method of every layer inside the block, in every phase, from the one that it has; None for dense, by
         Crisp's kernel.
@@ -76,7 +79,7 @@ def borrowed(
             given.enter_context(_having(model, method))
         layers: list[Settings] = []
         if observe is not None:
-            layers = given.enter_context(_observing(model, observe))
+            layers = given.enter_context(_observing(model, observe, observed))
         elif method is not None or methods or unobserved:
             layers = [settings_on(layer) for layer in carrying(*host_of(model))]
         if methods:
@@ -109,7 +112,9 @@ def _having(model: nn.Module, method: AnyMethod) -> Iterator[None]:
 
 
 @contextmanager
-def _observing(model: nn.Module, observer: Observer) -> Iterator[list[Settings]]:
+def _observing(
+    model: nn.Module, observer: Observer, observed: Container[int] | None
+) -> Iterator[list[Settings]]:
     host, root = host_of(model)
     pass_of_this_thread = local()
 
@@ -133,13 +138,14 @@ def _observing(model: nn.Module, observer: Observer) -> Iterator[list[Settings]]
                 settings_on(layer).only_observed = True
         check_active(host, found)
         layers = [settings_on(layer) for layer in found]
-        for settings in layers:
+        watched = [settings for settings in layers if observed is None or settings.index in observed]
+        for settings in watched:
             settings.observers.append(observe)
     try:
         yield layers
     finally:
         with _beginning_or_end:
-            for settings in layers:
+            for settings in watched:
                 settings.observers.remove(observe)
             sparse = SparseModel.find(root)
             if sparse and all(each.only_observed and not each.observers for each in sparse.settings):

@@ -15,6 +15,7 @@ from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.layouts import Sparsefinder
 from crisp_attention.methods.method import Method
+from crisp_attention.methods.rules import Rule
 from crisp_attention.methods.spec import parse
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.settings import settings_on
@@ -39,17 +40,17 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     for what cannot work.
     """
     console = console or Console(quiet=True)
-    asked = _check(options)
+    asked, gold = _check(options)
     trained = read_trained(options, {options.split: options.examples})
     model, source = trained.model, trained.source
-    left = give_finders(model, asked)
+    left = give_finders(model, asked, everywhere=gold is not None or "+" in options.method)
     batches = trained.batches(options.split, options.examples, options.batch_size)
     examples = f"fitting to {len(trained.task.splits[options.split]):,} examples of the {options.split} split"
     alone = [f"left unchanged, as not all of their heads use entmax: {listed(left)}"] if left else []
     for note in (*source.notes, *trained.task.notes, *alone, examples):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     try:
-        found = fit(model, batches, seed=options.seed, progress=not console.quiet)
+        found = fit(model, batches, gold=gold, seed=options.seed, progress=not console.quiet)
     except ValueError as error:
         raise OptionError(str(error)) from error
     if found.batches < len(batches):
@@ -63,14 +64,14 @@ def run_fit(options: FitOptions, console: Console | None = None) -> Fit:
     return found
 
 
-def give_finders(model: nn.Module, asked: Method) -> list[str]:
-    """Give every layer the method, or, if it has no rule, its layout to the layers with entmax.
+def give_finders(model: nn.Module, asked: Method, *, everywhere: bool) -> list[str]:
+    """Give every layer the method, or only its layout to the layers with entmax.
 
-    Returns the layers that keep another method, in words. Raises OptionError where the method does not fit, and for a
-    model without entmax if no rule is asked for.
+    Returns the layers that keep another method, in words. Raises OptionError where the method does not fit, and, if it
+    is not given `everywhere`, for a model without entmax.
     """
     try:
-        if asked != Method(asked.layout):
+        if everywhere:
             sparsify(model, asked)
             return []
         found = entmax_layers(model)
@@ -100,20 +101,31 @@ def check_new(output: Path) -> None:
         )
 
 
-def _check(options: FitOptions) -> Method:
+def _check(options: FitOptions) -> tuple[Method, Rule | None]:
     try:
         asked = parse(options.method)
         if not isinstance(asked.layout, Sparsefinder):
             raise ValueError(f"expected a layout sparsefinder, got {options.method!r}")
+        if options.gold is None and not asked.rule.drops_nothing() and not asked.rule.zeros_are_dropped:
+            raise ValueError(
+                f"the rule of {options.method!r} would drop most of the pairs predicted for it once more; to attend to "
+                f"all of them, give sparsefinder alone and --gold with the rule"
+            )
     except (TypeError, ValueError) as error:
         raise OptionError(str(error), "method") from error
+    try:
+        gold = None if options.gold is None else parse(options.gold)
+        if gold and gold != Method(rule=gold.rule):
+            raise ValueError(f"expected a rule alone, such as topk:sparsity=0.8, got {options.gold!r}")
+    except (TypeError, ValueError) as error:
+        raise OptionError(str(error), "gold") from error
     for name, least in (("examples", 2), ("seed", 0)):
         try:
             check_whole(name, getattr(options, name), least)
         except ValueError as error:
             raise OptionError(str(error), name) from error
     check_new(options.output)
-    return asked
+    return asked, None if gold is None else gold.rule
 
 
 def _print(found: Fit, options: FitOptions) -> None:

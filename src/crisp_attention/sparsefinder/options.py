@@ -60,9 +60,13 @@ class FitOptions(SourceOptions):
     """A new folder for the model, which crisp.load and --model read, and sparsefinder.csv, the scores of every head."""
 
     method: Annotated[str, arg(metavar="SPEC")] = "sparsefinder"
-    """The layout, such as sparsefinder:variant=distance:threshold=2; `crisp methods` lists its options. Without a rule
-    it is fitted to the layers with entmax and predicts their pairs. With one, such as sparsefinder+topk:sparsity=0.8,
-    every layer gets both, and the pairs of that rule are predicted."""
+    """The layout, such as sparsefinder:variant=distance:threshold=2; `crisp methods` lists its options. It is given to
+    the layers with entmax and predicts their pairs. With entmax behind it, as in sparsefinder+entmax:alpha=1.5, every
+    layer gets both."""
+
+    gold: Annotated[str | None, arg(metavar="RULE", help_behavior_hint="")] = None
+    """Predict the pairs of another rule, such as topk:sparsity=0.8, in every layer; the model then attends to all of
+    what is predicted, by softmax unless --method has a rule. Default: the pairs of the method's own rule."""
 
     split: Literal["train", "validation"] = "train"
     """The split that the examples are drawn from."""
@@ -90,7 +94,7 @@ class StudyOptions(SourceOptions):
     """Number of seeds: what is fitted or drawn at random is repeated for each."""
 
     rank: int = 4
-    """The dimensions of the projections."""
+    """The dimensions of the projections; buckets are also tried with a quarter as many."""
 
     scored_examples: int = 100
     """How many validation examples the predicted pairs are scored on."""

@@ -14,9 +14,10 @@ from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.spec import parse
 
-# the settings that the paper compares (arXiv 2109.12188): distances, buckets, clusters, and windows or-ed in
+# the settings that the paper compares (arXiv 2109.12188) and a few more: distances, buckets, clusters; windows and both
+# ends are or-ed in, and so they are with hashing and with clusters of what was not projected, to compare like with like
 THRESHOLDS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10)
-BUCKETS = (4, 8, 12, 16, 20)
+BUCKETS = (2, 4, 8, 12, 16, 20)
 CLUSTERS, TOPS = (2, 4, 6, 8, 10, 12, 16, 20), (1, 2)
 WINDOWS = (0, 1, 3, 7, 11, 19, 27)
 BANDS = (1, 3, 5, 7, 9, 11, 15, 19, 23, 27)
@@ -78,7 +79,9 @@ BASELINES: dict[str, tuple[str, ...]] = {
         f"bigbird:width={width}:random_blocks={blocks}" for width in (3, 7, 11) for blocks in (1, 2, 3, 4, 5)
     ),
     "strided": tuple(f"strided:stride={stride}" for stride in (4, 6, 8, 10, 12, 16, 20)),
-    "lsh": tuple(f"lsh:buckets={n}:rounds={r}" for n in (2, 4, 8, 16, 32, 64) for r in (1, 2, 4)),
+    "lsh": tuple(
+        f"lsh:buckets={n}:rounds={r}:global_tokens=1" for n in (2, 4, 8, 16, 32, 64) for r in (1, 4)
+    ),
     "random_pairs": tuple(f"random_pairs:sparsity={share}" for share in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
     "routing": tuple(
         f"routing:clusters={n}:top={top}" for n in CLUSTERS for top in TOPS if top < n
@@ -91,23 +94,28 @@ def settings(rank: int = 4, *, quick: bool = False) -> list[Setting]:
     """All settings of the study: those of Sparsefinder, then those that it is compared with."""
     check_whole("rank", rank, 1)
     windows = (WINDOW,) if quick else WINDOWS
-    found = [
-        Setting(variant, replace(layout, rank=rank, window=window), main=window == WINDOW)
-        for window in windows
-        for variant, layouts in _variants().items()
-        for layout in _few(layouts, quick)
-    ]
-    found += [Setting(ENDS, Ends(width)) for width in _few(BANDS, quick)]
-    for variant, specs in BASELINES.items():
-        found += [Setting(variant, parse(spec).layout) for spec in _few(specs, quick)]
+    found = [Setting(ENDS, Ends(width)) for width in _few(BANDS, quick)]
+    variants: dict[str, list[Layout]] = {**_variants(rank)}
+    variants |= {variant: [parse(spec).layout for spec in specs] for variant, specs in BASELINES.items()}
+    for variant, layouts in variants.items():
+        for layout in _few(layouts, quick):
+            if any(each.name == "window" for each in fields(layout)):
+                found += [
+                    Setting(variant, replace(layout, window=window), main=window == WINDOW)  # type: ignore[call-arg]
+                    for window in windows
+                ]
+            else:
+                found.append(Setting(variant, layout))
     return found
 
 
-def _variants() -> dict[str, list[Sparsefinder]]:
+def _variants(rank: int) -> dict[str, list[Layout]]:
+    ranks = dict.fromkeys((rank, max(1, rank // 4)))
     return {
-        "distance": [Sparsefinder("distance", threshold=each) for each in THRESHOLDS],
-        "quantize": [Sparsefinder("quantize", bucket_size=each) for each in BUCKETS],
-        "kmeans": [Sparsefinder(clusters=n, top=top) for n in CLUSTERS for top in TOPS if top < n],
+        "distance": [Sparsefinder("distance", rank, threshold=each) for each in THRESHOLDS],
+        # each coordinate adds pairs of its own
+        "quantize": [Sparsefinder("quantize", each, bucket_size=size) for each in ranks for size in BUCKETS],
+        "kmeans": [Sparsefinder("kmeans", rank, n, top) for n in CLUSTERS for top in TOPS if top < n],
     }
 
 

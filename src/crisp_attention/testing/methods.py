@@ -31,6 +31,8 @@ class MethodContract:
     parameters
         What a layer of 4 heads, 2 key heads and width 6 holds for it, such as `{"rule.alpha": tensor}`; by default
         what trained ones start from. Fitted ones have to be given.
+    causal
+        Whether causal attention can have it; if not, what would ask for it is skipped, or asked of an encoder.
 
     Examples
     --------
@@ -42,6 +44,7 @@ class MethodContract:
 
     method: ClassVar[AnyMethod]
     parameters: ClassVar[Mapping[str, Tensor] | None] = None
+    causal: ClassVar[bool] = True
 
     @pytest.fixture
     def tested(self) -> Method:
@@ -69,12 +72,19 @@ class MethodContract:
         """Output and, unless the method has a branch, weights by the reference."""
         return dispatch.attention(call, dispatch.REFERENCE, weights=not call.method.has_branch)
 
+    def skip_without_causal(self) -> None:
+        """Skip a test that asks for causal attention if the method is not for it."""
+        if not self.causal:
+            pytest.skip("causal attention cannot have it")
+
     def test_it_survives_json_and_its_spec(self, tested: Method) -> None:
         assert Method.from_dict(json.loads(json.dumps(tested.to_dict()))) == tested
         assert parse(tested.spec) == tested
 
     def test_only_valid_pairs_have_weight_and_a_row_without_any_gives_zeros(self, tested: Method) -> None:
-        valid = torch.ones(2, 1, 9, 9, dtype=torch.bool).tril()
+        valid = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+        if self.causal:
+            valid = valid.tril()
         valid[0, :, 3] = False
         valid[1] = False
         for more in ({}, {"sinks": torch.ones(HEADS)}, {"dropout": 0.5}):
@@ -104,18 +114,20 @@ class MethodContract:
             torch.testing.assert_close(output[:, :, left : left + 9], wanted, rtol=1e-9, atol=1e-9)
 
     def test_under_a_causal_mask_nothing_depends_on_later_tokens(self, tested: Method) -> None:
+        self.skip_without_causal()
         whole, _ = self.attend(self.call(tested, 20, causal=True))
         shorter, _ = self.attend(self.call(tested, 13, causal=True))
         torch.testing.assert_close(whole[:, :, :13], shorter, rtol=1e-9, atol=1e-9)
 
     def test_a_token_at_a_time_sees_what_the_whole_causal_matrix_sees(self, tested: Method) -> None:
+        self.skip_without_causal()
         whole, _ = self.attend(self.call(tested, 20, causal=True))
         for length in (1, 7, 20):
             step, _ = self.attend(self.call(tested, length, queries=1))
             torch.testing.assert_close(step[:, :, 0], whole[:, :, length - 1], rtol=1e-9, atol=1e-9)
 
     def test_gradients_are_right(self, tested: Method) -> None:
-        call = self.call(tested, 5, batch=1, causal=True, softcap=3.0)
+        call = self.call(tested, 5, batch=1, causal=self.causal, softcap=3.0)
 
         def output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return dispatch.attention(replace(call, query=query, key=key, value=value), dispatch.REFERENCE)[0]
@@ -227,7 +239,11 @@ class LayoutContract(MethodContract):
         return Method(layout=self.layout)
 
     def test_it_shows_a_subset_of_what_is_valid(self, tested: Method) -> None:
-        for more in ({}, {"causal": True}, {"valid": torch.arange(48) < torch.tensor([[[[48]]], [[[29]]]])}):
+        for more in (
+            {},
+            {"causal": self.causal},
+            {"valid": torch.arange(48) < torch.tensor([[[[48]]], [[[29]]]])},
+        ):
             rows = self.call(tested, 48, **more).rows
             visible = tested.layout.visible(rows)
             assert visible.dtype == torch.bool

@@ -11,7 +11,12 @@ from tests.cases import normal
 from tests.methods.layouts.rows import VALID, is_as_defined, padded, rows_of, shown
 
 DRAWN = st.builds(
-    LSH, st.just(1) | st.integers(1, 6).map(lambda n: 2 * n), st.integers(1, 3), st.integers(0, 2**70)
+    LSH,
+    st.just(1) | st.integers(1, 6).map(lambda n: 2 * n),
+    st.integers(1, 3),
+    st.integers(0, 2**70),
+    st.sampled_from([0, 0, 1, 5]),
+    st.integers(0, 2),
 )
 
 

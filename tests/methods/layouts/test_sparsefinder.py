@@ -51,20 +51,12 @@ class TestDistance(LayoutContract):
     layout, parameters = DISTANCE, held(DISTANCE)
 
 
-class OfEncoders(LayoutContract):
-    test_under_a_causal_mask_nothing_depends_on_later_tokens = None
-    test_a_token_at_a_time_sees_what_the_whole_causal_matrix_sees = None
-    test_gradients_are_right = None  # asks for a causal mask
-    test_only_valid_pairs_have_weight_and_a_row_without_any_gives_zeros = None  # so does this
-    test_it_shows_a_subset_of_what_is_valid = None
+class TestQuantize(LayoutContract):
+    layout, parameters, causal = QUANTIZE, held(QUANTIZE), False
 
 
-class TestQuantize(OfEncoders):
-    layout, parameters = QUANTIZE, held(QUANTIZE)
-
-
-class TestBlocks(OfEncoders):
-    layout, parameters = BLOCKS, held(BLOCKS)
+class TestBlocks(LayoutContract):
+    layout, parameters, causal = BLOCKS, held(BLOCKS), False
 
 
 def meant(layout: Sparsefinder, rows: Rows, b: int, h: int, real: list[int]) -> set[tuple[int, int]]:
@@ -160,6 +152,32 @@ def test_a_token_that_is_not_finite_is_listed_with_all_and_distances_are_not_lis
             layout.pairs(rows_of(layout, 7))
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [KMEANS, DISTANCE, QUANTIZE, BLOCKS],
+    ids=["kmeans", "distance", "quantize", "blocks"],
+)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_token_that_is_not_finite_reaches_everyone_and_padding_does_not_change_whom(layout, broken):
+    layout = layout.learned
+    rows = rows_of(layout, 12)
+    query, key = rows.query.clone(), rows.key.clone()
+    key[0, :, 3], query[0, :, 8] = broken, broken
+    rows = replace(rows, query=query, key=key)
+    seen = layout.visible(rows).expand(2, HEADS, 12, 12)
+    near = slice(0, 4) if layout.block_size > 1 else slice(3, 4)
+    assert seen[0, :, :, near].all()
+    assert seen[0, :, 8].all()
+    padded = [torch.cat([torch.zeros_like(each[:, :, :4]), each], dim=2) for each in (query, key)]
+    mask = (torch.arange(16) >= 4)[None, None, None]
+    moved = Rows(*padded, parameters=rows.parameters, mask=mask)
+    assert layout.visible(moved).expand(2, HEADS, 16, 16)[:, :, 4:, 4:].equal(seen)
+    if layout.variant != "distance" and layout.block_size == 1:
+        listed = torch.zeros_like(seen)
+        listed[tuple(layout.pairs(rows))] = True
+        assert listed.equal(seen)
+
+
 @pytest.mark.parametrize("layout", [KMEANS, DISTANCE, QUANTIZE], ids=lambda layout: layout.variant)
 def test_blocks_of_one_token_are_the_tokens(layout):
     real = torch.arange(13) < torch.tensor([[[[13]]], [[[9]]]])
@@ -234,7 +252,7 @@ def test_rows_whose_support_is_visible_are_those_of_full_entmax():
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (QUANTIZE, "variant 'quantize' cannot be used in causal, packed or cross-attention"),
+        (QUANTIZE, "variant 'quantize' cannot be used in causal, packed, windowed or cross-attention"),
         (BLOCKS, "blocks of 4 tokens needs self-attention in which all queries see the same keys"),
     ],
     ids=["quantize", "blocks"],

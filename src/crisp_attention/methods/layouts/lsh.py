@@ -8,6 +8,7 @@ from torch import Tensor
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.hashing import mix
 from crisp_attention.methods.layouts.base import Layout
+from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs
 from crisp_attention.methods.ranking import widest
 from crisp_attention.methods.rows import Rows, repeat_heads
 
@@ -32,6 +33,9 @@ class LSH(Layout):
         How many hashes there are; more of them show more.
     seed
         Of the draw.
+    window, global_tokens
+        A band around the query's own token, and tokens at the ends that see everything and are seen by all, as in
+        `Sparsefinder`; by default neither.
 
     Examples
     --------
@@ -48,6 +52,8 @@ class LSH(Layout):
     buckets: int = 8
     rounds: int = 1
     seed: int = 0
+    window: int = 0
+    global_tokens: int = 0
 
     name: ClassVar[str] = "lsh"
     uses_positions: ClassVar[bool] = True
@@ -58,6 +64,7 @@ class LSH(Layout):
             raise ValueError(f"buckets must be 1 or an even whole number, got {self.buckets!r}")
         check_whole("rounds", self.rounds, 1)
         check_whole("seed", self.seed, 0)
+        check_fixed(self.window, self.global_tokens)
 
     def shows_everything(self, keys: int | None = None) -> bool:
         return self.buckets == 1
@@ -70,7 +77,9 @@ class LSH(Layout):
         query, key = (self._buckets(states, rotations) for states in (rows.query, keys))
         query, key = query[..., :, None, :], key[..., None, :, :]
         shared = ((query == key) | (query < 0) | (key < 0)).any(dim=-1)
-        return rows.valid & (shared | (rows.key_positions == rows.query_positions))
+        own = rows.key_positions == rows.query_positions
+        around = fixed_pairs(rows, self.window, self.global_tokens)
+        return rows.valid & (shared | own | around)
 
     def _buckets(self, states: Tensor, rotations: Tensor) -> Tensor:
         """The bucket of each of the states (B, H, N, D) in each round, (B, H, N, rounds); -1 if not finite."""

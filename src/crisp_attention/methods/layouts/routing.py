@@ -33,10 +33,11 @@ class Routing(Layout):
     clusters, top
         The number of clusters of a head, and how many of them a token joins.
     window
-        Tokens of the band around the query's own token, an odd number, or 0 for none.
+        Tokens of the band around the query's own token, an odd number, or 0 for none. Without a window and global
+        tokens a query may see no key, and its output is then 0.
     global_tokens
         How many first tokens see everything and are seen by all; the same number of last ones where all queries see the
-        same keys, as in encoders.
+        same keys, as in encoders. In layers with sliding windows they are those that the query's window holds.
 
     Examples
     --------
@@ -120,6 +121,6 @@ class _Clustering:
         """Those of the layout, or of another one: with more clusters, say."""
         count = (layout or self.layout).clusters
         if count not in self.found:
-            check_enough(self.seen, "tokens", count)
+            check_enough(min(self.seen, POINTS), "tokens", count)
             self.found[count] = centers(self.points.double(), count, 1, self.seed).to(self.device)
         return {"centers": self.found[count]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +78,7 @@ class Finder:
             needs("sklearn.cluster", extra="runs")
         self.random = torch.Generator().manual_seed(seed)
         self.samples: list[Sample] = []
+        self.units = 0  # queries, or blocks of them, in the samples
         self._found: dict[tuple[int, int], Tensor] = {}
 
     def see(self, rows: Rows) -> None:
@@ -93,7 +93,7 @@ class Finder:
             return dict(self._weights)
         tokens = sum(int(_valid_keys(sample).sum()) for sample in self.samples)
         unit = "tokens" if layout.block_size == 1 else f"blocks of {layout.block_size} tokens"
-        check_enough(tokens, unit, layout.clusters)
+        check_enough(min(tokens, POINTS), unit, layout.clusters)
         return self._weights | {"centers": self._centers(layout.clusters, layout.runs)}
 
     @cached_property
@@ -116,8 +116,7 @@ class Finder:
             gold, valid = self._of_blocks(rows, blocks, chosen)
             query = query.gather(2, chosen[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
             real = present.gather(1, chosen)
-        order = torch.randperm(real.numel(), generator=self.random).reshape(real.shape)
-        held_out = (order % HELD_OUT == 1).to(real.device)  # one of two at the least, and not the only one
+        held_out = self._hold_out(real)
         key = repeat_heads(key, self.shape.heads // self.shape.groups)
         return Sample(query, key, gold & valid, valid & ~gold, real, held_out)
 
@@ -125,6 +124,14 @@ class Finder:
         """The places of at most `most` units of each example (B, m), real ones first, in random order."""
         order = torch.rand(real.shape, generator=self.random).to(real.device).masked_fill(~real, 2.0)
         return order.argsort(dim=1)[:, : min(most, int(real.sum(dim=1).max()))]
+
+    def _hold_out(self, real: Tensor) -> Tensor:
+        """Every so many-th of the real units (B, m) of all samples, in random order, from the second on."""
+        order = torch.rand(real.numel(), generator=self.random).masked_fill(~real.flatten().cpu(), 2.0)
+        number = torch.empty(real.numel(), dtype=torch.long)
+        number[order.argsort()] = self.units + torch.arange(real.numel())
+        self.units += int(real.sum())
+        return real & (number % HELD_OUT == 1).reshape(real.shape).to(real.device)
 
     def _of_blocks(self, rows: Rows, blocks: Blocks, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Which blocks of keys hold gold pairs of the chosen blocks of queries, and which hold valid ones."""
@@ -157,9 +164,11 @@ class Finder:
         weights = {name: drawn(self.shape.heads, width, layout.rank) for name in names}
         if not layout.shared:
             weights["offset"] = torch.zeros(self.shape.heads, 1, layout.rank, device=home)
-        held_out = [
-            (each, self._negatives(each)) for each in map(_held_out, islice(self._in_turn(), CHECKED))
-        ]
+        if self.units < 2:
+            unit = "token" if layout.block_size == 1 else f"block of {layout.block_size} tokens"
+            raise ValueError(f"fitting needs at least 2 queries, one of which is held out, got one {unit}")
+        telling = [each for each in self._once() if each.held_out.any()][:CHECKED]
+        held_out = [(each, self._negatives(each)) for each in map(_held_out, telling)]
         best, since, kept = float("inf"), 0, weights
         with torch.enable_grad():
             weights = {name: value.requires_grad_() for name, value in weights.items()}
@@ -182,10 +191,13 @@ class Finder:
                 adam.step()
         return kept
 
+    def _once(self) -> list[Sample]:
+        """All samples in random order."""
+        return [self.samples[i] for i in torch.randperm(len(self.samples), generator=self.random).tolist()]
+
     def _in_turn(self) -> Iterator[Sample]:
         while True:
-            for number in torch.randperm(len(self.samples), generator=self.random).tolist():
-                yield self.samples[number]
+            yield from self._once()
 
     def _some(self, sample: Sample) -> Sample:
         """A quarter of the queries, without those that are held out."""

@@ -34,10 +34,12 @@ def nearest(states: Tensor, centers: Tensor, top: int) -> Tensor:
 def buckets(states: Tensor, real: Tensor, size: int) -> Tensor:
     """The bucket of each real state by every coordinate, (B, H, n, r): they are sorted, and `size` of them share one.
 
-    `real` is bool (B or 1, 1, n). The others come last, and what bucket they are in has no meaning.
+    `real` is bool (B or 1, 1, n). The others come last, and what bucket they are in has no meaning. A state that is not
+    finite takes no place in a bucket: it is in all of them, which is written as -1.
     """
-    ordered = states.masked_fill(~real[..., None], torch.inf).argsort(dim=2, stable=True)
-    return ordered.argsort(dim=2) // size
+    broken = ~states.isfinite().all(dim=-1, keepdim=True)
+    ordered = states.masked_fill(~real[..., None] | broken, torch.inf).argsort(dim=2, stable=True)
+    return (ordered.argsort(dim=2) // size).masked_fill(broken & real[..., None], -1)
 
 
 def within(query: Tensor, key: Tensor, threshold: float) -> Tensor:
@@ -60,5 +62,6 @@ def share_bucket(query: Tensor, key: Tensor) -> Tensor:
     """The pairs that share the bucket of a coordinate, bool (B, H, n, m), of what `buckets` gives."""
     found = torch.zeros((), dtype=torch.bool, device=query.device)
     for one, other in zip(query.unbind(-1), key.unbind(-1), strict=True):
-        found = found | (one[..., :, None] == other[..., None, :])
+        one, other = one[..., :, None], other[..., None, :]
+        found = found | (one == other) | (one < 0) | (other < 0)
     return found

@@ -34,8 +34,9 @@ class Sparsefinder(Layout):
     - `quantize`: by at least one coordinate both have the same bucket; queries and keys are sorted, and each
       `bucket_size` of them share one. Which tokens come later matters, so decoders are refused.
 
-    With `block_size` > 1 whole blocks of tokens are grouped, by the mean of their projections: kernels for blocks
-    compute them. That is for self-attention in which all queries see the same keys.
+    With `block_size` > 1 whole blocks of tokens are grouped, by the mean of their projections, and kernels for blocks
+    compute those alone. That is for self-attention in which all queries see the same keys. Only this saves time: single
+    tokens are for seeing what is predicted, and their attention compares all pairs.
 
     Parameters
     ----------
@@ -50,10 +51,12 @@ class Sparsefinder(Layout):
     bucket_size
         Of `quantize`: tokens in a bucket.
     window
-        Tokens of the band around the query's own token, an odd number, or 0 for none; with blocks, blocks.
+        Tokens of the band around the query's own token, an odd number, or 0 for none; with blocks, blocks. Without a
+        window and global tokens a query may see no key, and its output is then 0.
     global_tokens
         How many first tokens see everything and are seen by all; the same number of last ones where all queries see the
-        same keys, as in encoders. With blocks, blocks.
+        same keys, as in encoders. In layers with sliding windows they are those that the query's window holds. With
+        blocks, blocks.
     block_size
         Tokens in a block; 1 for single tokens.
     shared
@@ -152,11 +155,11 @@ class Sparsefinder(Layout):
         if self.block_size > 1:
             raise ValueError(
                 f"sparsefinder with blocks of {self.block_size} tokens needs self-attention in which all queries "
-                "see the same keys, not causal, packed or cross-attention; use block_size=1"
+                "see the same keys, not causal, packed, windowed or cross-attention; use block_size=1"
             )
         raise ValueError(
             "sparsefinder's buckets depend on all tokens of an example, so variant 'quantize' cannot be used in "
-            "causal, packed or cross-attention; use variant 'kmeans' or 'distance'"
+            "causal, packed, windowed or cross-attention; use variant 'kmeans' or 'distance'"
         )
 
     def projected(self, rows: Rows, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +173,8 @@ class Sparsefinder(Layout):
         """The valid pairs that `kmeans` or `quantize` predicts, listed: int64 (4, P) of example, head, query and key.
 
         In order, and without window and global tokens. No query is compared with all keys: time and memory grow with
-        the sum over groups of their queries times their keys. Raises ValueError for blocks and for `distance`.
+        the sum over groups of their queries times their keys, and for `kmeans` with tokens times clusters. Raises
+        ValueError for blocks and for `distance`.
         """
         if self.block_size > 1 or self.variant == "distance":
             raise ValueError(
@@ -186,7 +190,9 @@ class Sparsefinder(Layout):
             keys = rows.key.shape[2]
             real = query.new_ones(1, 1, keys, dtype=torch.bool) if rows.mask is None else rows.mask[:, :1, 0]
             one, other = (
-                listing.in_buckets(groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size))
+                listing.in_buckets(
+                    groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size), self.bucket_size
+                )
                 for each in (query, key)
             )
         return listing.valid(rows, listing.sharing(one, other))

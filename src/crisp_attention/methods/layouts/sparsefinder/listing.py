@@ -11,11 +11,15 @@ def members(joined: Tensor) -> Tensor:
     return joined.nonzero().T
 
 
-def in_buckets(bucket: Tensor) -> Tensor:
-    """The same of the bucket of every token in each coordinate, (B, H, tokens, r)."""
-    count = int(bucket.max()) + 1 if bucket.numel() else 1
-    example, head, token, coordinate = torch.ones_like(bucket, dtype=torch.bool).nonzero().T
-    return torch.stack([example, head, token, coordinate * count + bucket.flatten()])
+def in_buckets(bucket: Tensor, size: int) -> Tensor:
+    """The same of the bucket of every token in each coordinate, (B, H, tokens, r): as `groups.buckets` numbers them."""
+    count = -(-bucket.shape[2] // size)
+    in_one = (bucket >= 0).nonzero().T
+    example, head, token, coordinate = in_one
+    listed = torch.stack([example, head, token, coordinate * count + bucket[tuple(in_one)]])
+    example, head, token, coordinate = (bucket < 0).nonzero().T.repeat_interleave(count, dim=1)
+    every = torch.arange(count, device=bucket.device).repeat(len(example) // max(count, 1))
+    return torch.cat([listed, torch.stack([example, head, token, coordinate * count + every])], dim=1)
 
 
 def sharing(query: Tensor, key: Tensor) -> Tensor:
