@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -81,25 +82,37 @@ class FullGraph:
 
         `output`: the error as well, of attention by `rule` to these pairs; by default that of the graph.
         """
-        rows, real, wanted = self.rows, self.real, self.weights
-        rows = replace(rows, parameters={**rows.parameters, **(parameters or {})})
-        valid = (rows.valid & real).expand_as(rows.scores)
+        rows = replace(self.rows, parameters={**self.rows.parameters, **(parameters or {})})
         seen = layout.visible(rows)
-        error = self._output_error(kept(rule or self.rule, rows, seen)[1]) if output else None
-        seen, gold = seen & valid, self.gold & valid
-        both = (seen & gold).sum(dim=(2, 3))
-        queries = real.expand_as(rows.scores[..., :1]).sum(dim=(2, 3))
-        complete = (~(gold & ~seen).any(dim=-1, keepdim=True) & real).sum(dim=(2, 3))
-        pairs = valid.sum(dim=(2, 3))
+        found = self.scores_of(seen)
+        if output:
+            found.output_error = self._output_error(kept(rule or self.rule, rows, seen)[1])
+        return found
+
+    def scores_of(self, seen: Tensor) -> GraphScores:
+        """Of these pairs, bool (B, H, L, S), without the error of the output."""
+        real, valid = self.real[..., 0], self._valid
+        # as numbers: adding up booleans takes several times as long
+        here, gold = (seen & valid).to(self.weights.dtype), self._gold
+        both, of_row = (here * gold).sum(dim=-1), gold.sum(dim=-1)
+        pairs, queries = valid.sum(dim=(2, 3)), real.expand(both.shape).sum(dim=2)
+        shown = here.sum(dim=(2, 3))
         return GraphScores(
-            sparsity=1 - seen.sum(dim=(2, 3)) / pairs,
-            gold_sparsity=1 - gold.sum(dim=(2, 3)) / pairs,
-            recall=both / gold.sum(dim=(2, 3)),
-            precision=both / seen.sum(dim=(2, 3)),
-            exact=complete / queries,
-            kept_mass=(wanted * seen).sum(dim=(2, 3)) / queries,
-            output_error=error,
+            sparsity=1 - shown / pairs,
+            gold_sparsity=1 - of_row.sum(dim=2) / pairs,
+            recall=both.sum(dim=2) / of_row.sum(dim=2),
+            precision=both.sum(dim=2) / shown,
+            exact=((both == of_row) & real).sum(dim=2) / queries,
+            kept_mass=(self.weights * here).sum(dim=(2, 3)) / queries,
         )
+
+    @cached_property
+    def _valid(self) -> Tensor:
+        return (self.rows.valid & self.real).expand_as(self.gold)
+
+    @cached_property
+    def _gold(self) -> Tensor:
+        return (self.gold & self._valid).to(self.weights.dtype)
 
     def _output_error(self, used: Tensor) -> Tensor:
         value = self.value.to(used.dtype)

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from crisp_attention.insight.graphs import FullGraph, gold_of
 from crisp_attention.insight.showing import show
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods.layouts.sparsefinder.fixed import fixed_pairs
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows
@@ -163,7 +164,7 @@ class _Scores:
         fitted: Mapping[Point, Values],
         refused: dict[str, str],
     ) -> None:
-        self.fitted, self.refused = fitted, refused
+        self.fitted, self.refused, self.seeds = fitted, refused, seeds
         self.points = {
             (each.name, seed): (each.variant, layout)
             for each in settings
@@ -175,21 +176,30 @@ class _Scores:
         self.alone: dict[Point, list[Lists]] = defaultdict(list)
 
     def add(self, full: FullGraph) -> None:
-        without: dict[tuple[Layout, int], Lists] = {}
+        # of the settings that differ in their windows alone, what is learned is looked at once
+        learned: dict[tuple[Layout, int], tuple[Tensor, Lists]] = {}
         for (name, seed), (_, layout) in self.points.items():
             if name in self.refused:
                 continue
-            values = self.fitted.get((name, seed))
+            rows = replace(
+                full.rows, parameters={**full.rows.parameters, **self.fitted.get((name, seed), {})}
+            )
             try:
-                found = full.scores(layout, values, output=False).lists()
+                if (part := layout.learned) is None:
+                    self.found[name, seed].append(full.scores_of(layout.visible(rows)).lists())
+                    continue
+                if (part, seed) not in learned:
+                    if len(learned) == self.seeds:  # those of the setting before, whose windows all were
+                        learned.pop(next(iter(learned)))
+                    seen = part.visible(rows)
+                    learned[part, seed] = seen, full.scores_of(seen).lists()
             except ValueError as error:  # buckets in decoders
                 self.refused[name] = str(error)
                 continue
-            self.found[name, seed].append(found)
-            if (learned := layout.learned) is not None:
-                if (learned, seed) not in without:
-                    without[learned, seed] = full.scores(learned, values, output=False).lists()
-                self.alone[name, seed].append(without[learned, seed])
+            near, alone = learned[part, seed]
+            around = fixed_pairs(rows, layout.window, layout.global_tokens)  # type: ignore[attr-defined]
+            self.found[name, seed].append(full.scores_of(near | around).lists())
+            self.alone[name, seed].append(alone)
 
     def table(self) -> pd.DataFrame:
         frames = []

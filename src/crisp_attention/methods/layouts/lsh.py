@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import tau
 from typing import ClassVar
 
@@ -65,6 +65,11 @@ class LSH(Layout):
         check_whole("rounds", self.rounds, 1)
         check_whole("seed", self.seed, 0)
         check_fixed(self.window, self.global_tokens)
+
+    @property
+    def learned(self) -> "LSH":
+        """The same without window and global tokens."""
+        return replace(self, window=0, global_tokens=0)
 
     def shows_everything(self, keys: int | None = None) -> bool:
         return self.buckets == 1
