@@ -1,4 +1,4 @@
-"""Structured sparse attention for any Hugging Face Transformers model.
+"""Structured sparse attention for transformers' models and any other that calls torch's attention.
 
 import crisp_attention as crisp
 crisp.sparsify(model, crisp.TopK(sparsity=0.8))
@@ -45,10 +45,14 @@ if TYPE_CHECKING:
     from crisp_attention.methods.spec import parse as parse
     from crisp_attention.models.apply import densify as densify
     from crisp_attention.models.apply import sparsify as sparsify
+    from crisp_attention.models.diffusers.pipelines import load_pipeline as load_pipeline
     from crisp_attention.models.explain import explain as explain
     from crisp_attention.models.notice import SparseCheckpointLoadedDense as SparseCheckpointLoadedDense
     from crisp_attention.models.persistence import load as load
     from crisp_attention.models.persistence import restore as restore
+    from crisp_attention.models.sdpa.listing import attention_modules as attention_modules
+    from crisp_attention.models.sdpa.saving import load_into as load_into
+    from crisp_attention.models.sdpa.saving import save as save
     from crisp_attention.models.sparse_model import is_sparse as is_sparse
     from crisp_attention.models.sparse_model import set_sparsity as set_sparsity
     from crisp_attention.runs.callback import SparsityCallback as SparsityCallback
@@ -98,6 +102,7 @@ _HOME = {
     "TopP": "methods.rules",
     "Window": "methods.layouts",
     "attention": "functional",
+    "attention_modules": "models.sdpa.listing",
     "budgets": "methods.budgets",
     "densify": "models.apply",
     "explain": "models.explain",
@@ -105,10 +110,13 @@ _HOME = {
     "is_sparse": "models.sparse_model",
     "fit": "insight.fitting",
     "load": "models.persistence",
+    "load_into": "models.sdpa.saving",
+    "load_pipeline": "models.diffusers.pipelines",
     "measuring": "insight.measuring",
     "parse": "methods.spec",
     "profile": "insight.profile.profile",
     "restore": "models.persistence",
+    "save": "models.sdpa.saving",
     "set_sparsity": "models.sparse_model",
     "sparsify": "models.apply",
     "sweep": "studies.sweep.sweep",

@@ -181,7 +181,9 @@ def test_it_is_profiled() -> None:
 
 
 def test_what_it_does_not_do_is_an_error() -> None:
-    with pytest.raises(TypeError, match=r"expected a model of toy or transformers, .* Linear holds none"):
+    with pytest.raises(
+        TypeError, match=r"expected a model of toy or diffusers or transformers, .* Linear holds none"
+    ):
         crisp.sparsify(nn.Linear(2, 2), TopK(0.5))
     with pytest.raises(ValueError, match="holds no Crisp settings to restore"):
         crisp.restore(built())

@@ -246,7 +246,10 @@ def test_bad_arguments_are_refused_with_expected_and_actual():
     refuses(ValueError, "cross-attention does not have", RandomK(0.5), model=bart(), attention="all")
     refuses(ValueError, "cross-attention does not have", Window(3), model=bart(), attention="cross")
     refuses(
-        TypeError, "expected a model of transformers.*Linear holds none", TopK(0.5), model=nn.Linear(2, 2)
+        TypeError,
+        "expected a model of diffusers or transformers.*Linear holds none",
+        TopK(0.5),
+        model=nn.Linear(2, 2),
     )
     with pytest.raises(ValueError, match="not sparse"):
         crisp.densify(distilbert())

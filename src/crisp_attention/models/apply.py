@@ -1,14 +1,14 @@
 """Making a model sparse, and dense again."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of
+from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of, look
 from crisp_attention.models.parameters import give_parameters, holding, take_parameters
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
@@ -27,6 +27,7 @@ def sparsify(
     phase: Phase = "always",
     attention: Which = "self",
     backend: str = AUTO,
+    inputs: Any = None,
 ) -> Model:
     """Make the attention of a model sparse, in place, and return the model.
 
@@ -37,7 +38,8 @@ def sparsify(
     Parameters
     ----------
     model
-        A transformers model, or a wrapper around one.
+        A transformers model, any other module that calls torch's `scaled_dot_product_attention`, or a wrapper around
+        one.
     method
         One method for all chosen layers, or budgets, as `crisp.budgets` reads them.
     layers
@@ -54,6 +56,9 @@ def sparsify(
     backend
         The kernel that computes it, by default the fastest that can (`crisp.explain` says which). It belongs to
         the machine and is not saved with the model.
+    inputs
+        What the model is called with, a tuple or a mapping, or one tensor: it is run once, to find attention modules
+        whose code does not name torch's function. Not for models of transformers.
 
     Returns
     -------
@@ -62,7 +67,7 @@ def sparsify(
     Raises
     ------
     TypeError, ValueError
-        If the model does not use transformers' attention interface, a layer or head does not exist, a method
+        If the model's attention cannot be reached, a layer or head does not exist, a method
         does not fit, or the sparse model could not be saved. After an error the model is unchanged.
 
     Examples
@@ -78,6 +83,8 @@ def sparsify(
         if method is not None or isinstance(layers, Mapping):
             raise TypeError("give either heads={key: method}, or a method, or layers={key: method}")
         method = heads
+    if inputs is not None:
+        look(model, inputs)
     host, root = host_of(model)
     found = supported_layers(host, root)
     check_backend(backend)

@@ -82,6 +82,10 @@ class Host(ABC):
         """Why Crisp finds no attention layers in a model."""
         return f"{type(root).__name__} has no attention that Crisp can make sparse"
 
+    def look(self, model: nn.Module, inputs: Any) -> bool:
+        """Run a model once to find attention modules that nothing else shows; False if this host needs no such pass."""
+        return False
+
     # --- switching over
 
     @abstractmethod
@@ -163,9 +167,14 @@ class Host(ABC):
         return {name: each.to(device) if isinstance(each, Tensor) else each for name, each in batch.items()}
 
 
+ANY = "torch"  # the host of models of no library
 _REGISTERED: dict[str, Host] = {}
 # hosts that come with Crisp, imported when a model is first looked at
-_MODULES = {"transformers": "crisp_attention.models.transformers.host"}
+_MODULES = {
+    "diffusers": "crisp_attention.models.diffusers.host",
+    "transformers": "crisp_attention.models.transformers.host",
+    ANY: "crisp_attention.models.sdpa.host",
+}
 
 
 def register(host: Host) -> None:
@@ -202,10 +211,25 @@ def host_of(model: nn.Module) -> tuple[Host, nn.Module]:
             raise TypeError(
                 f"expected one {host.name} model, or a wrapper around one; {type(model).__name__} holds {len(roots)}"
             )
+    libraries = " or ".join(host.name for host in known if host.name != ANY)
     raise TypeError(
-        f"expected a model of {' or '.join(host.name for host in known)}, or a wrapper around one; "
-        f"{type(model).__name__} holds none"
+        f"expected a model of {libraries}, or one whose modules call torch's scaled_dot_product_attention; "
+        f"{type(model).__name__} holds none that its code shows; with inputs= crisp.sparsify runs it to find them"
     )
+
+
+def look(model: nn.Module, inputs: Any) -> None:
+    """Let the host of a model run it once, to find its attention modules.
+
+    Raises TypeError if the model is of a library whose attention modules are known.
+    """
+    for host in hosts():
+        if host.look(model, inputs):
+            return
+        if host.roots(model):
+            raise TypeError(
+                f"inputs= is for models that call torch's attention themselves, not for {host.name}'s"
+            )
 
 
 def device_of(root: nn.Module) -> torch.device:

@@ -52,7 +52,7 @@ def restore(model: Model, *, backend: str = AUTO) -> Model:
     >>> crisp.is_sparse(twin), crisp.is_sparse(crisp.restore(twin))
     (False, True)
     """
-    return _restore(model, backend, {})
+    return restore_from(model, backend, {})
 
 
 def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
@@ -100,7 +100,7 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
     except ValueError as error:
         raise CheckpointError(f"cannot make the model in {path} sparse again: {error}") from error
     if recorded is not None:
-        return _restore(model, backend, place)
+        return restore_from(model, backend, place)
     message = f"{path} holds no Crisp settings: the model is dense"
     warnings.warn(message, SparseCheckpointLoadedDense, stacklevel=2)
     return model
@@ -137,7 +137,8 @@ def read_fitted(model: nn.Module) -> None:
     host.saved(model, root, missing, {})()
 
 
-def _restore(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
+def restore_from(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
+    """`restore` with the place of the checkpoint, as `Host.load` returns it."""
     check_backend(backend)
     host, root = host_of(model)
     if (recorded := host.read(model, root)) is None:

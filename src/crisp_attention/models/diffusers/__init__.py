@@ -1,0 +1,1 @@
+"""The host of diffusers: the transformers of diffusion pipelines, their configs and their weights."""

@@ -1,0 +1,131 @@
+"""The host of diffusers' models: attention by torch's function as in any module, records in their config."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from crisp_attention.errors import CheckpointError
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.models.host import Missing, register
+from crisp_attention.models.parameters import MODULE, Values, fill_parameters
+from crisp_attention.models.record import parse
+from crisp_attention.models.sdpa.finding import attention_modules_of
+from crisp_attention.models.sdpa.host import AnyModule
+
+CONFIG_KEY = "crisp_attention"
+LOGGERS = ("diffusers.configuration_utils", "diffusers.models.modeling_utils")
+
+
+class Diffusers(AnyModule):
+    """Models of diffusers. Nothing of diffusers is imported before a model of it is there, or one is loaded."""
+
+    name: ClassVar[str] = "diffusers"
+
+    def roots(self, model: nn.Module) -> list[nn.Module]:
+        if "diffusers" not in sys.modules:
+            return []
+        from diffusers import ModelMixin
+
+        found: list[nn.Module] = []
+        stack = [model]
+        while stack:
+            module = stack.pop()
+            if isinstance(module, ModelMixin):
+                found += [module] if next(attention_modules_of(module), None) else []
+            else:
+                stack.extend(module.children())
+        return found
+
+    def look(self, model: nn.Module, inputs: Any) -> bool:
+        return bool(self.roots(model)) and super().look(model, inputs)
+
+    def write(self, root: Any, record: dict[str, Any]) -> None:
+        root.register_to_config(**{CONFIG_KEY: record})
+
+    def read(self, model: nn.Module, root: Any) -> tuple[dict[str, LayerMethod], str] | None:
+        found = root.config.get(CONFIG_KEY)
+        return None if found is None else parse(found, f"{CONFIG_KEY} in the config of {type(root).__name__}")
+
+    def erase(self, root: Any) -> None:
+        if CONFIG_KEY in root.config:
+            root._internal_dict = type(root.config)({k: v for k, v in root.config.items() if k != CONFIG_KEY})
+
+    def load(self, path: str | Path, given: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]] | None:
+        if (name := _class_name(Path(path) / str(given.get("subfolder", "")))) is None:
+            return None
+        import diffusers
+
+        try:
+            with quiet():
+                model = getattr(diffusers, name).from_pretrained(path, **given)
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read as a {name} of diffusers: {error}") from error
+        return model, {"path": Path(path) / str(given.get("subfolder", ""))}
+
+    def saved(
+        self, model: nn.Module, root: Any, missing: Sequence[Missing], place: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        folder = place.get("path") or root.config.get("_name_or_path") or ""
+        learned = _learned(Path(folder)) if missing else {}
+        found: list[tuple[nn.Module, Values]] = []
+        for layer, wanted in missing:
+            values = {}
+            for name, each in wanted.items():
+                key = f"{layer.name}.{MODULE}.{name}"
+                if key in learned and learned[key].shape == each.value.shape:
+                    values[name] = learned[key]
+                elif each.trained:  # what is fitted may have been saved before
+                    raise ValueError(
+                        f"{folder or 'a model without a checkpoint'} does not hold {key}, which was learned"
+                    )
+            found.append((layer.module, values))
+
+        def fill() -> None:
+            for module, values in found:
+                fill_parameters(module, values)
+
+        return fill
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """diffusers does not warn of the settings and parameters of Crisp, as they are about to be read."""
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return "crisp" not in record.getMessage()
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for each in loggers:
+        each.addFilter(of_others)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(of_others)
+
+
+def _class_name(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("_class_name") if isinstance(config, dict) and "_diffusers_version" in config else None
+
+
+def _learned(folder: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    found: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
+    return found
+
+
+register(Diffusers())

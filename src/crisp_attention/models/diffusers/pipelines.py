@@ -1,0 +1,52 @@
+"""Loading pipelines whose transformers were saved sparse."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from crisp_attention.kernels.dispatch import AUTO, check_backend
+from crisp_attention.models.diffusers.host import Diffusers, quiet
+from crisp_attention.models.persistence import restore_from
+
+
+def load_pipeline(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
+    """Load a diffusers pipeline; every part of it that was saved sparse is sparse again.
+
+    Parameters
+    ----------
+    path
+        A folder that `pipe.save_pretrained` wrote.
+    backend
+        As in `crisp.sparsify`.
+    kwargs
+        What `DiffusionPipeline.from_pretrained` takes.
+
+    Returns
+    -------
+    The pipeline, of the class that was saved.
+
+    Raises
+    ------
+    CheckpointError
+        If the settings of a part are damaged or do not fit it.
+    ModuleNotFoundError
+        Where diffusers is not installed.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> crisp.load_pipeline("nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    OSError: nowhere
+    """
+    check_backend(backend)
+    from diffusers import DiffusionPipeline
+
+    with quiet():
+        pipe = DiffusionPipeline.from_pretrained(path, **kwargs)
+    host = Diffusers()
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module) and host.roots(part) == [part] and host.read(part, part) is not None:
+            restore_from(part, backend, {"path": Path(path) / name})
+    return pipe

@@ -1,0 +1,178 @@
+"""Calls of torch's attention functions, computed by the method of the module that makes them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+
+from crisp_attention.methods.pairs import causal_mask, split_mask
+from crisp_attention.models.sdpa.finding import MULTIHEAD, SDPA
+from crisp_attention.models.settings import attend, left_alone, settings_of
+
+
+def scaled_dot_product(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What `scaled_dot_product_attention` is called with, by the module's method.
+
+    Queries (…, L, D), keys (…, S, D) and values (…, S, Dv), as there. Raises ValueError for a mask beside `is_causal`.
+    """
+    queries, keys = query.shape[-2], key.shape[-2]
+    if stays_dense(module, queries, keys):
+        return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if attn_mask is not None and is_causal:
+        raise ValueError(
+            "attn_mask and is_causal cannot both be set, as in torch's scaled_dot_product_attention"
+        )
+    states = [_batched(each) for each in (query, key, value)]
+    batch = max(len(each) for each in states)
+    states = [each.expand(batch, -1, -1, -1) for each in states]
+    valid, bias = split_mask(None if attn_mask is None else _of_batch(attn_mask, query), "attn_mask")
+    if is_causal and queries != keys:
+        valid = causal_mask(queries, keys, query.device)
+    output, _ = attend(
+        module,
+        *states,
+        valid=valid,
+        bias=bias,
+        causal=is_causal and queries == keys,
+        dropout=dropout_p,
+        scale=query.shape[-1] ** -0.5 if scale is None else scale,
+    )
+    return output.reshape(*query.shape[:-1], value.shape[-1])
+
+
+def stays_dense(module: nn.Module, queries: int, keys: int) -> bool:
+    """Whether a call is left to torch: by the module's settings, or as it attends to tokens of something else.
+
+    With a cache of keys there are more keys than queries; self-attention never has fewer.
+    """
+    settings = settings_of(module)
+    other = settings is not None and not settings.cross and keys < queries
+    return other or left_alone(module, keys)
+
+
+def _batched(states: Tensor) -> Tensor:
+    """(B, H, n, D) of states (…, n, D)."""
+    if states.dim() > 4:
+        return states.flatten(0, -4)
+    if states.dim() == 4:
+        return states
+    return states[None, None] if states.dim() == 2 else states[:, None]
+
+
+def _of_batch(mask: Tensor, query: Tensor) -> Tensor:
+    """A mask that broadcasts to the scores of these queries (…, L, D), as one that does to (B, H, L, S)."""
+    if query.dim() > 4:
+        return mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, -4)
+    if query.dim() == 4 or mask.dim() < 3:
+        return mask[(None,) * (4 - mask.dim())]
+    return mask[:, None]
+
+
+def multi_head(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """What `multi_head_attention_forward` is called with, by the module's method.
+
+    States (length, batch, width) or (length, width), masks True or minus infinity where nothing is seen, as there.
+    """
+    given = {name: each for name, each in locals().items() if name != "module"}
+    if stays_dense(module, query.shape[0], key.shape[0]):
+        return MULTIHEAD(**given)
+    if static_k is not None or static_v is not None:
+        raise NotImplementedError("static_k and static_v of multi_head_attention_forward are not handled")
+    alone = query.dim() == 2
+    if alone:
+        query, key, value = (each[:, None] for each in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+    if use_separate_proj_weight:
+        weights_of = [each for each in (q_proj_weight, k_proj_weight, v_proj_weight) if each is not None]
+    else:
+        weights_of = [] if in_proj_weight is None else list(in_proj_weight.chunk(3))
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    projected = [
+        linear(states, weight, bias)
+        for states, weight, bias in zip((query, key, value), weights_of, biases, strict=True)
+    ]
+    extra = 0
+    if bias_k is not None and bias_v is not None:
+        batch = query.shape[1]
+        projected[1:] = [
+            torch.cat([states, more.expand(1, batch, -1)])
+            for states, more in zip(projected[1:], (bias_k, bias_v), strict=True)
+        ]
+        extra += 1
+    if add_zero_attn:
+        projected[1:] = [pad(states, (0, 0, 0, 0, 0, 1)) for states in projected[1:]]
+        extra += 1
+    states = [each.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for each in projected]
+    valid, bias = _masks(attn_mask, key_padding_mask, states[0], extra)
+    output, weights = attend(
+        module,
+        *states,
+        valid=valid,
+        bias=bias,
+        dropout=dropout_p if training else 0.0,
+        weights=need_weights,
+    )
+    output = linear(output.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
+    if weights is not None and average_attn_weights:
+        weights = weights.mean(dim=1)
+    if alone:
+        output, weights = output[:, 0], None if weights is None else weights[0]
+    return output, weights if need_weights else None
+
+
+def _masks(
+    mask: Tensor | None, padding: Tensor | None, query: Tensor, extra: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Valid pairs and bias of nn.MultiheadAttention's masks; `extra` keys behind the others are seen by all."""
+    valid = bias = None
+    if mask is not None:
+        batch, heads = query.shape[:2]
+        mask = mask.unflatten(0, (batch, heads)) if mask.dim() == 3 else mask[None, None]
+        valid, bias = (~mask, None) if mask.dtype == torch.bool else split_mask(mask)
+    if padding is not None:
+        seen, more = (~padding, None) if padding.dtype == torch.bool else split_mask(padding)
+        assert seen is not None
+        seen = seen[:, None, None]
+        valid = seen if valid is None else valid & seen
+        if more is not None:
+            bias = more[:, None, None] if bias is None else bias + more[:, None, None]
+    if extra:
+        valid = None if valid is None else pad(valid, (0, extra), value=True)
+        bias = None if bias is None else pad(bias, (0, extra))
+    return valid, bias

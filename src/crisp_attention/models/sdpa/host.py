@@ -1,0 +1,120 @@
+"""The host of models that call torch's `scaled_dot_product_attention` themselves: any `nn.Module`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.part import Shape
+from crisp_attention.models.host import ANY, CRISP, AttentionLayer, Host, register
+from crisp_attention.models.record import parse
+from crisp_attention.models.sdpa.finding import SEEN, attention_modules_of, is_cross, look, shape_of
+from crisp_attention.models.sdpa.mode import RUNNING, begin, end
+from crisp_attention.models.sparse_model import STATE
+
+RECORD = "_crisp_record"
+OWN = "sdpa"
+
+
+class AnyModule(Host):
+    """Any model; a module counts if its class names torch's attention function, or it was seen to call it."""
+
+    name: ClassVar[str] = ANY
+
+    def roots(self, model: nn.Module) -> list[nn.Module]:
+        model = unwrapped(model)
+        if not hasattr(model, STATE):
+            inside = [module for module in model.modules() if hasattr(module, STATE)]
+            if len(inside) == 1:
+                return inside
+        return [model] if next(attention_modules_of(model), None) else []
+
+    def layers(self, root: nn.Module) -> list[AttentionLayer]:
+        modules = dict(root.named_modules())
+        return [
+            AttentionLayer(i, name, module, is_cross(name, module, modules.get(name.rpartition(".")[0])))
+            for i, (name, module) in enumerate(attention_modules_of(root))
+        ]
+
+    def look(self, model: nn.Module, inputs: Any) -> bool:
+        given: tuple[Any, ...] = ()
+        named: Mapping[str, Any] = {}
+        if isinstance(inputs, Mapping):
+            named = inputs
+        else:
+            given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+        if not (found := look(model, given, named)):
+            raise ValueError(
+                f"{type(model).__name__} called no attention function of torch with these inputs"
+            )
+        for module, seen in found.items():
+            setattr(module, SEEN, seen)
+        return True
+
+    def shape(self, module: nn.Module) -> Shape:
+        return shape_of(module)
+
+    def running(self, module: nn.Module) -> str:
+        return CRISP if begin in module._forward_pre_hooks.values() else OWN
+
+    def own(self, root: nn.Module, module: nn.Module, taken: Any) -> str:
+        return OWN
+
+    def take_over(self, root: nn.Module) -> dict[str, bool]:
+        return {name: each.use_nested_tensor for name, each in _encoders(root)}
+
+    def switch(self, root: nn.Module) -> None:
+        # nested tensors of padded batches reach no attention module
+        for _, encoder in _encoders(root):
+            encoder.use_nested_tensor = False
+        for layer in self.layers(root):
+            if self.running(layer.module) != CRISP:
+                setattr(layer.module, RUNNING, [])
+                layer.module.register_forward_pre_hook(begin)
+                layer.module.register_forward_hook(end, always_call=True)
+
+    def give_back(self, root: nn.Module, taken: dict[str, bool]) -> None:
+        encoders = dict(_encoders(root))
+        for name, nested in taken.items():
+            if name in encoders:
+                encoders[name].use_nested_tensor = nested
+        for layer in self.layers(root):
+            module = layer.module
+            for hooks, own in ((module._forward_pre_hooks, begin), (module._forward_hooks, end)):
+                for key in [key for key, each in hooks.items() if each is own]:
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
+            vars(module).pop(RUNNING, None)
+            vars(module).pop(SEEN, None)
+
+    def write(self, root: nn.Module, record: dict[str, Any]) -> None:
+        setattr(root, RECORD, record)
+
+    def read(self, model: nn.Module, root: nn.Module) -> tuple[dict[str, LayerMethod], str] | None:
+        found = getattr(root, RECORD, None)
+        return None if found is None else parse(found, f"the record of this {type(root).__name__}")
+
+    def erase(self, root: nn.Module) -> None:
+        for module in root.modules():
+            vars(module).pop(RECORD, None)
+
+
+def _encoders(root: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in root.named_modules():
+        if isinstance(module, nn.TransformerEncoder):
+            yield name, module
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's wrapper and those of data parallelism."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+register(AnyModule())

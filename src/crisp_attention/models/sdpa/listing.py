@@ -1,0 +1,121 @@
+"""`crisp.attention_modules(model)`: what of a model can be made sparse."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from crisp_attention.models.host import AttentionLayer, host_of
+from crisp_attention.models.sdpa.finding import Seen, look
+
+
+@dataclass(frozen=True)
+class AttentionModule:
+    """One attention module: its number and name in the model, and its class.
+
+    heads, groups and width are those of queries, keys and a head, None where the module does not say; queries and keys
+    are the lengths that it was called with, None without a pass.
+    """
+
+    index: int
+    name: str
+    kind: str
+    cross: bool
+    heads: int | None = None
+    groups: int | None = None
+    width: int | None = None
+    queries: int | None = None
+    keys: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionModules:
+    """The attention modules of a model, in order; printed as a table."""
+
+    modules: tuple[AttentionModule, ...]
+
+    def __iter__(self) -> Iterator[AttentionModule]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __repr__(self) -> str:
+        def cell(value: int | None) -> str:
+            return "" if value is None else str(value)
+
+        headings = ("layer", "heads", "width", "queries", "keys", "attention", "class", "name")
+        rows = [
+            (cell(m.index), cell(m.heads), cell(m.width), cell(m.queries), cell(m.keys),
+             "cross" if m.cross else "self", m.kind, m.name)
+            for m in self.modules
+        ]  # fmt: skip
+        widths = [max(len(line[i]) for line in (headings, *rows)) for i in range(len(headings) - 1)]
+        return "\n".join(
+            "  ".join([*(each.rjust(width) for each, width in zip(line, widths, strict=False)), line[-1]])
+            for line in (headings, *rows)
+        )
+
+
+def attention_modules(model: nn.Module, *inputs: Any, **named: Any) -> AttentionModules:
+    """List the modules of a model whose attention `crisp.sparsify` can make sparse.
+
+    Parameters
+    ----------
+    model
+        A model of any kind.
+    inputs, named
+        What the model is called with. If given, it is run once, in evaluation mode and without gradients: that finds
+        modules whose code does not name torch's function, and shows lengths. `crisp.sparsify` finds the same with
+        `inputs=`.
+
+    Returns
+    -------
+    AttentionModules
+        One entry for each module; printed, a table.
+
+    Raises
+    ------
+    TypeError
+        If none is found.
+
+    Examples
+    --------
+    >>> import crisp_attention as crisp
+    >>> import torch
+    >>> model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    >>> crisp.attention_modules(model, torch.randn(1, 5, 16))
+    layer  heads  width  queries  keys  attention               class  name
+        0      2      8        5     5       self  MultiheadAttention  layers.0.self_attn
+        1      2      8        5     5       self  MultiheadAttention  layers.1.self_attn
+    """
+    seen = look(model, inputs, named) if inputs or named else {}
+    try:
+        host, root = host_of(model)
+        found = [_described(layer, host.shape, seen.get(layer.module)) for layer in host.layers(root)]
+    except TypeError:
+        if not seen:
+            raise
+        found, root = [], model
+    known = {each.name for each in found}
+    names = {module: name for name, module in root.named_modules()}
+    for module, each in seen.items():
+        if (name := names.get(module)) is not None and name not in known:
+            layer = AttentionLayer(len(found), name, module, each.cross)
+            found.append(_described(layer, None, each))
+    return AttentionModules(tuple(found))
+
+
+def _described(layer: AttentionLayer, shape_of: Any, seen: Seen | None) -> AttentionModule:
+    shape: Any = seen and seen.shape
+    if shape is None and shape_of is not None:
+        try:
+            shape = shape_of(layer.module)
+        except ValueError:
+            shape = None
+    sizes = {} if shape is None else {"heads": shape.heads, "groups": shape.groups, "width": shape.width}
+    lengths = {} if seen is None else {"queries": seen.queries, "keys": seen.keys}
+    return AttentionModule(
+        layer.index, layer.name, type(layer.module).__name__, layer.cross, **sizes, **lengths
+    )
