@@ -13,7 +13,7 @@ from torch.nn import functional
 import crisp_attention as crisp
 from crisp_attention import Dense, Entmax, TopK
 from crisp_attention.models.sdpa.mode import Attending
-from tests.models.by_hand import GPT, HEADS, IDS, LENGTH, WIDTH, Hidden, built, nothing_is_left
+from tests.models.by_hand import GPT, HEADS, IDS, LENGTH, WIDTH, Attention, Hidden, built, nothing_is_left
 
 
 def by_hand(model: GPT, ids: Tensor, keep: int) -> Tensor:
@@ -127,6 +127,15 @@ def test_a_module_that_never_calls_torchs_attention_is_named() -> None:
     ):
         model(IDS)
     assert not isinstance(torch.overrides._get_current_function_mode(), Attending)
+
+
+def test_a_module_that_is_all_attention_is_a_model_too() -> None:
+    torch.manual_seed(0)
+    model, states = Attention().eval(), torch.randn(2, LENGTH, WIDTH)
+    dense = model(states)
+    assert not crisp.sparsify(model, TopK(0.5))(states).equal(dense)
+    assert crisp.densify(model)(states).equal(dense)
+    assert nothing_is_left(model)
 
 
 def test_another_model_of_the_class_and_copies_are_their_own() -> None:

@@ -38,15 +38,18 @@ class Seen:
 
 
 def attention_modules_of(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The attention modules by name, in order; never a part of one that was found."""
-    stack = [("", root)]
+    """The attention modules by name, in order; never a part of one that was found. The root only if nothing else is."""
+    stack, found = [("", root)], False
     while stack:
         name, module = stack.pop()
         if name and is_attention(module):
+            found = True
             yield name, module
             continue
         inside = [(f"{name}.{own}" if name else own, child) for own, child in module.named_children()]
         stack.extend(reversed(inside))
+    if not found and is_attention(root):
+        yield "", root
 
 
 def is_attention(module: nn.Module) -> bool:
