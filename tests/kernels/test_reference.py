@@ -25,7 +25,10 @@ from crisp_attention import (
     TopP,
     Window,
 )
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.reference import Observation
+from crisp_attention.methods.method import as_method
 from tests import oracle
 from tests.cases import SEED, attention, normal, self_attention
 from tests.table import METHODS
@@ -218,3 +221,55 @@ def test_without_dropout_no_random_number_is_drawn() -> None:
     before = torch.get_rng_state()
     attention(*self_attention(), METHODS["topk"], scale=1.0, dropout=0.0)
     assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        TopK(0.6),
+        TopK(0.6, temperature=3),
+        Entmax(1.5),
+        Method(Window(3), Dense()),
+        BlockTopK(0.5, block_size=2),
+    ],
+    ids=str,
+)
+def test_dense_tokens_see_and_are_seen_and_the_others_are_as_if_alone(method, place) -> None:
+    method, text, count = as_method(method), 4, 11
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, text + count, 6, generator=draw, dtype=torch.float64) for _ in range(3)
+    )
+    dense = slice(0, text) if place == "first" else slice(count, text + count)
+    others = slice(text, text + count) if place == "first" else slice(0, count)
+    real = torch.ones(2, 1, 1, text + count, dtype=torch.bool)
+    real[1, ..., others.stop - 3 : others.stop] = False
+    call = Call(query, key, value, method, scale=0.7, valid=real, dense=dense)
+    output, weights = dispatch.attention(call, weights=True)
+
+    plain = {"scale": 0.7, "valid": real}
+    full = dispatch.attention(Call(query, key, value, Method(), **plain))[0]
+    torch.testing.assert_close(output[:, :, dense], full[:, :, dense])
+    inner = Call(
+        query[:, :, others],
+        key[:, :, others],
+        value[:, :, others],
+        method,
+        scale=0.7,
+        valid=real[..., others],
+    )
+    _, alone = dispatch.attention(inner, weights=True)
+    queries = real[:, :, 0, others, None]
+    if method.rule.zeros_are_dropped:  # of all that it sees, by entmax
+        wanted = dispatch.attention(Call(query, key, value, method, **plain))[0][:, :, others]
+        torch.testing.assert_close(output[:, :, others] * queries, wanted * queries)
+        return
+    kept = torch.ones_like(weights[:, :, others], dtype=torch.bool) & real
+    kept[..., others] &= alone > 0
+    sharper = 3 if method.rule.temperature == 3 else 1
+    scores = sharper * 0.7 * query[:, :, others] @ key.mT
+    wanted = scores.masked_fill(~kept, -torch.inf).softmax(-1) @ value
+    torch.testing.assert_close(output[:, :, others] * queries, wanted * queries)
+    with pytest.raises(ValueError, match="lacks tokens that stay dense"):
+        dispatch.attention(replace(call, query=query.float(), key=key.float(), value=value.float()), "cpu")

@@ -8,9 +8,10 @@ from peft import LoraConfig
 
 import crisp_attention as crisp
 from crisp_attention import Entmax, TopK
+from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.sparse_model import SparseModel
 from tests.models.by_hand import nothing_is_left
-from tests.models.diffusion import FAMILIES, built, run
+from tests.models.diffusion import FAMILIES, TEXT, built, run
 
 every = pytest.mark.parametrize("name", FAMILIES)
 
@@ -26,10 +27,10 @@ def test_it_is_sparse_where_it_attends_to_itself_and_dense_again(name: str) -> N
     table, own = seen.table(), set(SparseModel.of(model).methods)
     assert set(table["name"]) >= own
     mine = table[table["name"].isin(own)]
-    kept = -(-FAMILIES[name].tokens // 2)
-    assert mine["sparsity"].tolist() == pytest.approx(
-        [1 - kept / FAMILIES[name].tokens] * len(mine), abs=1e-6
-    )
+    # text sees everything and is seen by all: half of the others' keys are dropped
+    whole, others = FAMILIES[name].tokens, FAMILIES[name].tokens - (TEXT if FAMILIES[name].text else 0)
+    share = others * (others // 2) / whole**2
+    assert mine["sparsity"].tolist() == pytest.approx([share] * len(mine), abs=1e-6)
     assert crisp.set_sparsity(model, 0.0) is None
     assert run(model, name).equal(dense)
     crisp.densify(model)
@@ -146,3 +147,40 @@ def test_a_pipeline_comes_back_with_the_transformer_sparse_and_nothing_else(tmp_
     assert crisp.is_sparse(again.transformer)
     assert not crisp.is_sparse(again.vae)
     assert not crisp.is_sparse(DiTPipeline.from_pretrained(tmp_path).transformer)
+
+
+@pytest.mark.parametrize("name", ["SD3", "Flux", "CogVideoX"])
+def test_the_tokens_of_the_text_stay_dense_unless_they_are_to_be_chosen_among(name: str, tmp_path) -> None:
+    model, seen = crisp.sparsify(built(name), TopK(0.75)), []
+    with borrowed(model, observe=lambda settings, _, each: seen.append(each)):
+        run(model, name)
+    family = FAMILIES[name]
+    text = slice(0, TEXT) if family.text == "first" else slice(family.tokens - TEXT, family.tokens)
+    others = slice(TEXT, family.tokens) if family.text == "first" else slice(0, family.tokens - TEXT)
+    assert len(seen) == len(SparseModel.of(model).layers)
+    for each in seen:
+        assert each.keep[:, :, text].all()
+        assert each.keep[..., text].all()
+        count = family.tokens - TEXT
+        assert (each.keep[:, :, others, others].sum(-1) == -(-count // 4)).all()
+        least = (
+            each.scores[:, :, others, others]
+            .masked_fill(~each.keep[:, :, others, others], torch.inf)
+            .amin(-1)
+        )
+        most = (
+            each.scores[:, :, others, others]
+            .masked_fill(each.keep[:, :, others, others], -torch.inf)
+            .amax(-1)
+        )
+        assert (least >= most).all()
+    rows = [row for row in crisp.explain(model).rows if row.method != "dense"]
+    assert {row.kernel for row in rows} == {"reference"}
+    apart = run(model, name)
+    crisp.sparsify(model, TopK(0.75), dense_tokens=None)
+    among_all = run(model, name)
+    assert not torch.allclose(apart, among_all, atol=1e-3)
+    model.save_pretrained(tmp_path)
+    assert run(crisp.load(tmp_path).eval(), name).equal(among_all)
+    with pytest.raises(ValueError, match="dense_tokens must be 'text' or None, got 'image'"):
+        crisp.sparsify(model, TopK(0.75), dense_tokens="image")

@@ -19,7 +19,7 @@ def tempered(call: Call) -> Call:
     given = [each.rule.temperature for each in methods]
     if all(each == 1 for each in given):
         return call
-    if len(given) == 1 and not isinstance(given[0], str):
+    if len(given) == 1 and not isinstance(given[0], str) and call.dense is None:
         return replace(call, scale=call.scale * given[0])
     raw = call.parameters.get(TEMPERATURE)
     if raw is None and LEARNED in given:
@@ -27,7 +27,12 @@ def tempered(call: Call) -> Call:
             "temperature='learned' needs a parameter, which only a model holds: use crisp.sparsify"
         )
     own = factors(given * (call.query.shape[1] // len(given)), raw, call.query)
-    return replace(call, query=(call.query * own[:, None, None]).to(call.query.dtype))
+    query = (call.query * own[:, None, None]).to(call.query.dtype)
+    if call.dense is not None:  # whose queries are as they were
+        place = torch.arange(query.shape[2], device=query.device)
+        first, end, _ = call.dense.indices(query.shape[2])
+        query = torch.where(((place >= first) & (place < end))[:, None], call.query, query)
+    return replace(call, query=query)
 
 
 def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None) -> Tensor:

@@ -27,7 +27,9 @@ class Call:
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
     by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks
     see each other, where the method's layout says so: dispatch asks it. `heads` are the numbers of the query heads in
-    their layer, where they are only some of it.
+    their layer, where they are only some of it. `dense` are tokens, queries and keys alike, at the beginning or the end
+    of a self-attention, that the method leaves alone: they see every valid key and are seen by all, and the method
+    decides on the others as if they were alone.
     """
 
     query: Tensor
@@ -46,6 +48,7 @@ class Call:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     blocks: BlockGraph | None = None
     heads: tuple[int, ...] | None = None
+    dense: slice | None = None
 
     @property
     def rows(self) -> Rows:

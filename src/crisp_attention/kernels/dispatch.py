@@ -66,6 +66,8 @@ def attention(
             f"method {call.method} has a branch, so its output is not a weighted sum of values: there are no attention "
             f"weights to return (output_attentions=True)"
         )
+    if call.dense is not None and call.method.has_branch:
+        raise ValueError(f"method {call.method} has a branch, which cannot leave some tokens dense")
     given = tempered(call)
     if observe is None and not weights:
         parts = plan(_in_one_dtype(given), backend)
@@ -107,7 +109,7 @@ def lacks(kernel: str, call: Call) -> str | None:
     """What a kernel cannot do of a call, None if nothing. The reference can do everything."""
     if kernel == REFERENCE:
         return None
-    if call.blocks is None:
+    if call.blocks is None and call.dense is None:
         call = _with_blocks(call, kernel)
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "forward-mode gradients and torch.func transforms"
@@ -115,12 +117,16 @@ def lacks(kernel: str, call: Call) -> str | None:
         return "float64"
     if recorder() == "ONNX":
         return "ONNX export"
+    if call.dense is not None:
+        return "tokens that stay dense"
     return KERNELS[kernel].lacks(call)
 
 
 def _with_blocks(call: Call, backend: str) -> Call:
-    # a program that is recorded for all lengths is computed by the reference, pair by pair
-    return call if recorder() is not None and backend in (AUTO, REFERENCE) else with_blocks(call)
+    # a program that is recorded for all lengths is computed by the reference, pair by pair, and so are tokens beside
+    # dense ones
+    pairs = call.dense is not None or (recorder() is not None and backend in (AUTO, REFERENCE))
+    return call if pairs else with_blocks(call)
 
 
 def _first(call: Call, backend: str) -> str | None:

@@ -12,9 +12,11 @@ from crisp_attention.kernels.blocks import choose_blocks, exactly
 from crisp_attention.kernels.call import Call, parameters_of
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import LayerMethod, PerHead
+from crisp_attention.methods.method import Method
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows, repeat_heads
+from crisp_attention.methods.rules import Dense
 from crisp_attention.methods.rules.base import Rule
 
 
@@ -58,7 +60,7 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         rows = call.rows
         _ = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
         sinks = None if call.sinks is None else call.sinks.to(rows.exact)
-        keep, weights = _attend(rows, call.method, sinks, call.blocks)
+        keep, weights = _attend(rows, call.method, sinks, call.blocks, call.dense)
         if observe is not None:
             with torch.no_grad():
                 observe(Observation(rows, keep, valid_queries(rows.valid), value.detach()))
@@ -67,11 +69,17 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
 
 
 def _attend(
-    rows: Rows, method: LayerMethod, sinks: Tensor | None, blocks: BlockGraph | None
+    rows: Rows,
+    method: LayerMethod,
+    sinks: Tensor | None,
+    blocks: BlockGraph | None,
+    dense: slice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Kept pairs, and their weights."""
     if isinstance(method, PerHead):
-        return _by_head(rows, method, sinks)
+        return _by_head(rows, method, sinks, dense)
+    if dense is not None:
+        return _beside_dense(rows, method, sinks, dense)
     with torch.no_grad():
         # by the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well
         if blocks is not None and method.has_branch:
@@ -85,14 +93,32 @@ def _attend(
     return keep, weights
 
 
-def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+def _beside_dense(rows: Rows, method: Method, sinks: Tensor | None, dense: slice) -> tuple[Tensor, Tensor]:
+    """The same where the method decides on some tokens alone, which come after or before those that are dense."""
+    count = rows.query.shape[2]
+    first, end, _ = dense.indices(count)
+    others = slice(end, count) if first == 0 else slice(0, first)
+    with torch.no_grad():
+        inner = rows.of_tokens(others)
+        chosen = method.rule.select(inner, method.layout.visible(inner))
+        keep = rows.valid.expand_as(rows.scores).clone()
+        keep[..., others, others] &= chosen
+    weights = _weigh(rows, method.rule, keep, sinks)
+    if method.rule.zeros_are_dropped:
+        own, softmax = weights[:, :, others], _weigh(rows, Dense(), keep, sinks)[:, :, dense]
+        weights = torch.cat([softmax, own] if first == 0 else [own, softmax], dim=2)
+        keep = keep & (weights != 0)
+    return keep, weights
+
+
+def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None, dense: slice | None) -> tuple[Tensor, Tensor]:
     groups = method.groups()
     shape = Shape(rows.query.shape[1], rows.key.shape[1], rows.query.shape[-1])
     found = []
     for each, heads in groups.items():
         own = rows.of(heads, parameters_of(heads, each, rows.parameters, shape))
         blocks = choose_blocks(own, each.layout) if each.has_branch else None
-        found.append(_attend(own, each, None if sinks is None else sinks[heads], blocks))
+        found.append(_attend(own, each, None if sinks is None else sinks[heads], blocks, dense))
     keeps, weights = (together(list(each), list(groups.values())) for each in zip(*found, strict=True))
     return keeps, weights
 

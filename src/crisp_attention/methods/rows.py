@@ -153,6 +153,27 @@ class Rows:
             self.heads,
         )
 
+    def of_tokens(self, some: slice) -> "Rows":
+        """The rows of some tokens of a self-attention, with none but their own keys."""
+
+        def part(each: Tensor | None) -> Tensor | None:
+            if each is None:
+                return None
+            each = each if each.shape[-2] == 1 else each[..., some, :]
+            return each if each.shape[-1] == 1 else each[..., some]
+
+        return replace(
+            self,
+            query=self.query[:, :, some],
+            key=self.key[:, :, some],
+            mask=part(self.mask),
+            bias=part(self.bias),
+            seed=part(self.seed),
+            _products=part(self._products),
+            _scores=part(self._scores),
+            _valid=None,
+        )
+
     def at(self, queries: Tensor) -> "Rows":
         """The rows of some queries of each example, by their places (B, m); causality becomes part of the mask."""
 

@@ -27,6 +27,7 @@ def sparsify(
     phase: Phase = "always",
     attention: Which = "self",
     backend: str = AUTO,
+    dense_tokens: str | None = "text",
     inputs: Any = None,
 ) -> Model:
     """Make the attention of a model sparse, in place, and return the model.
@@ -56,6 +57,10 @@ def sparsify(
     backend
         The kernel that computes it, by default the fastest that can (`crisp.explain` says which). It belongs to
         the machine and is not saved with the model.
+    dense_tokens
+        In the joint attention over text and image tokens of diffusers' SD3, Flux and CogVideoX "text" leaves the text
+        dense: every query sees its keys, its queries see everything, and the method decides on the other tokens as if
+        they were alone. None: the method decides on all. It is saved with the model; other models have no such tokens.
     inputs
         What the model is called with, a tuple or a mapping, or one tensor: it is run once, to find attention modules
         whose code does not name torch's function. Not for models of transformers.
@@ -90,10 +95,12 @@ def sparsify(
     check_backend(backend)
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
+    if dense_tokens not in ("text", None):
+        raise ValueError(f"dense_tokens must be 'text' or None, got {dense_tokens!r}")
     chosen = select(host, found, method, layers, attention)
     host.check_savable(root)
     with all_or_nothing(everything(host, root)):
-        sparse = activate(host, root, chosen, phase, backend)
+        sparse = activate(host, root, chosen, phase, backend, dense_tokens)
         host.adopt(model, root, holding(sparse.layers))
         host.erase(root)
         sparse.write()
@@ -136,7 +143,12 @@ def densify(model: Model) -> Model:
 
 
 def activate(
-    host: Host, root: nn.Module, chosen: Mapping[int, LayerMethod], phase: str, backend: str = AUTO
+    host: Host,
+    root: nn.Module,
+    chosen: Mapping[int, LayerMethod],
+    phase: str,
+    backend: str = AUTO,
+    dense_tokens: str | None = "text",
 ) -> SparseModel:
     """Give every attention module its settings and let Crisp compute its attention.
 
@@ -170,6 +182,7 @@ def activate(
                 method=chosen.get(layer.index),
                 phase=phase,
                 backend=backend,
+                dense_tokens=dense_tokens,
                 observers=old.observers if old else [],
             )
             setattr(layer.module, ATTRIBUTE, settings)

@@ -105,6 +105,7 @@ class _Question:
             sinks=query.new_empty(heads) if traits.sinks else None,
             seed=torch.empty((), dtype=torch.int64, device=self.device) if method.uses_seed else None,
             parameters={name: query.new_empty(each.shape) for name, each in parameters_of(module).items()},
+            dense=slice(0, 1) if traits.text else None,
         )
 
 

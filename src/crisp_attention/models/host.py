@@ -36,6 +36,7 @@ class Traits:
     softcap: float | None = None
     dropout: float = 0.0
     sinks: bool = False
+    text: bool = False  # some of its tokens may stay dense
 
 
 # a layer that lacks parameters of its method, and those parameters
@@ -128,6 +129,10 @@ class Host(ABC):
 
         Raises ValueError if it is of another version or damaged, as `crisp_attention.models.record.parse` does.
         """
+
+    def dense_tokens(self, root: nn.Module) -> str | None:
+        """Which tokens of joint attention the record of `root` leaves dense."""
+        return "text"
 
     @abstractmethod
     def erase(self, root: nn.Module) -> None:

@@ -150,7 +150,8 @@ def restore_from(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
     fill = host.saved(model, root, missing_parameters(host, chosen), place)
     host.check_savable(root)
     with all_or_nothing(everything(host, root)):
-        sparse = activate(host, root, {layer.index: method for layer, method in chosen}, phase, backend)
+        given = {layer.index: method for layer, method in chosen}
+        sparse = activate(host, root, given, phase, backend, host.dense_tokens(root))
         fill()
         host.erase(root)
         sparse.write()

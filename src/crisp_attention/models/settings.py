@@ -25,6 +25,7 @@ Observer = Callable[["Settings", LayerMethod, Observation], None]
 class Settings:
     """Settings of one attention module; `method` None leaves the module as the model had it.
 
+    `dense_tokens` "text": in joint attention over text and others the tokens of the text stay dense.
     `original` names the attention that it had. `only_observed`: the model is not sparse, and loses its
     settings when nothing observes it any more.
     """
@@ -37,6 +38,7 @@ class Settings:
     method: LayerMethod | None = None
     phase: str = "always"
     backend: str = dispatch.AUTO
+    dense_tokens: str | None = "text"
     observers: list[Observer] = field(default_factory=list)
     only_observed: bool = False
 

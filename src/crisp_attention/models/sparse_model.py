@@ -127,7 +127,8 @@ class SparseModel:
 
     def record(self) -> dict[str, Any]:
         """The settings as plain values, which `crisp.restore` reads."""
-        return record(self.methods, self.phase)
+        found = record(self.methods, self.phase)
+        return found if self.settings[0].dense_tokens == "text" else {**found, "dense_tokens": None}
 
     def write(self) -> None:
         """Keep the record where it is saved with the model; that of a class without a name cannot be saved."""

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +13,22 @@ from torch import nn
 
 from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models.host import Missing, register
+from crisp_attention.models.host import Missing, Traits, register
 from crisp_attention.models.parameters import MODULE, Values, fill_parameters
 from crisp_attention.models.record import parse
+from crisp_attention.models.sdpa.calls import TEXT
 from crisp_attention.models.sdpa.finding import attention_modules_of
 from crisp_attention.models.sdpa.host import AnyModule
+from crisp_attention.models.settings import settings_of
 
 CONFIG_KEY = "crisp_attention"
+# where the tokens of the text stand in the joint attention of a model, by the name of its class
+JOINT = {
+    "CogVideoXTransformer3DModel": "first",
+    "FluxTransformer2DModel": "first",
+    "SD3Transformer2DModel": "last",
+}
+TOGETHER = ("attn", "attn1")  # the names of joint attention in its block
 LOGGERS = ("diffusers.configuration_utils", "diffusers.models.modeling_utils")
 
 
@@ -44,6 +54,41 @@ class Diffusers(AnyModule):
 
     def look(self, model: nn.Module, inputs: Any) -> bool:
         return bool(self.roots(model)) and super().look(model, inputs)
+
+    def switch(self, root: nn.Module) -> None:
+        super().switch(root)
+        place = next((JOINT[each.__name__] for each in type(root).__mro__ if each.__name__ in JOINT), None)
+        if place is None:
+            return
+        hook: Any = text_first if place == "first" else text_last
+        for block in self._blocks(root):
+            if hook not in block._forward_pre_hooks.values():
+                for name in TOGETHER:
+                    if hasattr(block, name):
+                        setattr(getattr(block, name), TEXT, None)
+                block.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def give_back(self, root: nn.Module, taken: Any) -> None:
+        for layer in self.layers(root):
+            vars(layer.module).pop(TEXT, None)
+        for block in self._blocks(root):
+            hooks = block._forward_pre_hooks
+            for key in [key for key, each in hooks.items() if each in (text_first, text_last)]:
+                del hooks[key]
+                block._forward_pre_hooks_with_kwargs.pop(key, None)
+        super().give_back(root, taken)
+
+    def _blocks(self, root: nn.Module) -> list[nn.Module]:
+        names = [layer.name.rpartition(".") for layer in self.layers(root)]
+        return [root.get_submodule(block) for block, _, own in names if own in TOGETHER]
+
+    def traits(self, module: nn.Module, training: bool) -> Traits:
+        settings = settings_of(module)
+        dense = settings is not None and settings.dense_tokens is not None
+        return replace(super().traits(module, training), text=dense and hasattr(module, TEXT))
+
+    def dense_tokens(self, root: Any) -> str | None:
+        return root.config.get(CONFIG_KEY, {}).get("dense_tokens", "text")
 
     def write(self, root: Any, record: dict[str, Any]) -> None:
         root.register_to_config(**{CONFIG_KEY: record})
@@ -91,6 +136,23 @@ class Diffusers(AnyModule):
                 fill_parameters(module, values)
 
         return fill
+
+
+def text_first(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The hook before a block whose joint attention has the text first."""
+    _tell(block, args, kwargs, "first")
+
+
+def text_last(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The hook before a block whose joint attention has the text last."""
+    _tell(block, args, kwargs, "last")
+
+
+def _tell(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], place: str) -> None:
+    text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+    for name in TOGETHER:
+        if (module := getattr(block, name, None)) is not None:
+            setattr(module, TEXT, None if text is None else (text.shape[1], place))
 
 
 @contextmanager

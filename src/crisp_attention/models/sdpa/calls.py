@@ -8,6 +8,9 @@ from crisp_attention.methods.pairs import causal_mask, split_mask
 from crisp_attention.models.sdpa.finding import MULTIHEAD, SDPA
 from crisp_attention.models.settings import attend, left_alone, settings_of
 
+# on a module of joint attention: how many tokens of text this pass has, and whether they are "first" or "last"
+TEXT = "_crisp_text"
+
 
 def scaled_dot_product(
     module: nn.Module,
@@ -45,6 +48,7 @@ def scaled_dot_product(
         causal=is_causal and queries == keys,
         dropout=dropout_p,
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
+        dense=dense_tokens(module, queries, keys),
     )
     return output.reshape(*query.shape[:-1], value.shape[-1])
 
@@ -57,6 +61,15 @@ def stays_dense(module: nn.Module, queries: int, keys: int) -> bool:
     settings = settings_of(module)
     other = settings is not None and not settings.cross and keys < queries
     return other or left_alone(module, keys)
+
+
+def dense_tokens(module: nn.Module, queries: int, keys: int) -> slice | None:
+    """The tokens of a self-attention that the method leaves alone, where the module's host told how many there are."""
+    count, place = getattr(module, TEXT, None) or (0, "")
+    settings = settings_of(module)
+    if not count or queries != keys or count >= keys or settings is None or settings.dense_tokens is None:
+        return None
+    return slice(0, count) if place == "first" else slice(keys - count, keys)
 
 
 def _batched(states: Tensor) -> Tensor:
