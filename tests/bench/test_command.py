@@ -98,7 +98,7 @@ def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     assert 1 - predicted["scores"]["sparsity"] < predicted["scores"]["kept_mass"] < 1
     assert predicted["scores"]["sparsity_without_window"] > predicted["scores"]["sparsity"]
     assert 0 < predicted["predicting_share"] < 1
-    assert "at most" in out
+    assert "\n  bar " in out
     assert {timed["name"] for timed in predicted["timed"]} >= {"crisp, predicted blocks", "entmax package"}
     # groups stay as large as they are: four times the tokens have about four times the pairs
     for variant in ("kmeans", "quantize"):

@@ -46,7 +46,13 @@ def test_an_example_alone_is_the_example_in_a_batch(name: str) -> None:
     torch.testing.assert_close(both[:1].float(), alone.float(), rtol=0, atol=2e-3 * alone.abs().max().item())
 
 
-@every
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=pytest.mark.slow if each in ("PixArt", "CogVideoX") else ())
+        for each in FAMILIES
+    ],
+)
 def test_it_is_trained_saved_and_loaded(name: str, tmp_path, caplog) -> None:
     model = crisp.sparsify(built(name), Entmax("learned")).train()
     if hasattr(model, "enable_gradient_checkpointing"):
@@ -89,6 +95,7 @@ def test_it_compiles_into_one_graph_in_which_it_is_sparse(name: str) -> None:
     assert left == len(SparseModel.of(model).layers) - own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SD3", "Flux", "Wan", "CogVideoX"])
 def test_adapters_are_trained_saved_and_merged_on_a_sparse_model(name: str, tmp_path) -> None:
     config = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian")
@@ -112,6 +119,7 @@ def test_adapters_are_trained_saved_and_merged_on_a_sparse_model(name: str, tmp_
     assert not torch.allclose(run(dense, name), tuned, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SD3", "Flux", "CogVideoX"])
 def test_projections_fused_afterwards_keep_it_sparse(name: str) -> None:
     model = crisp.sparsify(built(name), TopK(0.5))

@@ -153,7 +153,7 @@ def predicted(found: list[Predicted]) -> Table:
         f"predicted blocks with entmax 1.5, forward: layer {first.layer} of {first.model}, {heads} heads of {width}",
         "tokens",
     )
-    for heading in ("block", "sparsity", "predicted", "kept mass", "all, ms", *PREDICTED):
+    for heading in ("block", "sparsity", "kept mass", "all, ms", *PREDICTED):
         table.add_column(heading, justify="right")
     for each in found:
         whole = next(timed for timed in each.timed if timed.name == ALL)
@@ -162,13 +162,12 @@ def predicted(found: list[Predicted]) -> Table:
             f"{each.shape['length']:,}",
             str(each.block_size),
             f"{each.scores['sparsity']:.0%}",
-            f"{1 - each.scores['sparsity_without_window']:.0%}",
             f"{each.scores['kept_mass']:.0%}",
             f"{1000 * whole.seconds.median:.3g}",
             *(_within(ratios[name], most) for name, most in PREDICTED.items()),
         )
     table.add_section()
-    table.add_row("at most", *[""] * 5, *(f"{most:g}" for most in PREDICTED.values()))
+    table.add_row("bar", *[""] * 4, *(f"{most:g}" for most in PREDICTED.values()))
     return table
 
 
