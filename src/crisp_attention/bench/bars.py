@@ -109,7 +109,7 @@ BARS = (
 
 # of attention between predicted blocks, forward: its time over that of our entmax of all pairs, over that of the entmax
 # package, and the share of it that predicting takes
-PREDICTED = {"ratio": 0.7, "to package": 0.1, "predicting": 0.25}
+PREDICTED = {"ratio": 0.7, "to package": 0.1, "to predict": 0.25}
 
 
 def predicted_ratios(each: Predicted) -> dict[str, float | None]:
@@ -119,7 +119,7 @@ def predicted_ratios(each: Predicted) -> dict[str, float | None]:
     return {
         "ratio": ratios[OURS],
         "to package": None if package is None else ratios[OURS] / package,
-        "predicting": each.predicting_share,
+        "to predict": each.predicting_share,
     }
 
 
