@@ -155,6 +155,12 @@ def test_a_pipeline_comes_back_with_the_transformer_sparse_and_nothing_else(tmp_
     assert crisp.is_sparse(again.transformer)
     assert not crisp.is_sparse(again.vae)
     assert not crisp.is_sparse(DiTPipeline.from_pretrained(tmp_path).transformer)
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(
+        crisp.CheckpointError, match=r"cannot make transformer in .* must be of version 1, found 99"
+    ):
+        crisp.load_pipeline(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["SD3", "Flux", "CogVideoX"])

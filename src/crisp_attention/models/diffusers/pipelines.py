@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from crisp_attention.errors import CheckpointError
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.models.diffusers.host import Diffusers, quiet
 from crisp_attention.models.persistence import restore_from
@@ -47,6 +48,11 @@ def load_pipeline(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> An
         pipe = DiffusionPipeline.from_pretrained(path, **kwargs)
     host = Diffusers()
     for name, part in pipe.components.items():
-        if isinstance(part, nn.Module) and host.roots(part) == [part] and host.read(part, part) is not None:
-            restore_from(part, backend, {"path": Path(path) / name})
+        if not isinstance(part, nn.Module) or host.roots(part) != [part]:
+            continue
+        try:
+            if host.read(part, part) is not None:
+                restore_from(part, backend, {"path": Path(path) / name})
+        except ValueError as error:
+            raise CheckpointError(f"cannot make {name} in {path} sparse again: {error}") from error
     return pipe

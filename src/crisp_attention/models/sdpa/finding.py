@@ -6,7 +6,7 @@ import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def is_attention(module: nn.Module) -> bool:
     """Whether a module computes attention: it was seen to, or its class says so."""
     if hasattr(module, SEEN) or isinstance(module, nn.MultiheadAttention):
         return True
-    return isinstance(module, _of_diffusers()) or _names_it(_hashable(type(module)))
+    return isinstance(module, _of_diffusers()) or _names_it(cast(Hashable, type(module)))
 
 
 def look(model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> dict[nn.Module, Seen]:
@@ -167,10 +167,6 @@ def _of_diffusers() -> tuple[type, ...]:
 
         hooks = import_module("diffusers.hooks._common")
     return tuple(getattr(hooks, "_ATTENTION_CLASSES", ()))
-
-
-def _hashable(cls: type) -> Hashable:
-    return cls
 
 
 @cache
