@@ -27,16 +27,16 @@ class BenchOptions:
     """Folder for the numbers and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
-    """Few lengths and rounds, no first calls: about a minute, with --text three; indicative numbers only."""
+    """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), sparsefinder
     (attention between predicted blocks, which needs --text). Default: all that can be; with --quick no first-call."""
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """A file of at least 54,000 tokens of text, needed by the part sparsefinder: it measures on MiniLM's queries and
-    keys for it, as random ones have no pairs to predict. Of the options below it takes --sparsity, --threads, --rounds.
-    """
+    """A file of text, of at least 54,000 tokens (9,000 with --quick), needed by the part sparsefinder: it measures on
+    MiniLM's queries and keys for it, as random ones have no pairs to predict. Of the options below it takes --sparsity,
+    --threads and --rounds."""
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.
