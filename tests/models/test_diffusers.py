@@ -10,8 +10,10 @@ import crisp_attention as crisp
 from crisp_attention import Entmax, TopK
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.sparse_model import SparseModel
+from tests.models import by_hand
 from tests.models.by_hand import nothing_is_left
 from tests.models.diffusion import FAMILIES, TEXT, built, run
+from tests.models.tiny import distilbert
 
 every = pytest.mark.parametrize("name", FAMILIES)
 
@@ -37,6 +39,15 @@ def test_it_is_sparse_where_it_attends_to_itself_and_dense_again(name: str) -> N
     assert run(model, name).equal(dense)
     assert nothing_is_left(model)
     assert "crisp_attention" not in model.config
+
+
+@pytest.mark.parametrize("make", [lambda: built("Flux"), distilbert, by_hand.built])
+def test_a_step_of_a_schedule_looks_for_no_model_of_any_library(make, walks) -> None:
+    model = crisp.sparsify(make(), TopK(0.8))
+    walks.clear()
+    crisp.set_sparsity(model, 0.25)
+    assert walks == []
+    assert set(SparseModel.of(model).sparsity.values()) == {0.25}
 
 
 @every

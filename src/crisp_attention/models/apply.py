@@ -170,7 +170,7 @@ def activate(
             taken = host.take_over(root)
         else:
             taken = getattr(root, STATE).taken
-        setattr(root, STATE, State(tuple(found), taken))
+        setattr(root, STATE, State(host, tuple(found), taken))
         for layer in found:
             old = before.get(layer.index)
             settings = Settings(

@@ -19,8 +19,9 @@ STATE = "_crisp_model"
 
 @dataclass(frozen=True)
 class State:
-    """The state on the root of a sparse model: its layers, and what the host needs to give the model back."""
+    """The state on the root of a sparse model: its host, its layers, and what the host needs to give the model back."""
 
+    host: Host
     layers: tuple[AttentionLayer, ...]
     taken: Any
 
@@ -49,6 +50,9 @@ class SparseModel:
 
         Raises TypeError if there is no model that Crisp knows, or several.
         """
+        # the state of its own, not that of what it wraps: `hasattr` of some wrappers asks what is inside
+        if isinstance(model, nn.Module) and (state := vars(model).get(STATE)) is not None:
+            return SparseModel(state.host, model)
         host, root = host_of(model)
         return SparseModel(host, root) if hasattr(root, STATE) else None
 
