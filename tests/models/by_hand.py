@@ -63,9 +63,11 @@ IDS = torch.randint(0, 32, (2, LENGTH), generator=torch.Generator().manual_seed(
 def nothing_is_left(model: nn.Module) -> bool:
     marks = [name for module in model.modules() for name in vars(module) if "crisp" in name]
     hooks = [
-        m
-        for m in model.modules()
-        if m._forward_hooks or m._forward_pre_hooks or m._forward_hooks_always_called
+        hook
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+        if hook.__module__.startswith("crisp_attention")
     ]
     return not marks and not hooks
 

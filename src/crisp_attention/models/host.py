@@ -48,14 +48,23 @@ class Host(ABC):
 
     `root` is always a model that `roots` found. A host's own attention function calls
     `crisp_attention.models.settings.attend`, which finds the method on the module.
+
+    name: the library's, followed by a dot and a word of its own if the library has several hosts.
+    caches: whether self-attention may have more keys than queries, those of earlier calls.
     """
 
     name: ClassVar[str]
+    caches: ClassVar[bool] = True
 
     def __reduce__(self) -> tuple[Callable[[str], "Host"], tuple[str]]:
         return named, (
             self.name,
         )  # a process that reads a sparse model needs the host, which may not be registered yet
+
+    @property
+    def library(self) -> str:
+        """The name of the library."""
+        return self.name.partition(".")[0]
 
     # --- finding
 
@@ -177,6 +186,7 @@ _REGISTERED: dict[str, Host] = {}
 # hosts that come with Crisp, imported when a model is first looked at
 _MODULES = {
     "diffusers": "crisp_attention.models.diffusers.host",
+    "transformers.direct": "crisp_attention.models.transformers.direct",
     "transformers": "crisp_attention.models.transformers.host",
     ANY: "crisp_attention.models.sdpa.host",
 }
@@ -214,9 +224,9 @@ def host_of(model: nn.Module) -> tuple[Host, nn.Module]:
             return host, roots[0]
         if roots:
             raise TypeError(
-                f"expected one {host.name} model, or a wrapper around one; {type(model).__name__} holds {len(roots)}"
+                f"expected one {host.library} model, or a wrapper around one; {type(model).__name__} holds {len(roots)}"
             )
-    libraries = " or ".join(host.name for host in known if host.name != ANY)
+    libraries = " or ".join(dict.fromkeys(host.library for host in known if host.name != ANY))
     raise TypeError(
         f"expected a model of {libraries}, or one whose modules call torch's scaled_dot_product_attention; "
         f"{type(model).__name__} holds none that its code shows; with inputs= crisp.sparsify runs it to find them"
@@ -233,7 +243,7 @@ def look(model: nn.Module, inputs: Any) -> None:
             return
         if host.roots(model):
             raise TypeError(
-                f"inputs= is for models that call torch's attention themselves, not for {host.name}'s"
+                f"inputs= is for models that call torch's attention themselves, not for {host.library}'s"
             )
 
 

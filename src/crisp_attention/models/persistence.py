@@ -110,7 +110,9 @@ def _read(path: str | Path, given: Mapping[str, Any]) -> tuple[nn.Module, dict[s
     for host in hosts():
         if (found := host.load(path, given)) is not None:
             return found
-    raise CheckpointError(f"{path} holds no model of {' or '.join(host.name for host in hosts())}")
+    raise CheckpointError(
+        f"{path} holds no model of {' or '.join(dict.fromkeys(host.library for host in hosts()))}"
+    )
 
 
 def is_recorded(model: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.host import Missing, Traits, register
 from crisp_attention.models.parameters import MODULE, Values, fill_parameters
 from crisp_attention.models.record import parse
-from crisp_attention.models.sdpa.calls import TEXT
+from crisp_attention.models.sdpa.calls import TEXT, Together
 from crisp_attention.models.sdpa.finding import attention_modules_of
 from crisp_attention.models.sdpa.host import AnyModule
 from crisp_attention.models.settings import settings_of
@@ -36,6 +36,7 @@ class Diffusers(AnyModule):
     """Models of diffusers. Nothing of diffusers is imported before a model of it is there, or one is loaded."""
 
     name: ClassVar[str] = "diffusers"
+    caches: ClassVar[bool] = False
 
     def roots(self, model: nn.Module) -> list[nn.Module]:
         if "diffusers" not in sys.modules:
@@ -149,10 +150,16 @@ def text_last(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _tell(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], place: str) -> None:
-    text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+    states, text = (
+        kwargs.get(name, args[i] if len(args) > i else None)
+        for i, name in enumerate(("hidden_states", "encoder_hidden_states"))
+    )
+    together = None
+    if states is not None and text is not None:
+        together = Together(text.shape[1], place, states.shape[1] + text.shape[1])
     for name in TOGETHER:
         if (module := getattr(block, name, None)) is not None:
-            setattr(module, TEXT, None if text is None else (text.shape[1], place))
+            setattr(module, TEXT, together)
 
 
 @contextmanager

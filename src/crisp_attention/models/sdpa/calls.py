@@ -1,15 +1,25 @@
 """Calls of torch's attention functions, computed by the method of the module that makes them."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from crisp_attention.methods.pairs import causal_mask, split_mask
 from crisp_attention.models.sdpa.finding import MULTIHEAD, SDPA
-from crisp_attention.models.settings import attend, left_alone, settings_of
+from crisp_attention.models.settings import Settings, attend, left_alone, settings_of
 
-# on a module of joint attention: how many tokens of text this pass has, and whether they are "first" or "last"
+# on a module of joint attention: the `Together` of this pass
 TEXT = "_crisp_text"
+
+
+class Together(NamedTuple):
+    """The tokens of joint attention in one pass: of the text, which is "first" or "last", and all."""
+
+    text: int
+    place: str
+    tokens: int
 
 
 def scaled_dot_product(
@@ -48,28 +58,33 @@ def scaled_dot_product(
         causal=is_causal and queries == keys,
         dropout=dropout_p,
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
-        dense=dense_tokens(module, queries, keys),
+        dense=dense_tokens(module),
     )
     return output.reshape(*query.shape[:-1], value.shape[-1])
 
 
 def stays_dense(module: nn.Module, queries: int, keys: int) -> bool:
-    """Whether a call is left to torch: by the module's settings, or as it attends to tokens of something else.
-
-    With a cache of keys there are more keys than queries; self-attention never has fewer.
-    """
+    """Whether a call is left to torch: by the module's settings, or as it attends to tokens of something else."""
     settings = settings_of(module)
-    other = settings is not None and not settings.cross and keys < queries
-    return other or left_alone(module, keys)
+    others = settings is not None and not settings.cross and _of_others(module, settings, queries, keys)
+    return others or left_alone(module, keys)
 
 
-def dense_tokens(module: nn.Module, queries: int, keys: int) -> slice | None:
+def _of_others(module: nn.Module, settings: Settings, queries: int, keys: int) -> bool:
+    together: Together | None = getattr(module, TEXT, None)
+    if together is not None:
+        return not queries == keys == together.tokens
+    return keys < queries or (keys > queries and not settings.host.caches)
+
+
+def dense_tokens(module: nn.Module) -> slice | None:
     """The tokens of a self-attention that the method leaves alone, where the module's host told how many there are."""
-    count, place = getattr(module, TEXT, None) or (0, "")
+    together: Together | None = getattr(module, TEXT, None)
     settings = settings_of(module)
-    if not count or queries != keys or count >= keys or settings is None or settings.dense_tokens is None:
+    if together is None or not together.text or settings is None or settings.dense_tokens is None:
         return None
-    return slice(0, count) if place == "first" else slice(keys - count, keys)
+    start = 0 if together.place == "first" else together.tokens - together.text
+    return slice(start, start + together.text)
 
 
 def _batched(states: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from crisp_attention.methods.part import Shape
 
 SDPA, MULTIHEAD = functional.scaled_dot_product_attention, functional.multi_head_attention_forward
+NAMES = {SDPA.__name__, MULTIHEAD.__name__}
 SEEN = "_crisp_seen"
 CROSS = re.compile(r"cross|attn2$|enc_?dec", re.IGNORECASE)
 HEADS = ("num_heads", "heads", "n_heads", "n_head", "num_attention_heads", "nhead")
@@ -172,7 +173,7 @@ def _of_diffusers() -> tuple[type, ...]:
 @cache
 def _names_it(cls: Hashable) -> bool:
     functions = (inspect.unwrap(f) for _, f in inspect.getmembers(cls, inspect.isfunction))
-    return any(SDPA.__name__ in code.co_names for f in functions for code in _codes(f.__code__))
+    return any(NAMES & set(code.co_names) for f in functions for code in _codes(f.__code__))
 
 
 def _codes(code: Any) -> Iterator[Any]:

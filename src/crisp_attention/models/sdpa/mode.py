@@ -69,5 +69,5 @@ def end(module: nn.Module, inputs: Any, output: Any) -> None:
         settings = settings_of(module)
         raise RuntimeError(
             f"{settings and settings.name}: {type(module).__name__} did not call torch's scaled_dot_product_attention, "
-            "so its attention would have been dense; another backend may be active"
+            "so its attention would have been dense; another backend or attention implementation may be active"
         )

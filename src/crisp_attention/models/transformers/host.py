@@ -170,7 +170,8 @@ class Transformers(Host):
     def why_not(self, root: Any) -> str:
         return (
             f"{type(root).__name__} (model type {root.config.model_type!r}) does not compute its attention through "
-            f"transformers' attention interface, so Crisp cannot make it sparse"
+            f"transformers' attention interface, nor by torch's scaled_dot_product_attention as it was loaded "
+            f"(attn_implementation={root.config._attn_implementation!r}), so Crisp cannot make it sparse"
         )
 
     def running(self, module: nn.Module) -> str:
@@ -219,7 +220,7 @@ class Transformers(Host):
         self, model: nn.Module, root: Any, missing: Sequence[Missing], place: Mapping[str, Any]
     ) -> Callable[[], None]:
         adapters = adapters_on(model, root)
-        beside_adapters = list(adapters.learned(missing, attention_layers(root)))
+        beside_adapters = list(adapters.learned(missing, self.layers(root)))
         where = place or {"path": root.name_or_path or ""}
         in_checkpoint = [] if adapters.recorded else read_parameters(missing, **where)
 
