@@ -8,9 +8,11 @@ from rich.console import Console
 
 from crisp_attention.bench.bars import BARS, verdict
 from crisp_attention.bench.case import Case, Shape
-from crisp_attention.bench.contender import CRISP, DENSE
+from crisp_attention.bench.contender import CRISP, DENSE, Absent
+from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.picture import draw
+from crisp_attention.bench.results import Hooked
 from crisp_attention.bench.rounds import Effort, Spread, compared, interleaved
 from crisp_attention.bench.tables import limit_ratio, show
 from crisp_attention.methods.spec import parse
@@ -118,7 +120,7 @@ def test_the_numbers_survive_json():
     assert again["format"] == 1
     assert set(again) == {
         *("format", "command", "options", "machine", "matrix_rate"),
-        *("attention", "step", "memory", "first_call", "predicted", "listed"),
+        *("attention", "step", "memory", "first_call", "hooked", "predicted", "listed"),
     }
     cell = again["attention"][0]
     assert cell["shape"] == {
@@ -144,3 +146,22 @@ def test_the_picture_is_of_attention_alone(tmp_path):
     results.attention = []
     draw(results, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_hooks_add_is_judged_by_hand_as_a_whole_and_in_diffusers_by_the_call():
+    results, added = made.results(), Spread(30e-6, 20e-6, 40e-6)
+    results.hooked = [
+        Hooked(name, "Attention", 10, added, Spread(1e-7, 0, 1e-7), 0.1, 0.0018) for name in (GPT, "DiT")
+    ]
+    results.hooked.append(Hooked("Flux", absent=[Absent("Flux", "diffusers is not installed")]))
+    out = io.StringIO()
+    show(results, Console(file=out, width=100, force_terminal=True, color_system="standard"))
+    by_hand, of_diffusers = (
+        line for line in out.getvalue().splitlines() if "Attention" in line and "0.18%" in line
+    )
+    red = "\x1b[31m"
+    assert f"{red}30.0" in by_hand
+    assert red not in of_diffusers
+    assert "3.00" in of_diffusers
+    assert "Flux" in out.getvalue()
+    assert "diffusers is not installed" in out.getvalue()

@@ -83,6 +83,7 @@ def test_a_small_run_of_the_attention_part(bench, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch's compiler uses it
 def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     text = str(data_folder / "wikitext-2" / "train.txt")
     status, out, _ = bench("--quick", "--heads", "2", "--rounds", "3", "--text", text, "--parts", *PARTS)
@@ -92,6 +93,10 @@ def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     assert all(memory["peak_bytes"]["dense SDPA"] > 0 for memory in found["memory"])
     assert found["first_call"][0]["seconds"]["filled"]["forward"] > 0
     assert max(map(len, out.splitlines())) <= 100
+    assert [each["model"] for each in found["hooked"]] == ["a GPT written by hand", "DiT", "Flux"]
+    for each in found["hooked"]:
+        assert each["calls"] > 8
+        assert each["step_share"] * each["step_seconds"] == pytest.approx(6 * each["seconds"]["median"])
     (predicted,) = found["predicted"]
     assert predicted["shape"] == {"batch": 1, "heads": 12, "length": 2048, "width": 32}
     assert predicted["scores"]["sparsity"] == pytest.approx(0.8, abs=0.1)

@@ -57,6 +57,23 @@ def test_an_example_alone_is_the_example_in_a_batch(name: str) -> None:
     torch.testing.assert_close(both[:1].float(), alone.float(), rtol=0, atol=2e-3 * alone.abs().max().item())
 
 
+@every
+def test_autocast_decides_the_precision_of_sparse_layers_too(name: str) -> None:
+    model = crisp.sparsify(built(name), TopK(0.5))
+    seen: list[torch.dtype] = []
+    with (
+        borrowed(model, observe=lambda s, m, each: seen.append(each.value.dtype)),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        sparse = run(model, name)
+    assert set(seen) == {torch.bfloat16}
+    whole = run(model, name)
+    assert (sparse - whole).abs().max() < 0.1 * whole.abs().max()
+    crisp.set_sparsity(model, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run(model, name).equal(run(built(name), name))
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -123,6 +123,10 @@ def predicted_ratios(each: Predicted) -> dict[str, float | None]:
     }
 
 
+HOOKS = 25e-6  # seconds that they may add to the attention of a GPT written by hand
+HOOKS_PER_CALL = 6e-6  # and for each call of torch inside an attention module of diffusers
+
+
 def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:
     """The verdict on a bar in one direction, None if it has none there."""
     allowed = bar.backward if backward else bar.forward

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from crisp_attention.bench.children import measure_first_calls, measure_memory
+from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
 from crisp_attention.bench.options import BenchOptions
 from crisp_attention.bench.picture import draw
@@ -59,6 +60,8 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 results.memory = measure_memory(plan.memory, told)
             elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
+            elif part == "hooks":
+                results.hooked = measure_hooks(plan.step_method, plan.effort, told)
             else:
                 assert states is not None
                 results.predicted = measure_predicted(
@@ -93,6 +96,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         "step": len(plan.steps),
         "memory": 4,
         "first-call": 2 * len(plan.first_call),
+        "hooks": len(MODELS),
         "sparsefinder": steps_of(options.quick),
     }
     columns = (

@@ -85,8 +85,10 @@ def planned(options: BenchOptions) -> Plan:
 
 
 def _usual(options: BenchOptions) -> tuple[Part, ...]:
-    left_out = {"first-call"} if options.quick else set[str]()
-    if options.text is None or options.device != "cpu":
+    left_out = {"first-call", "hooks"} if options.quick else set[str]()
+    if options.device != "cpu":
+        left_out |= {"hooks", "sparsefinder"}
+    if options.text is None:
         left_out.add("sparsefinder")
     return tuple(part for part in PARTS if part not in left_out)
 
@@ -100,11 +102,13 @@ def _check(options: BenchOptions) -> None:
                 "parts sparsefinder needs --text, as random queries and keys have no pairs to find", "parts"
             )
         if options.device != "cpu":
-            raise OptionError(f"parts sparsefinder is measured on the CPU, not on {options.device}", "parts")
+            raise _cpu_only("sparsefinder", options)
     elif options.text is not None and (options.parts or options.device != "cpu"):
         raise OptionError(
             "text is for the part sparsefinder on the CPU, which this run does not have", "text"
         )
+    if "hooks" in (options.parts or ()) and options.device != "cpu":
+        raise _cpu_only("hooks", options)
     whole = [("lengths", length) for length in options.lengths]
     whole += [(name, getattr(options, name)) for name in ("batch", "heads", "width", "threads", "rounds")]
     name = "sparsity"
@@ -115,3 +119,7 @@ def _check(options: BenchOptions) -> None:
                 check_whole(name, value, 1)
     except (TypeError, ValueError) as error:
         raise OptionError(str(error), name) from error
+
+
+def _cpu_only(part: Part, options: BenchOptions) -> OptionError:
+    return OptionError(f"parts {part} is measured on the CPU, not on {options.device}", "parts")

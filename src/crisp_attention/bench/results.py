@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from crisp_attention.bench.contender import Absent
-from crisp_attention.bench.rounds import Timed
+from crisp_attention.bench.rounds import Spread, Timed
 
 FORMAT = 1
 
@@ -93,6 +93,23 @@ class Listed:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Hooked:
+    """What hooks and the mode add to one forward pass of an attention module, in seconds; empty if it is absent.
+
+    calls: of torch's functions in that pass. step_share: of a training step of the model, all of its layers together.
+    """
+
+    model: str
+    module: str = ""
+    calls: int = 0
+    seconds: Spread | None = None
+    compiled_seconds: Spread | None = None
+    step_seconds: float | None = None
+    step_share: float | None = None
+    absent: list[Absent] = field(default_factory=list)
+
+
 @dataclass
 class Results:
     """All of a run; parts that were not asked for are empty."""
@@ -107,6 +124,7 @@ class Results:
     first_call: list[FirstCall] = field(default_factory=list)
     predicted: list[Predicted] = field(default_factory=list)
     listed: list[Listed] = field(default_factory=list)
+    hooked: list[Hooked] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -120,6 +138,7 @@ PACKAGES = (
     "numba",
     "triton",
     "transformers",
+    "diffusers",
     "x-transformers",
     "entmax",
 )

@@ -7,10 +7,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from crisp_attention.bench.bars import BARS, PREDICTED, Verdict, crisp_ratio, predicted_ratios, verdict
+from crisp_attention.bench.bars import (
+    BARS,
+    HOOKS,
+    HOOKS_PER_CALL,
+    PREDICTED,
+    Verdict,
+    crisp_ratio,
+    predicted_ratios,
+    verdict,
+)
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
+from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.predicted import ALL, COMPARING, LISTING
-from crisp_attention.bench.results import Attention, Predicted, Results
+from crisp_attention.bench.results import Attention, Hooked, Predicted, Results
 
 MOST = 5  # lengths side by side, in 80 columns
 
@@ -34,6 +44,9 @@ def show(results: Results, console: Console) -> None:
     if results.first_call:
         _print(console, first_calls(results))
         _missing(console, ((each.method, each.absent) for each in results.first_call))
+    if results.hooked:
+        _print(console, hooked(results.hooked))
+        _missing(console, ((each.model, each.absent) for each in results.hooked))
     if results.predicted:
         _print(console, predicted(results.predicted))
         _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
@@ -145,6 +158,31 @@ def first_calls(results: Results) -> Table:
     return table
 
 
+def hooked(found: list[Hooked]) -> Table:
+    """What hooks and a mode add to a forward pass of one attention module."""
+    table = _table(
+        "reaching the attention of any model: what hooks add to a forward pass of one module, µs", ""
+    )
+    for heading in ("torch calls", "added", "per call", "compiled", "of a step"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        if each.seconds is None:
+            continue
+        added, per_call = each.seconds.median, each.seconds.median / each.calls
+        by_hand = each.model == GPT
+        table.add_row(
+            f"{each.model}: {each.module}",
+            str(each.calls),
+            _limited(f"{1e6 * added:.1f}", not by_hand or added <= HOOKS),
+            _limited(f"{1e6 * per_call:.2f}", by_hand or per_call <= HOOKS_PER_CALL),
+            f"{1e6 * each.compiled_seconds.median:.1f}" if each.compiled_seconds else "–",
+            f"{each.step_share:.2%}",
+        )
+    table.add_section()
+    table.add_row("bar: by hand, diffusers", "", f"{1e6 * HOOKS:g}", f"{1e6 * HOOKS_PER_CALL:g}", "0", "")
+    return table
+
+
 def predicted(found: list[Predicted]) -> Table:
     """Attention between predicted blocks: its quality and its time, as ratios of medians of rounds."""
     first = found[0]
@@ -174,7 +212,11 @@ def predicted(found: list[Predicted]) -> Table:
 def _within(value: float | None, most: float) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if value <= most else f"[red]{value:.3f}[/]"
+    return _limited(f"{value:.3f}", value <= most)
+
+
+def _limited(text: str, holds: bool) -> str:
+    return text if holds else f"[red]{text}[/]"
 
 
 def listed(results: Results) -> Table:

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from crisp_attention.extras import needs
 from crisp_attention.insight.graphs import FullGraph, GraphScores, gold_of, together
 from crisp_attention.insight.showing import show
-from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.blocks import exactly
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
@@ -25,6 +24,7 @@ from crisp_attention.models.parameters import fill_parameters, wanted_by
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.settings import settings_on
 from crisp_attention.models.sparse_model import SparseModel
+from crisp_attention.tables import as_html, as_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from crisp_attention.extras import needs
-from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.settings import Settings
+from crisp_attention.tables import as_html, as_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -233,6 +233,19 @@ def host_of(model: nn.Module) -> tuple[Host, nn.Module]:
     )
 
 
+def outermost(model: nn.Module, kind: type) -> list[nn.Module]:
+    """The modules of a class in `model`, itself or inside others, but none inside one of them."""
+    found: list[nn.Module] = []
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        if isinstance(module, kind):
+            found.append(module)
+        else:
+            stack.extend(module.children())
+    return found
+
+
 def look(model: nn.Module, inputs: Any) -> None:
     """Let the host of a model run it once, to find its attention modules.
 

@@ -12,12 +12,12 @@ import numpy as np
 from crisp_attention.extras import needs
 from crisp_attention.insight.profile.curves import LayerSums
 from crisp_attention.insight.profile.targets import METHODS, Targets, allocate, sparsest
-from crisp_attention.insight.tables import as_html, as_text
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.heads import LayerMethod, PerHead, per_head
 from crisp_attention.methods.method import AnyMethod, Method, as_method
+from crisp_attention.tables import as_html, as_text
 
 if TYPE_CHECKING:
     import pandas as pd

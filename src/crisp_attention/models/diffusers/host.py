@@ -13,7 +13,7 @@ from torch import nn
 
 from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models.host import Missing, Traits, register
+from crisp_attention.models.host import Missing, Traits, outermost, register
 from crisp_attention.models.parameters import MODULE, Values, fill_parameters
 from crisp_attention.models.record import parse
 from crisp_attention.models.sdpa.calls import TEXT, Together
@@ -43,15 +43,7 @@ class Diffusers(AnyModule):
             return []
         from diffusers import ModelMixin
 
-        found: list[nn.Module] = []
-        stack = [model]
-        while stack:
-            module = stack.pop()
-            if isinstance(module, ModelMixin):
-                found += [module] if next(attention_modules_of(module), None) else []
-            else:
-                stack.extend(module.children())
-        return found
+        return [each for each in outermost(model, ModelMixin) if next(attention_modules_of(each), None)]
 
     def look(self, model: nn.Module, inputs: Any) -> bool:
         return bool(self.roots(model)) and super().look(model, inputs)

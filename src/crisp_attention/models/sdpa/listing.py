@@ -1,6 +1,6 @@
 """`crisp.attention_modules(model)`: what of a model can be made sparse."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from crisp_attention.models.host import AttentionLayer, host_of
 from crisp_attention.models.sdpa.finding import Seen, look
+from crisp_attention.tables import as_html, as_text
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,22 @@ class AttentionModules:
         return len(self.modules)
 
     def __repr__(self) -> str:
+        return as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._shown())
+
+    def _shown(self) -> tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]:
         def cell(value: int | None) -> str:
             return "" if value is None else str(value)
 
-        headings = ("layer", "heads", "width", "queries", "keys", "attention", "class", "name")
         rows = [
             (cell(m.index), cell(m.heads), cell(m.width), cell(m.queries), cell(m.keys),
              "cross" if m.cross else "self", m.kind, m.name)
             for m in self.modules
         ]  # fmt: skip
-        widths = [max(len(line[i]) for line in (headings, *rows)) for i in range(len(headings) - 1)]
-        return "\n".join(
-            "  ".join([*(each.rjust(width) for each, width in zip(line, widths, strict=False)), line[-1]])
-            for line in (headings, *rows)
-        )
+        headings = ("layer", "heads", "width", "queries", "keys", "attention", "class", "name")
+        return f"{len(rows)} attention modules", headings, rows
 
 
 def attention_modules(model: nn.Module, *inputs: Any, **named: Any) -> AttentionModules:
@@ -86,6 +89,7 @@ def attention_modules(model: nn.Module, *inputs: Any, **named: Any) -> Attention
     >>> import torch
     >>> model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
     >>> crisp.attention_modules(model, torch.randn(1, 5, 16))
+    2 attention modules
     layer  heads  width  queries  keys  attention               class  name
         0      2      8        5     5       self  MultiheadAttention  layers.0.self_attn
         1      2      8        5     5       self  MultiheadAttention  layers.1.self_attn

@@ -35,7 +35,7 @@ class Attending(TorchFunctionMode):
             return multi_head(self.module, *args, **(kwargs or {}))
         if func is Tensor.unflatten:  # the compiler does not follow its own call of super()
             return args[0].unflatten(*args[1:], **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def begin(module: nn.Module, inputs: Any) -> None:

@@ -99,7 +99,7 @@ def load_into(model: Model, folder: str | Path, *, backend: str = AUTO) -> Model
     --------
     >>> import crisp_attention as crisp
     >>> from torch import nn
-    >>> crisp.load_into(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2), 1), "nowhere")
+    >>> crisp.load_into(nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, batch_first=True), 1), "nowhere")
     Traceback (most recent call last):
     crisp_attention.errors.CheckpointError: nowhere holds no model that crisp.save saved: expected crisp.json
     """

@@ -3,9 +3,10 @@
 from typing import Any, ClassVar
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from crisp_attention.methods.heads import LayerMethod
-from crisp_attention.models.host import register
+from crisp_attention.models.host import outermost, register
 from crisp_attention.models.sdpa.finding import attention_modules_of
 from crisp_attention.models.sdpa.host import AnyModule
 from crisp_attention.models.transformers.host import Transformers, attention_layers
@@ -49,7 +50,7 @@ class DirectTransformers(AnyModule, Transformers):
 
 
 def _without_interface(model: nn.Module) -> list[nn.Module]:
-    return [root for root in Transformers().roots(model) if not attention_layers(root)]
+    return [root for root in outermost(model, PreTrainedModel) if not attention_layers(root)]
 
 
 register(DirectTransformers())

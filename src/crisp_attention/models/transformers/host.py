@@ -23,6 +23,7 @@ from crisp_attention.models.host import (
     Missing,
     Traits,
     device_of,
+    outermost,
     register,
 )
 from crisp_attention.models.notice import restoring
@@ -134,15 +135,7 @@ class Transformers(Host):
     name: ClassVar[str] = "transformers"
 
     def roots(self, model: nn.Module) -> list[nn.Module]:
-        found: list[nn.Module] = []
-        stack = [model]
-        while stack:
-            module = stack.pop()
-            if isinstance(module, PreTrainedModel):
-                found.append(module)
-            else:
-                stack.extend(module.children())
-        return found
+        return outermost(model, PreTrainedModel)
 
     def layers(self, root: nn.Module) -> list[AttentionLayer]:
         return attention_layers(root)
