@@ -1,7 +1,7 @@
 """What each method means, in float64 and plain loops. Shares no code with the package, only its method objects."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cache
 
@@ -165,8 +165,8 @@ def lsh(i: int, valid: np.ndarray, head: int, query: np.ndarray, keys: np.ndarra
     return own | {j for j in seen if not each or any(bucket(query, m) == bucket(keys[j], m) for m in each)}
 
 
-def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
-    """The keys in the blocks that query `i` sees; `products` are all of query · key."""
+def ranked(i: int, valid: np.ndarray, products: np.ndarray, layout) -> tuple[list[set[int]], int]:
+    """The blocks of the row of query `i`, the best first, and how many are kept; `products` are all of query · key."""
     queries, keys = valid.shape
     rows = [[j for j in range(keys) if valid[q, j]] for q in range(queries)]
     own = [min(keys - queries + q, max(row, default=0)) for q, row in enumerate(rows)]
@@ -181,9 +181,52 @@ def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
     score = [np.mean([np.mean(products[q, part]) for q in alike]) for part in parts]
     here = (sum(j <= own[i] for j in seen) - 1) // size
     forced = {b for b in range(len(parts)) if b < layout.sink_blocks or abs(b - here) < layout.local_blocks}
-    k = max(count(len(parts), layout.sparsity, 1), len(forced))
-    others = largest(np.array(score), set(range(len(parts))) - forced, k - len(forced))
-    return {j for b in forced | others for j in parts[b]}
+    if not layout.local_blocks and all(max(row, default=0) <= own[q] for q, row in enumerate(rows)):
+        forced |= {here} & set(range(len(parts)))
+    order = sorted(range(len(parts)), key=lambda b: (b not in forced, -score[b], b))
+    return [set(parts[b]) for b in order], max(count(len(parts), layout.sparsity, 1), len(forced))
+
+
+def blocks(i: int, valid: np.ndarray, products: np.ndarray, layout) -> set[int]:
+    """The keys in the blocks that query `i` sees."""
+    order, kept = ranked(i, valid, products, layout)
+    return set().union(*order[:kept])
+
+
+def features(x: np.ndarray, branch, parameters) -> np.ndarray:
+    """A feature map of vectors (n, D)."""
+    if branch.feature_map == "hedgehog":
+        x = x @ parameters["branch.features"].double().numpy().T
+        x = np.concatenate([x, -x], axis=-1)
+    if branch.feature_map == "elu":
+        return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+    return np.maximum(x, 0) if branch.feature_map == "relu" else np.array([softmax(list(each)) for each in x])
+
+
+def branch(i, output, valid, query, key, value, head: int, layout, linear, parameters) -> np.ndarray:
+    """What linear attention adds to the output of query `i`; the vectors are those of one head."""
+    if linear.scope == "all":
+        seen = set(np.flatnonzero(valid[i]))
+    else:
+        order, kept = ranked(i, valid, query @ key.T, layout)
+        negligible = math.floor(Fraction(str(linear.negligible)) * len(order))
+        seen = set().union(*order[kept : max(kept, len(order) - negligible)])
+    places = sorted(seen)
+    vector = features(query[i : i + 1], linear, parameters)[0]
+    weights = features(key[places], linear, parameters) @ vector if seen else np.zeros(0)
+    total = weights.sum()
+    found = weights @ value[places] / total if total > 0 else np.zeros_like(output)
+    if linear.combine == "alone":
+        return found - output
+    if total <= 0:
+        return np.zeros_like(output)
+    if linear.combine == "project":
+        weight, bias = (parameters[f"branch.{name}"].double().numpy() for name in ("weight", "bias"))
+        return weight @ found + bias
+    if linear.combine == "alpha":
+        alpha = min(1.0, max(0.0, parameters["branch.alpha"][head].item()))
+        return (1 - alpha) * (found - output)
+    return found
 
 
 def visible(i: int, valid: np.ndarray, head: int, query: np.ndarray, key: np.ndarray, layout) -> set[int]:
@@ -237,6 +280,7 @@ def attention(
     bias: Tensor | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output and weights in float64, one row at a time."""
     q, k, v = (t.detach().double().numpy() for t in (query, key, value))
@@ -260,5 +304,8 @@ def attention(
             logits = [*row[keep], *others]
             shares = softmax(logits) if alpha == 1 else entmax(logits, alpha)
             weights[b, h, i, keep] = shares[: len(keep)]
-        output[b, h, i] = weights[b, h, i] @ v[b, group]
+        output[b, h, i] = own = weights[b, h, i] @ v[b, group]
+        if method.branch is not None:
+            given = (allowed[b, h], q[b, h], k[b, group], v[b, group], h, method.layout, method.branch)
+            output[b, h, i] += branch(i, own, *given, parameters or {})
     return torch.from_numpy(output), torch.from_numpy(weights)

@@ -135,7 +135,7 @@ class MeanOfTheRest(Branch):
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
         return {"share": Parameter(torch.full((shape.heads,), 0.5))}
 
-    def attention(self, call) -> Tensor:
+    def attention(self, call, output) -> Tensor:
         if call.blocks is None:  # single queries choose
             return call.query.new_zeros(*call.query.shape[:3], call.value.shape[3])
         shared = call.query.shape[1] // call.key.shape[1]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crisp_attention.insight.profile.profile import Profile as Profile
     from crisp_attention.insight.profile.profile import profile as profile
     from crisp_attention.methods.branches import Branch as Branch
+    from crisp_attention.methods.branches import Linear as Linear
     from crisp_attention.methods.budgets import Budgets as Budgets
     from crisp_attention.methods.budgets import budgets as budgets
     from crisp_attention.methods.heads import PerHead as PerHead
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from crisp_attention.methods.rules import Threshold as Threshold
     from crisp_attention.methods.rules import TopK as TopK
     from crisp_attention.methods.rules import TopP as TopP
+    from crisp_attention.methods.sparse_linear import SparseLinear as SparseLinear
     from crisp_attention.methods.spec import parse as parse
     from crisp_attention.models.apply import densify as densify
     from crisp_attention.models.apply import sparsify as sparsify
@@ -79,6 +81,7 @@ _HOME = {
     "Full": "methods.layouts",
     "LSH": "methods.layouts",
     "Layout": "methods.layouts",
+    "Linear": "methods.branches",
     "Measurement": "insight.measuring",
     "Method": "methods.method",
     "NofM": "methods.rules",
@@ -93,6 +96,7 @@ _HOME = {
     "Run": "runs.finetune",
     "Schedule": "schedule",
     "Sparsefinder": "methods.layouts",
+    "SparseLinear": "methods.sparse_linear",
     "SparseCheckpointLoadedDense": "models.notice",
     "SparsityCallback": "runs.callback",
     "Strided": "methods.layouts",

@@ -19,6 +19,7 @@ from crisp_attention import (
     NofM,
     RandomK,
     RandomPairs,
+    SparseLinear,
     Strided,
     Threshold,
     TopK,
@@ -67,6 +68,11 @@ METHODS_DRAWN = st.builds(
     LAYOUTS,
     RULES,
     TEMPERATURES,
+)
+LINEAR = st.builds(
+    lambda critical, negligible, *more: SparseLinear(critical / 10, negligible / 10, *more),
+    *(st.integers(1, 5), st.integers(0, 5), st.integers(1, 4)),
+    *map(st.sampled_from, (["softmax", "elu", "relu"], ["marginal", "all"], ["sum", "alone"])),
 )
 
 
@@ -119,6 +125,16 @@ def test_attention_is_what_the_method_means(problem: tuple) -> None:
     output = crisp.attention(**given, method=method, scale=SCALE)
     assert output.dtype == given["query"].dtype
     tolerance = TOLERANCE[output.dtype]
+    torch.testing.assert_close(output.double(), wanted, atol=tolerance, rtol=tolerance)
+
+
+@given(LINEAR.flatmap(problems))
+@settings(deadline=None, max_examples=200, derandomize=True)
+def test_linear_attention_is_what_it_means(problem: tuple) -> None:
+    method, given, meaning = problem
+    wanted, _ = oracle.attention(*tensors(given), method, scale=SCALE, **meaning)
+    output = crisp.attention(**given, method=method, scale=SCALE)
+    tolerance = 4 * TOLERANCE[output.dtype]
     torch.testing.assert_close(output.double(), wanted, atol=tolerance, rtol=tolerance)
 
 

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crisp_attention.kernels.blocks import exactly, with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.branches import Branch
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import TEMPERATURE
 from crisp_attention.methods.temperature import LEARNED, factors
@@ -43,7 +45,10 @@ def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None) -> Tens
         assert call.method.branch is not None
         exact = torch.promote_types(output.dtype, torch.float32)
         with exactly(output.device):
-            more = call.method.branch.attention(replace(call, blocks=blocks))
+            if call.dense is None:
+                more = call.method.branch.attention(replace(call, blocks=blocks), output)
+            else:
+                more = _beside_dense(call.method.branch, call, output)
         return (output.to(exact) + more).to(output.dtype)
     groups = [(call.of(heads, method), heads) for method, heads in call.method.groups().items()]
     outputs = [
@@ -57,3 +62,23 @@ def together(outputs: list[Tensor], heads: list[list[int]]) -> Tensor:
     grouped = [head for each in heads for head in each]
     order = sorted(range(len(grouped)), key=grouped.__getitem__)
     return torch.cat(outputs, dim=1)[:, order]
+
+
+def _beside_dense(branch: Branch, call: Call, output: Tensor) -> Tensor:
+    """What a branch adds to the tokens beside those that stay dense, as if they were alone; 0 for these."""
+    assert call.dense is not None
+    count = output.shape[2]
+    first, end, _ = call.dense.indices(count)
+    others = slice(end, count) if first == 0 else slice(0, first)
+    rows = call.rows.of_tokens(others)
+    part = replace(
+        call,
+        query=rows.query,
+        key=rows.key,
+        value=call.value[:, :, others],
+        valid=rows.mask,
+        bias=rows.bias,
+        dense=None,
+    )
+    more = branch.attention(with_blocks(part), output[:, :, others])
+    return pad(more, (0, 0, end, 0) if first == 0 else (0, 0, 0, count - first))

@@ -9,6 +9,8 @@ from torch import Tensor
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.hashing import head_seeds
 from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.methods.layouts import Layout
+from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rows import Rows, numbers_of, of_heads
 
@@ -65,6 +67,12 @@ class Call:
             self.parameters,
             self.heads,
         )
+
+    @property
+    def layout(self) -> Layout:
+        """That of a method for all heads."""
+        assert isinstance(self.method, Method)
+        return self.method.layout
 
     @property
     def shape(self) -> Shape:

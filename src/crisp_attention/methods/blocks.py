@@ -54,6 +54,22 @@ class Blocks:
             return states
         return states.gather(2, self.order[:, None, :, None].expand(states.shape))
 
+    def divided(self, states: Tensor, fill: float | None = None) -> Tensor:
+        """States (B, H, L, D) as blocks (B, H, n, size, D), in order, zeros after the last.
+
+        With `fill`, that stands where a token is not real.
+        """
+        states = self.in_order(states)
+        if fill is not None and self.lengths is not None:
+            place = torch.arange(self.length, device=states.device)[:, None]
+            states = torch.where(place < self.lengths[:, None, None, None], states, fill)
+        missing = self.count * self.size - self.length
+        return torch.nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (self.count, self.size))
+
+    def joined(self, states: Tensor) -> Tensor:
+        """Blocks (B, H, n, size, D) as states (B, H, L, D) in their original order."""
+        return self.back(states.flatten(2, 3)[:, :, : self.length])
+
     def back(self, states: Tensor) -> Tensor:
         """Ordered states, back in their original order."""
         if self.order is None:
@@ -99,18 +115,20 @@ def with_strides(rows: Rows) -> Rows:
 class BlockGraph:
     """Which blocks of keys each block of queries sees, bool (B, H, n, n).
 
-    Blocks without a real token see nothing and are seen by none.
+    Blocks without a real token see nothing and are seen by none. `ranked` (B, H, n, n) is what a layout chose them by,
+    the larger the better, if it ranks them.
     """
 
     blocks: Blocks
     seen: Tensor
+    ranked: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: Rows, blocks: Blocks, seen: Tensor) -> "BlockGraph":
+    def of(cls, rows: Rows, blocks: Blocks, seen: Tensor, ranked: Tensor | None = None) -> "BlockGraph":
         """The graph of what is `seen`, broadcastable to (B, H, n, n), among the blocks that have a real token."""
         present = blocks.present(seen.device)
         seen = seen & present & present.transpose(-1, -2)
-        return cls(blocks, seen.expand(*rows.query.shape[:2], -1, -1))
+        return cls(blocks, seen.expand(*rows.query.shape[:2], -1, -1), ranked)
 
     def pairs(self) -> Tensor:
         """The pairs of tokens in blocks that see each other, bool (B, H, L, L); padding is among them."""
@@ -125,6 +143,24 @@ class BlockGraph:
     def listed(self) -> tuple[Tensor, Tensor]:
         """How many blocks each block of queries sees (B, H, n), and which, ascending and first, (B, H, n, n); int32."""
         return listed(self.seen)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What every query ranks the blocks of its own row by, (B, H, L, n), where queries choose one by one.
+
+    Which blocks its row has and which are kept are bool and broadcast to that; `block` (..., L, S) says which block of
+    the row each key is in, and has no meaning where the key is not valid.
+    """
+
+    ranked: Tensor
+    present: Tensor
+    kept: Tensor
+    block: Tensor
+
+    def pairs(self, chosen: Tensor) -> Tensor:
+        """Whether each key is in one of the `chosen` blocks (B, H, L, n) of the query's row, bool (B, H, L, S)."""
+        return chosen.gather(-1, self.block.expand(*chosen.shape[:-1], -1))
 
 
 def listed(kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,6 @@
-"""Checks of the numbers that layouts and rules are given."""
+"""Checks of what layouts, rules and branches are given."""
+
+from collections.abc import Sequence
 
 
 def check_whole(name: str, value: object, least: int) -> None:
@@ -16,3 +18,9 @@ def check_number(name: str, value: object, interval: str) -> None:
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):  # NaN is neither
         raise ValueError(f"{name} must be in {interval}, got {value}")
+
+
+def check_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of the `known` words."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

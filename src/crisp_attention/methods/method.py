@@ -8,8 +8,9 @@ import torch
 
 from crisp_attention.methods.branches import Branch
 from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.combined import OPTIONS, combined
 from crisp_attention.methods.layouts import Full, Layout
-from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict
+from crisp_attention.methods.options import check_named, from_dict, in_words, to_dict, words
 from crisp_attention.methods.part import Parameter, Part, Shape, answers, called, registered
 from crisp_attention.methods.rules import Dense, Rule
 from crisp_attention.methods.temperature import LEARNED
@@ -61,6 +62,8 @@ class Method:
             raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
         if self.branch is not None and not isinstance(self.branch, Branch):
             raise TypeError(f"branch must be a crisp.Branch or None, got {self.branch!r}")
+        if self.branch is not None:
+            self.branch.check(self.layout)
         Rule.__post_init__(self.rule)  # also for a rule that overrides the checks of its base
 
     @property
@@ -72,7 +75,8 @@ class Method:
     @property
     def name(self) -> str:
         """`topk`, `window`, `window+topk` …"""
-        return "+".join(called(part) for part in self._told())
+        known = combined(self.layout, self.rule, self.branch)
+        return "+".join(called(part) for part in self._told()) if known is None else known[0]
 
     @property
     def spec(self) -> str:
@@ -85,6 +89,8 @@ class Method:
         return str(self)
 
     def __str__(self) -> str:
+        if (known := combined(self.layout, self.rule, self.branch)) is not None:
+            return words(*known, OPTIONS)
         return "+".join(in_words(part) for part in self._told())
 
     @property
@@ -113,7 +119,11 @@ class Method:
 
         The inherited answer of a derived class does not count: it may compute anything.
         """
-        if self.branch is not None or self.rule.temperature != 1:
+        if self.rule.temperature != 1:
+            return False
+        if self.branch is not None and not (
+            answers(self.branch, "adds_nothing") and self.branch.adds_nothing()
+        ):
             return False
         if not (answers(self.layout, "shows_everything") and answers(self.rule, "drops_nothing")):
             return False

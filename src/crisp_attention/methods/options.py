@@ -1,6 +1,6 @@
 """A part's options: as plain data that can be saved, and as text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
@@ -53,9 +53,16 @@ def in_words(part: Part) -> str:
     needed = {f.name: getattr(part, f.name) for f in fields(part) if f.default is MISSING}
     usual, own = _own(type(part)(**needed)), _own(part)
     positional = [f.name for f in fields(part) if not f.kw_only]
-    always = [*needed, *positional[:1]]  # the first option is included even at its default
+    return words(called(part), own, usual, (*needed, *positional[:1]))
+
+
+def words(
+    name: str, own: Mapping[str, Any], usual: Mapping[str, Any], always: Sequence[str] | None = None
+) -> str:
+    """A name and its options, those in `always` (by default the first) and what is not `usual`."""
+    always = list(own)[:1] if always is None else always
     told = {k: v for k, v in own.items() if v is not None and (k in always or v != usual[k])}
-    return ":".join([called(part), *(f"{k}={v}" for k, v in told.items())])
+    return ":".join([name, *(f"{k}={v}" for k, v in told.items())])
 
 
 def options_of(part: type[Part]) -> dict[str, Any]:

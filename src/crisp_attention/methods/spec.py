@@ -1,9 +1,12 @@
 """Methods as text, as the command line writes them: `topk:sparsity=0.5`, `window:width=9+topk`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from crisp_attention.errors import did_you_mean, listed
 from crisp_attention.methods import layouts, rules
+from crisp_attention.methods.checks import check_number
+from crisp_attention.methods.combined import DIGITS, OPTIONS, SPARSE_LINEAR, check_shares, divided
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.options import from_dict, options_of
 from crisp_attention.methods.part import Part, registered
@@ -36,11 +39,15 @@ def parse(spec: str, **options: Any) -> Method:
     True
     """
     known = registered(Part)
+    if spec.split(":")[0] == SPARSE_LINEAR:
+        return _combined(spec, options)
     own: dict[str, dict[str, Any]] = {}
     for word in spec.split("+"):
         name, *settings = word.split(":")
         if name not in known:
-            names = dict.fromkeys([*(each.name for each in (*rules.ALL, *layouts.ALL)), *known])
+            names = dict.fromkeys(
+                [*(each.name for each in (*rules.ALL, *layouts.ALL)), SPARSE_LINEAR, *known]
+            )
             close = did_you_mean(name, names)
             raise ValueError(f"unknown method {name!r}{close or f'; the methods are {listed(names)}'}")
         kind = known[name].kind
@@ -68,6 +75,30 @@ def parse(spec: str, **options: Any) -> Method:
             raise ValueError(f"method {spec!r} already sets {option}; it cannot be {value} as well")
         takers[0][option] = value
     parts: dict[str, Any] = {kind: from_dict(Part, data) for kind, data in own.items()}
+    return Method(**parts)
+
+
+def _combined(spec: str, options: Mapping[str, Any]) -> Method:
+    name, *settings = spec.split(":")
+    if "+" in spec:
+        raise ValueError(
+            f"{name} is a layout and a branch already: nothing can be joined to it, got {spec!r}"
+        )
+    own: dict[str, Any] = {}
+    given = [_setting(name, each) for each in settings]
+    given += [(option, value) for option, value in options.items() if value is not None]
+    for option, value in given:
+        if option == "sparsity":
+            check_number(option, value, "[0, 1)")
+            option, value = "critical", round(1 - value, DIGITS)
+        if option not in OPTIONS:
+            raise ValueError(f"method {spec!r} has no option {option}; it has sparsity, {', '.join(OPTIONS)}")
+        if option in own:
+            raise ValueError(f"method {spec!r} sets {option} twice")
+        own[option] = value
+    if "critical" in dict(given):  # a sparsity may leave less for what is negligible, as a schedule's do
+        check_shares(own["critical"], own.get("negligible", OPTIONS["negligible"]))
+    parts: dict[str, Any] = {kind: from_dict(Part, data) for kind, data in divided(own).items()}
     return Method(**parts)
 
 

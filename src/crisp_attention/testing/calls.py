@@ -25,6 +25,7 @@ from crisp_attention.methods.layouts import (
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopP
+from crisp_attention.methods.sparse_linear import SparseLinear
 
 METHODS = {
     "dense": Method(rule=Dense()),
@@ -45,6 +46,9 @@ METHODS = {
     "window+topk": Method(Window(5), TopK(0.5, min_keep=2)),
     "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
     "block_topk+entmax": Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax()),
+    "sparse_linear": SparseLinear(0.4, 0.2, block_size=2),
+    "sparse_linear, all": SparseLinear(0.4, 0.2, 2, feature_map="elu", scope="all", combine="sum"),
+    "sparse_linear, alpha": SparseLinear(0.4, 0.2, 2, feature_map="hedgehog", combine="alpha"),
     "bigbird": Method(layout=BigBird(1, block_size=2)),
     "strided": Method(layout=Strided(3, local=2)),
     "lsh": Method(layout=LSH(4)),

@@ -1,8 +1,9 @@
-"""Branches: what is added to the output of the rule. None is built in yet: derive your own from `Branch`."""
+"""Branches: what is added to the output of the rule. For one of your own, derive from `Branch`."""
 
 from crisp_attention.methods.branches.base import Branch
+from crisp_attention.methods.branches.linear import Linear
 
 # in the order in which they are listed
-ALL: tuple[type[Branch], ...] = ()
+ALL: tuple[type[Branch], ...] = (Linear,)
 
-__all__ = ["ALL", "Branch"]
+__all__ = ["ALL", "Branch", "Linear"]

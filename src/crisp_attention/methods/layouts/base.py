@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.blocks import BlockGraph, Ranking
 from crisp_attention.methods.part import Part
 from crisp_attention.methods.rows import Rows
 
@@ -30,6 +30,7 @@ class Layout(Part):
     """
 
     kind: ClassVar[str] = "layout"
+    ranks_blocks: ClassVar[bool] = False
 
     @property
     def learned(self) -> "Layout | None":
@@ -55,3 +56,10 @@ class Layout(Part):
         Called once per call, and used by every kernel in place of `visible`. It must not look at the values of masks.
         """
         return None
+
+    def ranking(self, rows: Rows) -> Ranking:
+        """How every query ranks the blocks of its row, for branches, if the class says that it `ranks_blocks`.
+
+        What it ranks them by is then on its `BlockGraph` too, unless that shows everything.
+        """
+        raise TypeError(f"{self!r} ranks no blocks")

@@ -4,7 +4,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.blocks import BlockGraph, Blocks
+from crisp_attention.methods.blocks import BlockGraph, Blocks, Ranking
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.pairs import key_ranks, valid_queries
@@ -34,7 +34,8 @@ class BlockTopK(Layout):
     sink_blocks
         How many blocks at the beginning of a row are always kept.
     local_blocks
-        How many of the nearest blocks on each side are always kept, the query's own included.
+        How many of the nearest blocks on each side are always kept, the query's own included. 0 keeps none of them,
+        but for the own one where no query sees later keys, as in decoders.
 
     Examples
     --------
@@ -53,12 +54,13 @@ class BlockTopK(Layout):
 
     name: ClassVar[str] = "block_topk"
     uses_positions: ClassVar[bool] = True
+    ranks_blocks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("sparsity", self.sparsity, "[0, 1)")
         check_whole("block_size", self.block_size, 1)
         check_whole("sink_blocks", self.sink_blocks, 0)
-        check_whole("local_blocks", self.local_blocks, 1)
+        check_whole("local_blocks", self.local_blocks, 0)
 
     def shows_everything(self, keys: int | None = None) -> bool:
         if self.sparsity == 0 or keys is None:
@@ -71,21 +73,25 @@ class BlockTopK(Layout):
         blocks = Blocks.of(rows, self.block_size)
         if blocks is None:
             return None
-        query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
-        present = blocks.present(query.device).expand(query.shape[0], -1, -1, -1)
+        present = blocks.present(rows.query.device).expand(rows.query.shape[0], -1, -1, -1)
         if self.sparsity == 0:
             return BlockGraph.of(rows, blocks, present)
+        query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
         grouped = query.unflatten(1, (key.shape[1], -1))
         products = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2) * rows.scale
         own = torch.arange(blocks.count, device=query.device)[:, None]
-        return BlockGraph.of(rows, blocks, self._kept(*self._ranked(products, present, own), present))
+        ranked, forced = self._ranked(products, present, self._forced(present, own))
+        return BlockGraph.of(rows, blocks, self._kept(ranked, forced, present), ranked)
 
     def visible(self, rows: Rows) -> Tensor:
         if self.sparsity == 0 or rows.query.shape[2] == 0:
             return rows.valid
+        ranking = self.ranking(rows)
+        return rows.valid & ranking.pairs(ranking.kept)
+
+    def ranking(self, rows: Rows) -> Ranking:
         ranked, present, forced = self.rank(rows)
-        kept = self._kept(ranked, forced, present)
-        return rows.valid & kept.gather(-1, self.block_of(rows.valid).expand_as(rows.products))
+        return Ranking(ranked, present, self._kept(ranked, forced, present), self.block_of(rows.valid))
 
     def block_of(self, valid: Tensor) -> Tensor:
         """The block of every key in its row, from 0, (..., L, S); of no meaning where not valid."""
@@ -102,13 +108,20 @@ class BlockTopK(Layout):
         block = torch.arange(sums.shape[-1], device=valid.device)
         products = sums / (keys - block * size).clamp(1, size)
         present, own = block * size < keys, (rows.query_positions - 1) // size
-        ranked, forced = self._ranked(self._mean_query(products, valid), present, own)
+        forced = self._forced(present, own)
+        if self.local_blocks == 0:
+            later = (valid & (rows.key_positions > rows.query_positions)).flatten(-2).any(dim=-1)
+            forced = forced | (present & (block == own) & ~later[..., None, None])
+        ranked, forced = self._ranked(self._mean_query(products, valid), present, forced)
         return ranked, present, forced
 
-    def _ranked(self, products: Tensor, present: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """What blocks are ranked by, and those that are always kept, given the products and each row's own block."""
-        block = torch.arange(products.shape[-1], device=products.device)
-        forced = present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
+    def _forced(self, present: Tensor, own: Tensor) -> Tensor:
+        """The blocks that are always kept, given each row's own block."""
+        block = torch.arange(present.shape[-1], device=present.device)
+        return present & ((block < self.sink_blocks) | ((block - own).abs() < self.local_blocks))
+
+    def _ranked(self, products: Tensor, present: Tensor, forced: Tensor) -> tuple[Tensor, Tensor]:
+        """What blocks are ranked by, given the products, and those that are always kept."""
         # a row with a number that is not finite keeps all its blocks, as NaN does
         ranked = products.masked_fill(~products.isfinite().all(dim=-1, keepdim=True), torch.nan)
         return torch.where(forced, torch.inf, ranked), forced
