@@ -39,7 +39,7 @@ def parse(spec: str, **options: Any) -> Method:
     True
     """
     known = registered(Part)
-    if spec.split(":")[0] == SPARSE_LINEAR:
+    if SPARSE_LINEAR in (word.split(":")[0] for word in spec.split("+")):
         return _combined(spec, options)
     own: dict[str, dict[str, Any]] = {}
     for word in spec.split("+"):
