@@ -60,6 +60,10 @@ def replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     Raises OptionError as `check` does, or if the folder cannot be written; after any error all is as it was.
     """
     output = output.resolve()
+    if Path.cwd().is_relative_to(output):
+        raise OptionError(
+            f"output {output} is the working directory, or holds it: name a folder in it", "output"
+        )
     check(output)
     new, old = (output.with_name(f".{output.name}.{os.getpid()}.{word}") for word in ("new", "old"))
     try:

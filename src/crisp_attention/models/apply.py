@@ -12,7 +12,7 @@ from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of, lo
 from crisp_attention.models.parameters import give_parameters, holding, take_parameters
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
-from crisp_attention.models.settings import ATTRIBUTE, PHASES, Phase, Settings, settings_on
+from crisp_attention.models.settings import ATTRIBUTE, PHASES, Phase, Settings, settings_of, settings_on
 from crisp_attention.models.sparse_model import STATE, SparseModel, State, carrying
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -88,11 +88,21 @@ def sparsify(
         if method is not None or isinstance(layers, Mapping):
             raise TypeError("give either heads={key: method}, or a method, or layers={key: method}")
         method = heads
-    if inputs is not None:
-        look(model, inputs)
+    check_backend(backend)
+    if inputs is not None and isinstance(model, nn.Module):
+        with all_or_nothing(list(model.modules())):
+            look(model, inputs)
+            return sparsify(
+                model,
+                method,
+                layers=layers,
+                phase=phase,
+                attention=attention,
+                backend=backend,
+                dense_tokens=dense_tokens,
+            )
     host, root = host_of(model)
     found = supported_layers(host, root)
-    check_backend(backend)
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
     if dense_tokens not in ("text", None):
@@ -159,9 +169,9 @@ def activate(
         found = host.layers(root)
         before = {layer.index: settings_on(layer) for layer in carrying(host, root)}
         for part in list(root.modules()):
-            if part is not root and hasattr(part, STATE):
-                deactivate(SparseModel(host, part))
-        if not hasattr(root, STATE):
+            if part is not root and STATE in vars(part):
+                deactivate(SparseModel(vars(part)[STATE].host, part))
+        if STATE not in vars(root):
             if carrying(host, root):
                 raise ValueError(
                     f"this {type(root).__name__} is part of a larger sparse model: "
@@ -197,12 +207,12 @@ def deactivate(sparse: SparseModel) -> None:
     """Undo `activate`."""
     host, root = sparse.host, sparse.root
     with all_or_nothing(everything(host, root)):
-        layers = carrying(host, root)
         host.give_back(root, getattr(root, STATE).taken)
         delattr(root, STATE)
-        for layer in layers:
-            delattr(layer.module, ATTRIBUTE)
-            take_parameters(layer.module)
+        for module in root.modules():
+            if settings_of(module) is not None:
+                delattr(module, ATTRIBUTE)
+                take_parameters(module)
 
 
 def supported_layers(host: Host, root: nn.Module) -> list[AttentionLayer]:

@@ -130,7 +130,7 @@ def explain(model: nn.Module, *, batch: int = 1, length: int = 128, training: bo
     Raises
     ------
     ValueError
-        If an attention module does not say how many heads it has, or Crisp cannot make the model sparse.
+        If Crisp cannot make the model sparse.
 
     Examples
     --------
@@ -161,14 +161,22 @@ are not considered)
 
 
 def _of_dense(host: Host, layer: AttentionLayer) -> Explained:
-    every = tuple(range(host.shape(layer.module).heads))
+    every = _heads(host, layer)[0]
     why = f"the model is dense; it runs {host.running(layer.module)}"
     return Explained(layer.index, layer.name, every, DENSE, None, why, {})
 
 
+def _heads(host: Host, layer: AttentionLayer) -> tuple[tuple[int, ...], str]:
+    """The numbers of a layer's heads, or why they are not known."""
+    try:
+        return tuple(range(host.shape(layer.module).heads)), ""
+    except ValueError as error:
+        return (), str(error)
+
+
 def _explain(layer: AttentionLayer, settings: Settings, asked: _Question) -> Iterator[Explained]:
     method = settings.active_method(asked.training)
-    every = tuple(range(asked.host.shape(layer.module).heads))
+    every, unknown = _heads(asked.host, layer)
     if why := settings.why_dense(asked.training, asked.length):
         spec = DENSE if method is None else str(method)
         runs = asked.host.own_runs(layer.module, settings.original)
@@ -178,6 +186,11 @@ def _explain(layer: AttentionLayer, settings: Settings, asked: _Question) -> Ite
     if lacking := sorted(set(wanted_by(asked.host, layer.module, method)) - set(parameters_of(layer.module))):
         why = f"it will fail: {', '.join(lacking)} is not fitted; call crisp.fit(model, batches) first"
         yield Explained(layer.index, layer.name, every, str(method), settings.backend, why, {})
+        return
+    if unknown:
+        yield Explained(
+            layer.index, layer.name, every, str(method), settings.backend, f"not known: {unknown}", {}
+        )
         return
     with FakeTensorMode():  # tensors without memory that still have a device
         call = asked.call(layer.module, method)

@@ -218,8 +218,10 @@ def host_of(model: nn.Module) -> tuple[Host, nn.Module]:
     Raises TypeError unless there is exactly one.
     """
     known = hosts()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}{_modules_in(model)}")
     for host in known:
-        roots = host.roots(model) if isinstance(model, nn.Module) else []
+        roots = host.roots(model)
         if len(roots) == 1:
             return host, roots[0]
         if roots:
@@ -231,6 +233,15 @@ def host_of(model: nn.Module) -> tuple[Host, nn.Module]:
         f"expected a model of {libraries}, or one whose modules call torch's scaled_dot_product_attention; "
         f"{type(model).__name__} holds none that its code shows; with inputs= crisp.sparsify runs it to find them"
     )
+
+
+def _modules_in(thing: object) -> str:
+    """What of a pipeline is a model, in words."""
+    parts = getattr(thing, "components", None)
+    if not isinstance(parts, Mapping):
+        return ""
+    names = [name for name, each in parts.items() if isinstance(each, nn.Module)]
+    return f"; its parts are: {', '.join(names)}" if names else ""
 
 
 def outermost(model: nn.Module, kind: type) -> list[nn.Module]:

@@ -9,8 +9,9 @@ from torch import nn
 
 from crisp_attention.errors import CheckpointError
 from crisp_attention.kernels.dispatch import AUTO, check_backend
+from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.apply import activate
-from crisp_attention.models.host import host_of, hosts
+from crisp_attention.models.host import AttentionLayer, Host, host_of, hosts
 from crisp_attention.models.notice import SparseCheckpointLoadedDense, restoring
 from crisp_attention.models.parameters import missing_parameters
 from crisp_attention.models.rollback import all_or_nothing, everything
@@ -146,9 +147,7 @@ def restore_from(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
     if (recorded := host.read(model, root)) is None:
         raise ValueError(f"the config of this {type(root).__name__} holds no Crisp settings to restore")
     methods, phase = recorded
-    found = host.layers(root)
-    named = [(by_name(found, name), method) for name, method in methods.items()]
-    chosen = [(layer, fitting(host, method, layer)) for layer, method in named]
+    chosen = fitted_to(host, root, methods)
     fill = host.saved(model, root, missing_parameters(host, chosen), place)
     host.check_savable(root)
     with all_or_nothing(everything(host, root)):
@@ -158,3 +157,12 @@ def restore_from(model: Model, backend: str, place: Mapping[str, Any]) -> Model:
         host.erase(root)
         sparse.write()
     return model
+
+
+def fitted_to(
+    host: Host, root: nn.Module, methods: Mapping[str, LayerMethod]
+) -> list[tuple[AttentionLayer, LayerMethod]]:
+    """The layers of a model that recorded methods, by name, are for. Raises ValueError if one does not fit."""
+    found = host.layers(root)
+    named = [(by_name(found, name), method) for name, method in methods.items()]
+    return [(layer, fitting(host, method, layer)) for layer, method in named]

@@ -54,7 +54,7 @@ class SparseModel:
         if isinstance(model, nn.Module) and (state := vars(model).get(STATE)) is not None:
             return SparseModel(state.host, model)
         host, root = host_of(model)
-        return SparseModel(host, root) if hasattr(root, STATE) else None
+        return SparseModel(host, root) if STATE in vars(root) else part_of(root)
 
     @staticmethod
     def of(model: nn.Module) -> "SparseModel":
@@ -184,7 +184,10 @@ def is_sparse(model: nn.Module) -> bool:
     >>> crisp.is_sparse(model), crisp.is_sparse(crisp.sparsify(model, crisp.TopK(sparsity=0.8)))
     (False, True)
     """
-    return any(not settings_on(layer).only_observed for layer in carrying(*host_of(model)))
+    if not isinstance(model, nn.Module):
+        host_of(model)  # which says what was expected
+    found = (settings_of(module) for module in model.modules())
+    return any(each is not None and not each.only_observed for each in found)
 
 
 def set_sparsity(model: nn.Module, sparsity: float) -> None:
@@ -215,6 +218,12 @@ def set_sparsity(model: nn.Module, sparsity: float) -> None:
     0.5
     """
     SparseModel.of(model).set_sparsity(sparsity)
+
+
+def part_of(root: nn.Module) -> SparseModel | None:
+    """The one part of a model that was made sparse by itself; None if there is none, or several."""
+    states = [(vars(each)[STATE].host, each) for each in root.modules() if STATE in vars(each)]
+    return SparseModel(*states[0]) if len(states) == 1 else None
 
 
 def carrying(host: Host, root: nn.Module) -> list[AttentionLayer]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,10 @@ class Diffusers(AnyModule):
         return replace(super().traits(module, training), text=dense and hasattr(module, TEXT))
 
     def dense_tokens(self, root: Any) -> str | None:
-        return root.config.get(CONFIG_KEY, {}).get("dense_tokens", "text")
+        found = root.config.get(CONFIG_KEY, {}).get("dense_tokens", "text")
+        if found not in ("text", None):
+            raise ValueError(f"dense_tokens in {CONFIG_KEY} must be 'text' or null, got {found!r}")
+        return found
 
     def write(self, root: Any, record: dict[str, Any]) -> None:
         root.register_to_config(**{CONFIG_KEY: record})
@@ -101,16 +105,19 @@ class Diffusers(AnyModule):
 
         try:
             with quiet():
-                model = getattr(diffusers, name).from_pretrained(path, **given)
+                model = getattr(diffusers, name).from_pretrained(path, use_safetensors=True, **given)
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} cannot be read as a {name} of diffusers: {error}") from error
-        return model, {"path": Path(path) / str(given.get("subfolder", ""))}
+        return model, {
+            "path": Path(path) / str(given.get("subfolder", "")),
+            "variant": given.get("variant"),
+        }
 
     def saved(
         self, model: nn.Module, root: Any, missing: Sequence[Missing], place: Mapping[str, Any]
     ) -> Callable[[], None]:
         folder = place.get("path") or root.config.get("_name_or_path") or ""
-        learned = _learned(Path(folder)) if missing else {}
+        learned = _learned(Path(folder), place.get("variant")) if missing else {}
         found: list[tuple[nn.Module, Values]] = []
         for layer, wanted in missing:
             values = {}
@@ -176,14 +183,19 @@ def _class_name(folder: Path) -> str | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return config.get("_class_name") if isinstance(config, dict) and "_diffusers_version" in config else None
+    name = config.get("_class_name") if isinstance(config, dict) and "_diffusers_version" in config else None
+    return name if isinstance(name, str) else None
 
 
-def _learned(folder: Path) -> dict[str, Any]:
+def _learned(folder: Path, variant: str | None) -> dict[str, Any]:
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    # model.safetensors, model-00001-of-00002.safetensors, and the same with .variant
+    of_it = re.compile(
+        rf"[^.]+{'' if variant is None else re.escape(f'.{variant}')}(-\d+-of-\d+)?\.safetensors"
+    )
+    for file in sorted(each for each in folder.glob("*.safetensors") if of_it.fullmatch(each.name)):
         with safe_open(file, framework="pt") as weights:
             found |= {key: weights.get_tensor(key) for key in weights.keys() if f".{MODULE}." in key}  # noqa: SIM118
     return found

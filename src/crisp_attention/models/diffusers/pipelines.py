@@ -30,7 +30,7 @@ def load_pipeline(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> An
     Raises
     ------
     CheckpointError
-        If the settings of a part are damaged or do not fit it.
+        If the folder is no pipeline, or the settings of a part are damaged or do not fit it.
     ModuleNotFoundError
         Where diffusers is not installed.
 
@@ -39,20 +39,25 @@ def load_pipeline(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> An
     >>> import crisp_attention as crisp
     >>> crisp.load_pipeline("nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
-    OSError: nowhere
+    CheckpointError: nowhere cannot be read as a pipeline
     """
     check_backend(backend)
     from diffusers import DiffusionPipeline
 
-    with quiet():
-        pipe = DiffusionPipeline.from_pretrained(path, **kwargs)
+    try:
+        with quiet():
+            pipe = DiffusionPipeline.from_pretrained(path, **{"use_safetensors": True, **kwargs})
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a pipeline ({error}); crisp.load reads single models"
+        ) from error
     host = Diffusers()
     for name, part in pipe.components.items():
         if not isinstance(part, nn.Module) or host.roots(part) != [part]:
             continue
         try:
             if host.read(part, part) is not None:
-                restore_from(part, backend, {"path": Path(path) / name})
+                restore_from(part, backend, {"path": Path(path) / name, "variant": kwargs.get("variant")})
         except ValueError as error:
             raise CheckpointError(f"cannot make {name} in {path} sparse again: {error}") from error
     return pipe

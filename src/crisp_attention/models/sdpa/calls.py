@@ -1,9 +1,10 @@
 """Calls of torch's attention functions, computed by the method of the module that makes them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import CausalBias
 from torch.nn.functional import linear, pad
 
 from crisp_attention.methods.pairs import causal_mask, split_mask
@@ -35,32 +36,45 @@ def scaled_dot_product(
 ) -> Tensor:
     """What `scaled_dot_product_attention` is called with, by the module's method.
 
-    Queries (…, L, D), keys (…, S, D) and values (…, S, Dv), as there. Raises ValueError for a mask beside `is_causal`.
+    Queries (…, L, D), keys (…, S, D) and values (…, S, Dv), as there.
     """
     queries, keys = query.shape[-2], key.shape[-2]
     if stays_dense(module, queries, keys):
         return SDPA(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if attn_mask is not None and is_causal:
-        raise ValueError(
-            "attn_mask and is_causal cannot both be set, as in torch's scaled_dot_product_attention"
-        )
-    states = [_batched(each) for each in (query, key, value)]
-    batch = max(len(each) for each in states)
-    states = [each.expand(batch, -1, -1, -1) for each in states]
+    places = torch.broadcast_shapes(*(each.shape[:-3] for each in (query, key, value)))
+    heads, groups = (each.shape[-3] if each.dim() > 2 else 1 for each in (query, key))
+    if heads != groups and 1 not in (heads, groups) and not enable_gqa:
+        raise ValueError(f"{heads} query heads share {groups} key heads only with enable_gqa=True")
+    if heads == 1 < groups:
+        query = query.expand(*query.shape[:-3], groups, *query.shape[-2:])
+    states = [_batched(each.expand(*places, *each.shape[-3:])) for each in (query, key, value)]
+    if isinstance(attn_mask, CausalBias):  # whose numbers are made where they are used
+        attn_mask = attn_mask._materialize(query.device)
     valid, bias = split_mask(None if attn_mask is None else _of_batch(attn_mask, query), "attn_mask")
-    if is_causal and queries != keys:
-        valid = causal_mask(queries, keys, query.device)
+    if is_causal and (queries != keys or attn_mask is not None):
+        earlier = causal_mask(queries, keys, query.device)
+        valid = earlier if valid is None else valid & earlier
     output, _ = attend(
         module,
         *states,
         valid=valid,
         bias=bias,
-        causal=is_causal and queries == keys,
+        causal=is_causal and queries == keys and attn_mask is None,
         dropout=dropout_p,
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         dense=dense_tokens(module),
     )
-    return output.reshape(*query.shape[:-1], value.shape[-1])
+    return output.reshape(*places, *query.shape[-3:-1], value.shape[-1])
+
+
+def attends_to_others(
+    module: nn.Module, func: Any, query: Tensor, key: Tensor, *given: Any, **named: Any
+) -> bool:
+    """Whether a call of a module that was not chosen as cross-attention attends to tokens of something else."""
+    settings, where = settings_of(module), -2 if func is SDPA else 0
+    if settings is None or settings.cross:
+        return False
+    return _of_others(module, settings, query.shape[where], key.shape[where])
 
 
 def stays_dense(module: nn.Module, queries: int, keys: int) -> bool:
@@ -137,9 +151,19 @@ def multi_head(
 
     States (length, batch, width) or (length, width), masks True or minus infinity where nothing is seen, as there.
     """
-    given = {name: each for name, each in locals().items() if name != "module"}
     if stays_dense(module, query.shape[0], key.shape[0]):
-        return MULTIHEAD(**given)
+        return MULTIHEAD(
+            query, key, value, embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v,
+            add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training, key_padding_mask, need_weights,
+            attn_mask, use_separate_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, static_k, static_v,
+            average_attn_weights, is_causal,
+        )  # fmt: skip
+    if is_causal and attn_mask is None:
+        raise RuntimeError(
+            "is_causal of nn.MultiheadAttention is a hint at its attn_mask, which is needed too"
+        )
+    if query.shape[-1] != embed_dim_to_check:
+        raise ValueError(f"expected queries of width {embed_dim_to_check}, got {query.shape[-1]}")
     if static_k is not None or static_v is not None:
         raise NotImplementedError("static_k and static_v of multi_head_attention_forward are not handled")
     alone = query.dim() == 2

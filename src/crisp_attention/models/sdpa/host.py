@@ -1,8 +1,10 @@
 """The host of models that call torch's `scaled_dot_product_attention` themselves: any `nn.Module`."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from crisp_attention.methods.heads import LayerMethod
@@ -11,7 +13,6 @@ from crisp_attention.models.host import ANY, CRISP, AttentionLayer, Host, regist
 from crisp_attention.models.record import parse
 from crisp_attention.models.sdpa.finding import SEEN, attention_modules_of, is_cross, look, shape_of
 from crisp_attention.models.sdpa.mode import RUNNING, begin, end
-from crisp_attention.models.sparse_model import STATE
 
 RECORD = "_crisp_record"
 OWN = "sdpa"
@@ -24,10 +25,6 @@ class AnyModule(Host):
 
     def roots(self, model: nn.Module) -> list[nn.Module]:
         model = unwrapped(model)
-        if not hasattr(model, STATE):
-            inside = [module for module in model.modules() if hasattr(module, STATE)]
-            if len(inside) == 1:
-                return inside
         return [model] if next(attention_modules_of(model), None) else []
 
     def layers(self, root: nn.Module) -> list[AttentionLayer]:
@@ -44,9 +41,10 @@ class AnyModule(Host):
             named = inputs
         else:
             given = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
-        if not (found := look(model, given, named)):
+        if not (found := look(unwrapped(model), given, named)):
             raise ValueError(
-                f"{type(model).__name__} called no attention function of torch with these inputs"
+                f"{type(model).__name__} called no attention function of torch with these inputs: its code must call "
+                "torch.nn.functional.scaled_dot_product_attention"
             )
         for module, seen in found.items():
             setattr(module, SEEN, seen)
@@ -73,20 +71,21 @@ class AnyModule(Host):
                 setattr(layer.module, RUNNING, [])
                 layer.module.register_forward_pre_hook(begin)
                 layer.module.register_forward_hook(end, always_call=True)
+        forget_what_was_compiled()
 
     def give_back(self, root: nn.Module, taken: dict[str, bool]) -> None:
         encoders = dict(_encoders(root))
         for name, nested in taken.items():
             if name in encoders:
                 encoders[name].use_nested_tensor = nested
-        for layer in self.layers(root):
-            module = layer.module
+        for module in root.modules():
             for hooks, own in ((module._forward_pre_hooks, begin), (module._forward_hooks, end)):
                 for key in [key for key, each in hooks.items() if each is own]:
                     del hooks[key]
                     module._forward_hooks_always_called.pop(key, None)
             vars(module).pop(RUNNING, None)
             vars(module).pop(SEEN, None)
+        forget_what_was_compiled()
 
     def write(self, root: nn.Module, record: dict[str, Any]) -> None:
         setattr(root, RECORD, record)
@@ -107,14 +106,24 @@ def _encoders(root: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's wrapper and those of data parallelism."""
+    """The model inside torch.compile's wrapper, those of data parallelism, and PEFT's."""
+    peft: Any = sys.modules.get("peft")
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = vars(model).get("_modules", {}).get("_orig_mod")
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
+        if inner is None and peft is not None and isinstance(model, peft.PeftModel):
+            inner = model.get_base_model()
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def forget_what_was_compiled() -> None:
+    """torch.compile does not notice hooks that come or go: what it has compiled in this process is compiled again."""
+    convert: Any = sys.modules.get("torch._dynamo.convert_frame")
+    if convert is not None and not torch.compiler.is_compiling() and convert.input_codes.seen:
+        torch.compiler.reset()
 
 
 register(AnyModule())

@@ -1,13 +1,15 @@
 """`crisp.attention_modules(model)`: what of a model can be made sparse."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from crisp_attention.models.host import AttentionLayer, host_of
-from crisp_attention.models.sdpa.finding import Seen, look
+from crisp_attention.models.sdpa.finding import SEEN, Seen, look
+from crisp_attention.models.sdpa.host import unwrapped
 from crisp_attention.tables import as_html, as_text
 
 
@@ -94,14 +96,18 @@ def attention_modules(model: nn.Module, *inputs: Any, **named: Any) -> Attention
         0      2      8        5     5       self  MultiheadAttention  layers.0.self_attn
         1      2      8        5     5       self  MultiheadAttention  layers.1.self_attn
     """
-    seen = look(model, inputs, named) if inputs or named else {}
-    try:
-        host, root = host_of(model)
-        found = [_described(layer, host.shape, seen.get(layer.module)) for layer in host.layers(root)]
-    except TypeError:
-        if not seen:
-            raise
-        found, root = [], model
+    seen = look(unwrapped(model), inputs, named) if inputs or named else {}
+    with _marked(seen):
+        try:
+            host, root = host_of(model)
+        except TypeError:
+            if not seen:
+                raise
+            found, root = [], model
+        else:
+            found = [_described(layer, host.shape, seen.get(layer.module)) for layer in host.layers(root)]
+            if not (found or seen):
+                raise TypeError(host.why_not(root))
     known = {each.name for each in found}
     names = {module: name for name, module in root.named_modules()}
     for module, each in seen.items():
@@ -109,6 +115,19 @@ def attention_modules(model: nn.Module, *inputs: Any, **named: Any) -> Attention
             layer = AttentionLayer(len(found), name, module, each.cross)
             found.append(_described(layer, None, each))
     return AttentionModules(tuple(found))
+
+
+@contextmanager
+def _marked(seen: Mapping[nn.Module, Seen]) -> Iterator[None]:
+    """What a pass showed is known for a while, as `crisp.sparsify` with the same inputs would know it."""
+    new = {module: each for module, each in seen.items() if SEEN not in vars(module)}
+    for module, each in new.items():
+        setattr(module, SEEN, each)
+    try:
+        yield
+    finally:
+        for module in new:
+            delattr(module, SEEN)
 
 
 def _described(layer: AttentionLayer, shape_of: Any, seen: Seen | None) -> AttentionModule:

@@ -48,6 +48,12 @@ UNUSABLE = (
     ValueError,
 )
 
+# files of folders that other functions read, and what to say of them
+OTHERS = {
+    "crisp.json": "; it was saved by crisp.save: use crisp.load_into(model, folder)",
+    "model_index.json": "; it is a pipeline: use crisp.load_pipeline(folder)",
+}
+
 
 def read(path: str | Path, **kwargs: Any) -> "tuple[PreTrainedModel | PeftModel, dict[str, Any]]":
     """The dense model or PEFT model at `path`, and where its weights are.
@@ -145,8 +151,9 @@ def read_config(path: str | Path, **kwargs: Any) -> transformers.PreTrainedConfi
         )
     if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        other = next((words for name, words in OTHERS.items() if (folder / name).is_file()), "")
         raise CheckpointError(
-            f"{path} is not a model: expected config.json and model.safetensors, found {inside}"
+            f"{path} is not a model: expected config.json and model.safetensors, found {inside}{other}"
         )
     if folder.is_file():
         raise CheckpointError(f"{path} is a file; a model is a folder with config.json and model.safetensors")

@@ -1,5 +1,6 @@
 """The host of those transformers models that call torch's attention functions themselves, such as Falcon."""
 
+import inspect
 from typing import Any, ClassVar
 
 from torch import nn
@@ -37,7 +38,13 @@ class DirectTransformers(AnyModule, Transformers):
         Transformers.give_back(self, root, configs)
 
     def check_savable(self, root: Any) -> None:
-        return  # its attention implementation stays what it was
+        # which stays what it was
+        found = root.config._attn_implementation
+        if found != "sdpa" and any(_asks(type(layer.module)) for layer in self.layers(root)):
+            raise ValueError(
+                f"{type(root).__name__} was loaded with attn_implementation={found!r}, with which it does not call "
+                "torch's scaled_dot_product_attention; load it with attn_implementation='sdpa'"
+            )
 
     def write(self, root: nn.Module, record: dict[str, Any]) -> None:
         Transformers.write(self, root, record)
@@ -47,6 +54,12 @@ class DirectTransformers(AnyModule, Transformers):
 
     def erase(self, root: nn.Module) -> None:
         Transformers.erase(self, root)
+
+
+def _asks(cls: type) -> bool:
+    """Whether a class looks up which attention it is to compute."""
+    functions = (each for base in cls.__mro__ for each in vars(base).values() if inspect.isfunction(each))
+    return any("_attn_implementation" in each.__code__.co_names for each in functions)
 
 
 def _without_interface(model: nn.Module) -> list[nn.Module]:
