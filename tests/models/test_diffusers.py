@@ -103,6 +103,24 @@ def test_it_is_trained_saved_and_loaded(name: str, tmp_path, caplog) -> None:
     assert run(dense, name).equal(run(model, name))
 
 
+def test_only_safetensors_are_read_and_a_variant_has_its_own_parameters(tmp_path) -> None:
+    model = crisp.sparsify(built("DiT"), Entmax("learned"))
+    for share, where in ((0.3, {"variant": "ema"}), (0.1, {})):
+        for name, each in model.named_parameters():
+            if "crisp_learned" in name:
+                each.data.fill_(share)
+        model.save_pretrained(tmp_path / "both", **where)
+    assert run(crisp.load(tmp_path / "both").eval(), "DiT").equal(run(model, "DiT"))
+    ema = crisp.load(tmp_path / "both", variant="ema")
+    learned = torch.cat([each.flatten() for name, each in ema.named_parameters() if "crisp_learned" in name])
+    assert learned.unique().tolist() == pytest.approx([0.3])
+    model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    with pytest.raises(crisp.CheckpointError, match="safetensors"):
+        crisp.load(tmp_path / "pickled")
+    with pytest.raises(crisp.CheckpointError, match="cannot be read as a pipeline"):
+        crisp.load_pipeline(tmp_path / "both")
+
+
 @every
 @pytest.mark.slow
 def test_it_compiles_into_one_graph_in_which_it_is_sparse(name: str) -> None:

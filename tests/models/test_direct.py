@@ -153,6 +153,14 @@ def test_a_model_that_was_loaded_without_torchs_attention_is_refused_with_the_re
         crisp.sparsify(Data2VecVisionModel(config), TopK(0.7))
 
 
+def test_a_model_that_looks_up_another_attention_is_refused_before_it_runs() -> None:
+    model = falcon()
+    model.config._attn_implementation = "eager"
+    with pytest.raises(ValueError, match=r"'eager', .* load it with attn_implementation='sdpa'"):
+        crisp.sparsify(model, TopK(0.7))
+    assert nothing_is_left(model)
+
+
 def test_inputs_are_for_models_past_the_interface() -> None:
     model = crisp.sparsify(built("WavLM"), TopK(0.7), inputs=SOUND)
     assert [row.name for row in crisp.explain(model).rows] == [

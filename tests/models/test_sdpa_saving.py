@@ -62,3 +62,96 @@ def test_what_does_not_fit_changes_nothing(tmp_path) -> None:
         match="DistilBertForSequenceClassification is a model of transformers: use its save_pretrained",
     ):
         crisp.save(distilbert(), tmp_path / "new")
+
+
+class Whole(nn.Module):
+    """Two decoders and a head, or a model of transformers in place of one."""
+
+    def __init__(self, first: nn.Module, second: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.second, self.head = first, second or built(), nn.Linear(32, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(ids)) + self.first(ids)[0].mean()
+
+
+def test_the_whole_is_saved_whichever_of_its_parts_are_sparse(tmp_path) -> None:
+    torch.manual_seed(3)
+    whole = Whole(built())
+    for parts in ((whole.second,), (whole.first, whole.second)):
+        for part in parts:
+            crisp.sparsify(part, TopK(0.5))
+        sparse = whole(IDS)
+        crisp.save(whole, tmp_path / "saved")
+        twin = crisp.load_into(Whole(built()), tmp_path / "saved")
+        assert twin(IDS).equal(sparse)
+        assert [crisp.is_sparse(each) for each in (twin.first, twin.second)] == [len(parts) == 2, True]
+    crisp.sparsify(whole, TopK(0.7))  # takes the place of what its parts had
+    crisp.save(whole, tmp_path / "saved")
+    twin = crisp.load_into(Whole(built()), tmp_path / "saved")
+    assert len(crisp.explain(twin).rows) == 6
+    assert twin(IDS).equal(whole(IDS))
+    with pytest.raises(ValueError, match="this GPT is part of a larger sparse model: save that one"):
+        crisp.save(whole.first, tmp_path / "part")
+    with pytest.raises(
+        crisp.CheckpointError, match=r"first is sparse and was saved dense: call crisp\.densify"
+    ):
+        crisp.load_into(Whole(crisp.sparsify(built(), TopK(0.5))), tmp_path / "saved")
+    assert crisp.densify(twin)
+    assert nothing_is_left(twin)
+
+
+def test_a_model_of_transformers_in_one_of_your_own_is_saved_with_it(tmp_path) -> None:
+    whole = Whole(crisp.sparsify(distilbert(), Entmax("learned")))
+    for name, each in whole.named_parameters():
+        if "crisp_learned" in name:
+            each.data.add_(0.2)
+    crisp.save(whole, tmp_path / "saved")
+    twin = crisp.load_into(Whole(distilbert()), tmp_path / "saved")
+    assert twin(IDS).equal(whole(IDS))
+    assert crisp.is_sparse(twin.first)
+    assert not crisp.is_sparse(twin.second)
+
+
+def test_weights_are_compared_in_both_directions_before_any_is_read(tmp_path) -> None:
+    class Tied(GPT):
+        def __init__(self, tie: bool) -> None:
+            super().__init__()
+            self.head = nn.Linear(WIDTH, 32, bias=False)
+            if tie:
+                self.head.weight = self.tokens.weight
+
+    crisp.save(built(), tmp_path / "whole")
+    more = built()
+    more.further = nn.Linear(2, 2)
+    before = {name: each.clone() for name, each in more.state_dict().items()}
+    with pytest.raises(crisp.CheckpointError, match=r"further\.weight was not saved"):
+        crisp.load_into(more, tmp_path / "whole")
+    assert all(each.equal(before[name]) for name, each in more.state_dict().items())
+    for tie in (False, True):
+        crisp.save(crisp.sparsify(Tied(tie), TopK(0.5)), tmp_path / str(tie))
+        assert crisp.load_into(Tied(tie), tmp_path / str(tie))
+    with pytest.raises(crisp.CheckpointError, match="was not saved"):
+        crisp.load_into(Tied(False), tmp_path / "True")
+    with pytest.raises(
+        crisp.CheckpointError, match="are one tensor in this model and were two when it was saved"
+    ):
+        crisp.load_into(Tied(True), tmp_path / "False")
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the working directory, or holds it: name a folder in it"):
+        crisp.save(built(), ".")
+    crisp.save(built(), "here")
+    assert {each.name for each in tmp_path.iterdir()} == {"here"}
+
+
+def test_functions_that_load_point_to_each_other(tmp_path) -> None:
+    crisp.save(built(), tmp_path / "own")
+    with pytest.raises(crisp.CheckpointError, match=r"was saved by crisp\.save: use crisp\.load_into"):
+        crisp.load(tmp_path / "own")
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got <class .*GPT"):
+        crisp.load_into(GPT, tmp_path / "own")
+    with pytest.raises(TypeError, match="is a model of transformers: use its save_pretrained"):
+        crisp.save(distilbert(), tmp_path / "theirs")

@@ -1,4 +1,4 @@
-"""`crisp methods`: every rule and layout with its options."""
+"""`crisp methods`: every rule, layout and branch with its options."""
 
 from dataclasses import fields
 from typing import Any
@@ -8,7 +8,9 @@ from rich.table import Table
 
 from crisp_attention.cli.options import MethodsOptions
 from crisp_attention.methods import branches, layouts, rules
+from crisp_attention.methods.combined import OPTIONS, SPARSE_LINEAR
 from crisp_attention.methods.options import options_of
+from crisp_attention.methods.sparse_linear import SparseLinear
 
 
 def run_methods(options: MethodsOptions, console: Console) -> None:
@@ -17,16 +19,16 @@ def run_methods(options: MethodsOptions, console: Console) -> None:
     table.add_column("method", no_wrap=True)
     table.add_column("options", no_wrap=True)
     table.add_column("what it does", overflow="fold")
-    parts: list[Any] = [*rules.ALL, *layouts.ALL, *branches.ALL]
     of_every_rule = {field.name for field in fields(rules.Rule)}
-    for part in parts:
+    parts: list[Any] = [*rules.ALL, *layouts.ALL, *branches.ALL]
+    rows = [(part.name, options_of(part), part.__doc__) for part in parts]
+    for name, defaults, doc in [*rows, (SPARSE_LINEAR, OPTIONS, SparseLinear.__doc__)]:
         own = [
-            name if default is None else f"{name}={default}"
-            for name, default in options_of(part).items()
-            if name not in of_every_rule
+            option if default is None else f"{option}={default}"
+            for option, default in defaults.items()
+            if option not in of_every_rule
         ]
-        what = (part.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
-        table.add_row(part.name, "\n".join(own), what)
+        table.add_row(name, "\n".join(own), (doc or "").split("\n\n")[0].replace("\n    ", " "))
     output = Console()
     output.print(table)
     for line in (

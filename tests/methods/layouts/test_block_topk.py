@@ -173,8 +173,8 @@ def test_where_a_product_is_not_finite_the_queries_it_is_averaged_with_see_all_a
         ({"block_size": 0}, ValueError, r"block_size must be a whole number of at least 1, got 0"),
         ({"block_size": 6.5}, ValueError, r"block_size must be a whole number of at least 1, got 6\.5"),
         ({"sink_blocks": -1}, ValueError, r"sink_blocks must be a whole number of at least 0, got -1"),
-        ({"local_blocks": 0}, ValueError, r"local_blocks must be a whole number of at least 1, got 0"),
-        ({"local_blocks": True}, ValueError, r"local_blocks must be a whole number of at least 1, got True"),
+        ({"local_blocks": -1}, ValueError, r"local_blocks must be a whole number of at least 0, got -1"),
+        ({"local_blocks": True}, ValueError, r"local_blocks must be a whole number of at least 0, got True"),
     ],
 )
 def test_wrong_options_are_refused_with_expected_and_actual(options, error, message) -> None:

@@ -24,7 +24,8 @@ class Linear(Branch):
     Of the blocks that the layout drops from a row, the last by its ranking get nothing: a share `negligible` of all
     blocks of the row. The others, the marginal ones, are attended to by sums, φ(q) Σ φ(k) v' / φ(q) Σ φ(k), which take
     as long as there are tokens, and not pairs of them. A row without a marginal block gets nothing. All is computed in
-    float32, or better. This output, O, joins that of the layout and the rule, Oˢ:
+    float32, or better. φ is of queries and keys as they are, so rotary embeddings make absolute positions matter. This
+    output, O, joins that of the layout and the rule, Oˢ:
 
     - `project`: Oˢ + W O + b, with one W and b for all heads of a layer, zero at the start (SLA).
     - `alpha`: α Oˢ + (1 - α) O, α in [0, 1] trained for every head, one at the start. SLA2 (arXiv 2602.12675), whose

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,7 +117,8 @@ def load_into(model: Model, folder: str | Path, *, backend: str = AUTO) -> Model
     place = Path(folder)
     root = _plain(model)
     saved = _read(place)
-    with all_or_nothing(dict.fromkeys(chain(root.modules(), *map(_held, root.modules())))):
+    held = {id(each): each for module in root.modules() for host in hosts() for each in host.held(module)}
+    with all_or_nothing([*root.modules(), *held.values()]):
         try:
             if extra := [name for name in parts_of(root) if name not in saved["parts"]]:
                 raise ValueError(
@@ -154,10 +154,6 @@ def _plain(model: nn.Module) -> nn.Module:
                 f"{type(root).__name__} is a model of {host.library}: use its save_pretrained, and crisp.load"
             )
     return root
-
-
-def _held(module: nn.Module) -> list[object]:
-    return [each for host in hosts() for each in host.held(module)]
 
 
 def _submodule(root: nn.Module, name: str) -> nn.Module:

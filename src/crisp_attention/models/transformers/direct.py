@@ -58,8 +58,8 @@ class DirectTransformers(AnyModule, Transformers):
 
 def _asks(cls: type) -> bool:
     """Whether a class looks up which attention it is to compute."""
-    functions = (each for base in cls.__mro__ for each in vars(base).values() if inspect.isfunction(each))
-    return any("_attn_implementation" in each.__code__.co_names for each in functions)
+    own = (each for base in cls.__mro__ for each in vars(base).values() if inspect.isfunction(each))
+    return any("_attn_implementation" in inspect.unwrap(each).__code__.co_names for each in own)
 
 
 def _without_interface(model: nn.Module) -> list[nn.Module]:
