@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from crisp_attention.cli.options import MethodsOptions
 from crisp_attention.methods import branches, layouts, rules
@@ -12,25 +12,31 @@ from crisp_attention.methods.combined import OPTIONS, SPARSE_LINEAR
 from crisp_attention.methods.options import options_of
 from crisp_attention.methods.sparse_linear import SparseLinear
 
+NARROW = 60  # columns, in fewer of which a table has no room
+
 
 def run_methods(options: MethodsOptions, console: Console) -> None:
     """Print them to standard output."""
-    table = Table(show_lines=True)
-    table.add_column("method", no_wrap=True)
-    table.add_column("options", no_wrap=True)
-    table.add_column("what it does", overflow="fold")
     of_every_rule = {field.name for field in fields(rules.Rule)}
     parts: list[Any] = [*rules.ALL, *layouts.ALL, *branches.ALL]
     rows = [(part.name, options_of(part), part.__doc__) for part in parts]
+    output = Console()
+    table = Table(
+        "method", Column("options", no_wrap=True), Column("what it does", overflow="fold"), show_lines=True
+    )
     for name, defaults, doc in [*rows, (SPARSE_LINEAR, OPTIONS, SparseLinear.__doc__)]:
         own = [
             option if default is None else f"{option}={default}"
             for option, default in defaults.items()
             if option not in of_every_rule
         ]
-        table.add_row(name, "\n".join(own), (doc or "").split("\n\n")[0].replace("\n    ", " "))
-    output = Console()
-    output.print(table)
+        what = (doc or "").split("\n\n")[0].replace("\n    ", " ")
+        if output.width < NARROW:
+            output.print(f"{':'.join([name, *own])}\n  {what}", highlight=False, soft_wrap=True, markup=False)
+        else:
+            table.add_row(name, "\n".join(own), what)
+    if table.row_count:
+        output.print(table)
     for line in (
         f"A layout ({', '.join(each.name for each in layouts.ALL)}) says where a query may look, a rule what it keeps; "
         "join the two with +. For example: --method topk:sparsity=0.5, --method window:width=9+entmax:alpha=1.5",

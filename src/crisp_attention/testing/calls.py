@@ -47,7 +47,7 @@ METHODS = {
     "block_topk": Method(layout=BlockTopK(0.6, block_size=2)),
     "block_topk+entmax": Method(BlockTopK(0.6, block_size=2, sink_blocks=1), Entmax()),
     "sparse_linear": SparseLinear(0.4, 0.2, block_size=2),
-    "sparse_linear, all": SparseLinear(0.4, 0.2, 2, feature_map="elu", scope="all", combine="sum"),
+    "sparse_linear, all": SparseLinear(0.4, 0.2, 2, feature_map="elu", scope="all"),
     "sparse_linear, alpha": SparseLinear(0.4, 0.2, 2, feature_map="hedgehog", combine="alpha"),
     "bigbird": Method(layout=BigBird(1, block_size=2)),
     "strided": Method(layout=Strided(3, local=2)),
