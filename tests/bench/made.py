@@ -47,7 +47,7 @@ def results() -> Results:
         if bar.part == "attention" and bar.shape["device"] == "cpu":
             lengths[bar.method] += tuple(bar.sizes)
     for spec, at in lengths.items():
-        ratio = 0.25 if spec.startswith("block") else 0.9
+        ratio = {"block_topk": 0.25, "sparse_linear": 0.1}.get(parse(spec).name, 0.9)
         for length in at:
             for backward in (False, True):
                 peers = {REFERENCE: 9.0} | PEERS.get(parse(spec).name, {})

@@ -37,7 +37,7 @@ def bench(monkeypatch, capsys, tmp_path):
         (["--heads", "-1"], "--heads must be a whole number of at least 1, got -1"),
         (["--method", "magic"], "--method magic: unknown method 'magic'"),
         (["--method", "topk:keep=x"], "--method topk:keep=x: "),
-        (["--method", "entmax:alpha=learned"], "it has parameters, which only a model holds"),
+        (["--method", "sparsefinder"], "it is fitted to a model, which this does not have"),
         (["--parts"], "--parts"),
         (["--parts", "sparsefinder"], "--parts sparsefinder needs --text"),
         (["--parts", "sparsefinder", "--text", "none.txt"], "--text none.txt: "),

@@ -130,5 +130,20 @@ def test_methods_are_about_as_sparse_as_asked(word, sparsity):
 
 def test_a_spec_is_taken_as_it_is():
     assert named("block_topk:block_size=16", 0.3, 512).spec == "block_topk:sparsity=0.8:block_size=16"
-    with pytest.raises(ValueError, match="only a model holds"):
-        named("entmax:alpha=learned", 0.8, 512)
+    with pytest.raises(ValueError, match="it is fitted to a model"):
+        named("sparsefinder", 0.8, 512)
+
+
+def test_what_a_method_learns_is_drawn_and_its_linear_part_counts_as_nothing_kept():
+    shape, method = Shape(1, 2, 256, 16), named("sparse_linear:critical=0.25:block_size=16", 0.8, 256)
+    assert achieved_sparsity(method, shape) == 0.75
+    drawn, zero = (
+        contender.crisp(method).attend(*shape.inputs()),
+        contender.crisp(replace(method, branch=None)).attend(*shape.inputs()),
+    )
+    assert (drawn - zero).abs().max() > 0.01
+    assert drawn.equal(contender.crisp(method).attend(*shape.inputs()))
+    assert [each.name for each in roster.roster(method, shape, {})[0]] == [
+        contender.CRISP,
+        contender.REFERENCE,
+    ]

@@ -75,6 +75,7 @@ def test_by_hand_with_a_padded_query() -> None:
             "kept_mass": (3 / 4 + 1) / 2,
             "entropy": math.log(2) / 2,
             "keys_per_row": 3 / 2,
+            "branch": 0.0,
             "valid_pairs": 4,
             "rows": 2,
         }

@@ -10,7 +10,7 @@ from torch.overrides import _get_current_function_mode
 from torch.utils.checkpoint import checkpoint
 
 import crisp_attention as crisp
-from crisp_attention import TopK
+from crisp_attention import Entmax, Method, PerHead, TopK
 from crisp_attention.models.sparse_model import SparseModel
 from tests.models.by_hand import IDS, WIDTH, Attention, built, nothing_is_left
 from tests.models.test_sdpa_found import STATES, Net
@@ -143,3 +143,21 @@ def test_heads_that_do_not_fit_are_refused_as_torch_refuses_them() -> None:
     states = torch.randn(6, 2, 8)
     with pytest.raises(RuntimeError, match=r"is_causal .* is a hint at its attn_mask"):
         attention(states, states, states, is_causal=True, need_weights=False)
+
+
+@pytest.mark.parametrize("method", [Entmax("learned"), PerHead((Method(rule=TopK(0.5)), Method()))])
+@pytest.mark.parametrize("examples", [1, 3])
+def test_heads_may_be_folded_into_the_first_dimension(method, examples: int) -> None:
+    model = nn.ModuleList([Called()])
+    model[0].num_heads, model[0].head_dim = 2, 8
+    crisp.sparsify(model, method)
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(examples, 2, 6, 8, generator=random) for _ in range(3))
+    mask = torch.rand(examples, 2, 6, 6, generator=random) < 0.8
+    wanted = model[0](query, key, value, attn_mask=mask)
+    found = model[0](*(each.flatten(0, 1) for each in (query, key, value)), attn_mask=mask.flatten(0, 1))
+    torch.testing.assert_close(found, wanted.flatten(0, 1))
+    with pytest.raises(
+        ValueError, match=r"0: Called says that it has 2 heads, which queries of the shape \(3, 6, 8\)"
+    ):
+        model[0](*(torch.randn(3, 6, 8) for _ in range(3)))

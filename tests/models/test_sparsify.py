@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ def test_other_models_are_untouched():
 
 def test_set_sparsity_reaches_every_layer_that_has_one():
     model = crisp.sparsify(distilbert(), layers={"*": TopK(0.8), "0": Window(3), "1": RandomK(0.5)})
-    crisp.set_sparsity(model, 0.25)
+    crisp.set_sparsity(model, np.float32(0.25))
     assert sparsities(model) == [None, 0.25, 0.25, 0.25]
     assert (
         model.config.crisp_attention["layers"]["distilbert.transformer.layer.3.attention"]["rule"]["sparsity"]

@@ -68,6 +68,15 @@ BARS = (
         CPU,
     ),
     Bar(
+        "sparse + linear, L 8,192, 16,384",
+        "attention",
+        "sparse_linear:critical=0.05",
+        _alone(8192, 16384),
+        0.12,
+        0.15,
+        CPU,
+    ),
+    Bar(
         "entmax 1.5, L 512 … 4,096",
         "attention",
         "entmax:alpha=1.5",

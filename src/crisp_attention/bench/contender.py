@@ -9,7 +9,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.functional import attention
+from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call as KernelCall
 from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import Shape as LayerShape
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Call = Callable[[], object]
@@ -61,9 +64,26 @@ def dense() -> Contender:
 
 
 def crisp(method: Method, backend: str = "auto") -> Contender:
-    """`crisp.attention`, with the kernel that it chooses or with the reference."""
-    return Contender(
-        REFERENCE if backend == "reference" else CRISP,
-        lambda query, key, value: attention(query, key, value, method, backend=backend),
-        matrices=8 if backend == "reference" else 0,
-    )
+    """`crisp.attention`, with the kernel that it chooses or with the reference.
+
+    What the method learns is drawn, as if it had been trained for a while.
+    """
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if not method.has_parameters:
+            return attention(query, key, value, method, backend=backend)
+        scale = query.shape[-1] ** -0.5
+        call = KernelCall(query, key, value, method, scale, parameters=_learned(method, query, key))
+        return dispatch.attention(call, backend)[0]
+
+    name, matrices = (REFERENCE, 8) if backend == "reference" else (CRISP, 0)
+    return Contender(name, attend, matrices)
+
+
+def _learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = LayerShape(query.shape[1], key.shape[1], query.shape[-1])
+    return {
+        name: (each.value + 0.1 * torch.randn(each.value.shape, generator=generator)).to(query.device)
+        for name, each in method.parameters(shape).items()
+    }

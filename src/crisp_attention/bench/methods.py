@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
@@ -26,8 +27,8 @@ def named(word: str, sparsity: float, length: int) -> Method:
     and the threshold. Entmax's sparsity follows from them. Raises ValueError for a method that does not exist.
     """
     method = as_method(_AT[word](sparsity, length)) if word in _AT else parse(word)
-    if method.has_parameters:
-        raise ValueError("it has parameters, which only a model holds")
+    if method.is_fitted:
+        raise ValueError("it is fitted to a model, which this does not have")
     return method
 
 
@@ -37,7 +38,7 @@ def achieved_sparsity(method: Method, shape: Shape) -> float:
     one = Shape(1, 1, shape.length, shape.width)
     query, key, _ = one.inputs()
     values = torch.eye(shape.length).expand(1, 1, -1, -1)  # so that the output is the weights
-    weights = crisp(method, "reference").attend(query[:, :, -QUERIES:], key, values)
+    weights = crisp(replace(method, branch=None), "reference").attend(query[:, :, -QUERIES:], key, values)
     return float((weights == 0).double().mean())
 
 

@@ -48,6 +48,8 @@ def roster(method: Method, shape: Shape, skip: dict[str, str]) -> tuple[list[Con
 
 def peers(method: Method) -> dict[str, Build]:
     """Other implementations of the method, by name; none for most methods."""
+    if method.branch is not None:
+        return {}
     match method.layout, method.rule:
         case Full(), TopK():
             return {EAGER: eager_topk, X_TRANSFORMERS: x_transformers, FLEX: cannot_rank}

@@ -33,6 +33,7 @@ class LayerTotals:
     kept_mass: Tensor
     entropy: Tensor
     rows: Tensor
+    branch_pairs: Tensor
 
     @classmethod
     def of(cls, seen: Observation) -> "LayerTotals":
@@ -54,6 +55,7 @@ class LayerTotals:
             kept_mass=per_head(dense.masked_fill(~keep, 0.0)),
             entropy=per_head(entropy),
             rows=per_head(real),
+            branch_pairs=per_head(torch.zeros_like(valid) if seen.branch is None else seen.branch & valid),
         )
 
     def add(self, other: "LayerTotals") -> None:
@@ -63,6 +65,7 @@ class LayerTotals:
         self.kept_mass += other.kept_mass
         self.entropy += other.entropy
         self.rows += other.rows
+        self.branch_pairs += other.branch_pairs
 
 
 @dataclass(repr=False)
@@ -116,8 +119,9 @@ class Measurement:
         `sparsity` is the achieved one: the share of valid pairs not attended; `kept_mass` the share
         of the dense softmax weight on kept pairs, mean over rows; `entropy` that of the softmax over
         kept pairs, in nats, mean over rows (0: one key has all the weight). Attention sinks are not
-        part of either. Raises ValueError when no call was observed, and ModuleNotFoundError where pandas is
-        not installed.
+        part of either. `branch` is the share of valid pairs that the method's branch attends to, such as the
+        marginal ones of `SparseLinear`; what is neither kept nor among these gets nothing. Raises ValueError
+        when no call was observed, and ModuleNotFoundError where pandas is not installed.
         """
         self._check()
         pd = needs("pandas", extra="runs")
@@ -134,6 +138,7 @@ class Measurement:
                     "kept_mass": (total.kept_mass / total.rows).tolist(),
                     "entropy": (total.entropy / total.rows).tolist(),
                     "keys_per_row": (total.kept_pairs / total.rows).tolist(),
+                    "branch": (total.branch_pairs / total.valid_pairs).tolist(),
                     "valid_pairs": total.valid_pairs.long().tolist(),
                     "rows": total.rows.long().tolist(),
                 }

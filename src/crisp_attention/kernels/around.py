@@ -1,5 +1,6 @@
 """The steps around every kernel: the temperature before it, the branch after it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Branch
 from crisp_attention.methods.heads import PerHead
-from crisp_attention.methods.method import TEMPERATURE
+from crisp_attention.methods.method import TEMPERATURE, Method
 from crisp_attention.methods.temperature import LEARNED, factors
 
 
@@ -41,37 +42,61 @@ def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None) -> Tens
     """A kernel's output (B, H, L, Dv) of a call, plus that of the branches; `blocks` are those of the kernel."""
     if not call.method.has_branch:
         return output
-    if not isinstance(call.method, PerHead):
-        assert call.method.branch is not None
-        exact = torch.promote_types(output.dtype, torch.float32)
-        with exactly(output.device):
-            if call.dense is None:
-                more = call.method.branch.attention(replace(call, blocks=blocks), output)
-            else:
-                more = _beside_dense(call.method.branch, call, output)
-        return (output.to(exact) + more).to(output.dtype)
-    groups = [(call.of(heads, method), heads) for method, heads in call.method.groups().items()]
-    outputs = [
-        with_branches(output[:, heads], part, with_blocks(tempered(part)).blocks) for part, heads in groups
-    ]
-    return together(outputs, [heads for _, heads in groups])
+    exact = torch.promote_types(output.dtype, torch.float32)
+
+    def more(branch: Branch, part: Call, heads: list[int] | None, tokens: slice) -> Tensor:
+        own = output if heads is None else output[:, heads]
+        return branch.attention(part, own[:, :, tokens])
+
+    with exactly(output.device):
+        added = _by_branches(call, blocks, more)
+    return (output.to(exact) + added).to(output.dtype)
 
 
-def together(outputs: list[Tensor], heads: list[list[int]]) -> Tensor:
-    """Groups of heads (B, h, ...), in the order of the heads."""
-    grouped = [head for each in heads for head in each]
-    order = sorted(range(len(grouped)), key=grouped.__getitem__)
-    return torch.cat(outputs, dim=1)[:, order]
+def branch_pairs(call: Call, blocks: BlockGraph | None) -> Tensor:
+    """The pairs that a call's branches attend to, bool (B, H, L, S)."""
+
+    def pairs(branch: Branch, part: Call, heads: list[int] | None, tokens: slice) -> Tensor:
+        return branch.pairs(part).expand(*part.query.shape[:3], part.key.shape[2])
+
+    if call.dense is None:
+        return _by_branches(call, blocks, pairs)
+    first, end, _ = call.dense.indices(call.query.shape[2])
+    inner = _by_branches(call, blocks, pairs)
+    return pad(inner, (end, 0) if first == 0 else (0, call.query.shape[2] - first))
 
 
-def _beside_dense(branch: Branch, call: Call, output: Tensor) -> Tensor:
-    """What a branch adds to the tokens beside those that stay dense, as if they were alone; 0 for these."""
-    assert call.dense is not None
-    count = output.shape[2]
+def _by_branches(call: Call, blocks: BlockGraph | None, of: Callable[..., Tensor]) -> Tensor:
+    """What `of` says of each branch, (B, H, L, …): zeros for heads without one and for tokens that stay dense."""
+    if isinstance(call.method, PerHead):
+        parts = [(call.of(heads, method), heads) for method, heads in call.method.groups().items()]
+        found = [
+            (_of_one(part, None, of, heads) if part.method.has_branch else None, heads)
+            for part, heads in parts
+        ]
+        like = next(each for each, _ in found if each is not None)
+        filled = [
+            like.new_zeros(like.shape[0], len(heads), *like.shape[2:]) if each is None else each
+            for each, heads in found
+        ]
+        return together(filled, [heads for _, heads in found])
+    return _of_one(call, blocks, of, None)
+
+
+def _of_one(
+    call: Call, blocks: BlockGraph | None, of: Callable[..., Tensor], heads: list[int] | None
+) -> Tensor:
+    branch = call.method.branch if isinstance(call.method, Method) else None
+    assert branch is not None
+    if call.dense is None:
+        part = with_blocks(tempered(call)) if heads is not None else None
+        chosen = blocks if part is None else part.blocks
+        return of(branch, replace(call, blocks=chosen), heads, slice(None))
+    count = call.query.shape[2]
     first, end, _ = call.dense.indices(count)
     others = slice(end, count) if first == 0 else slice(0, first)
     rows = call.rows.of_tokens(others)
-    part = replace(
+    inner = replace(
         call,
         query=rows.query,
         key=rows.key,
@@ -80,5 +105,12 @@ def _beside_dense(branch: Branch, call: Call, output: Tensor) -> Tensor:
         bias=rows.bias,
         dense=None,
     )
-    more = branch.attention(with_blocks(part), output[:, :, others])
-    return pad(more, (0, 0, end, 0) if first == 0 else (0, 0, 0, count - first))
+    found = of(branch, with_blocks(inner), heads, others)
+    return pad(found, (0, 0, end, 0) if first == 0 else (0, 0, 0, count - first))
+
+
+def together(outputs: list[Tensor], heads: list[list[int]]) -> Tensor:
+    """Groups of heads (B, h, ...), in the order of the heads."""
+    grouped = [head for each in heads for head in each]
+    order = sorted(range(len(grouped)), key=grouped.__getitem__)
+    return torch.cat(outputs, dim=1)[:, order]

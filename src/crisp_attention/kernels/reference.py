@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from crisp_attention.kernels.around import together
+from crisp_attention.kernels.around import branch_pairs, together
 from crisp_attention.kernels.blocks import choose_blocks, exactly
 from crisp_attention.kernels.call import Call, parameters_of
 from crisp_attention.methods.blocks import BlockGraph
@@ -24,13 +24,15 @@ from crisp_attention.methods.rules.base import Rule
 class Observation:
     """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are not padding.
 
-    `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L); `value` (B, H, S, Dv).
+    `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L); `value` (B, H, S, Dv). `branch` are the pairs that the
+    method's branch attends to, bool (B, H, L, S), None without one that says so.
     """
 
     rows: Rows
     keep: Tensor
     queries: Tensor
     value: Tensor | None = None
+    branch: Tensor | None = None
 
     @property
     def products(self) -> Tensor:
@@ -63,7 +65,8 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         keep, weights = _attend(rows, call.method, sinks, call.blocks, call.dense)
         if observe is not None:
             with torch.no_grad():
-                observe(Observation(rows, keep, valid_queries(rows.valid), value.detach()))
+                reached = branch_pairs(call, call.blocks) if call.method.has_branch else None
+                observe(Observation(rows, keep, valid_queries(rows.valid), value.detach(), reached))
         weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 

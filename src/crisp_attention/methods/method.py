@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -165,6 +166,8 @@ class Method:
             raise ValueError(
                 f"method {self.name!r} has no single sparsity to set (none, or one of the layout and one of the rule)"
             )
+        if isinstance(sparsity, Real) and not isinstance(sparsity, bool):
+            sparsity = float(sparsity)  # of numpy, which JSON does not know
         check_number("sparsity", sparsity, "[0, 1)")  # None would be the default
         changes: dict[str, Any] = {"sparsity": sparsity}
         if getattr(self.rule, "sparsity", None) is None:

@@ -178,3 +178,18 @@ def test_it_is_trained_and_saved_with_a_model_and_a_schedule_begins_dense(tmp_pa
     assert logits(crisp.load(tmp_path)).equal(logits(model))
     crisp.set_sparsity(model, 0.0)
     assert logits(model).equal(logits(distilbert()))
+
+
+@pytest.mark.parametrize("heads", [None, {"0": SparseLinear(0.25, 0.25, block_size=2)}])
+def test_the_shares_of_all_three_classes_are_measured(heads) -> None:
+    model = distilbert()
+    ids = torch.arange(2, 18)[None].repeat(2, 1)
+    crisp.sparsify(model, None if heads else SparseLinear(0.25, 0.25, block_size=2), heads=heads)
+    with crisp.measuring(model) as seen:
+        model(ids)
+    table = seen.table()
+    mine = table if heads is None else table[table["head"] == 0]
+    assert (mine["sparsity"] == 0.75).all()  # 2 of 8 blocks critical, 2 negligible, the others marginal
+    assert (mine["branch"] == 0.5).all()
+    if heads:
+        assert (table[table["head"] == 1][["sparsity", "branch"]] == 0).all(axis=None)

@@ -81,6 +81,10 @@ class Branch(Part):
         """Whether it adds nothing where the layout shows everything and the rule drops nothing."""
         return False
 
+    def pairs(self, call: Attended) -> Tensor:
+        """The pairs that it attends to, bool, broadcastable to (B, H, L, S), for `crisp.measuring`; by default none."""
+        return call.rows.valid.new_zeros(())
+
     @abstractmethod
     def attention(self, call: Attended, output: Tensor) -> Tensor:
         """What is added to the `output` (B, H, L, Dv) of layout and rule, (B, H, L, Dv), differentiable, in float32 or

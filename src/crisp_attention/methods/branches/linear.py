@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -115,6 +115,12 @@ class Linear(Branch):
         weights = torch.where(self._pairs(call), query @ repeat_heads(key, shared).transpose(2, 3), 0.0)
         value = repeat_heads(call.value, shared).to(weights.dtype)
         return weights @ value, weights.sum(dim=-1, keepdim=True)
+
+    @torch.no_grad()
+    def pairs(self, call: Attended) -> Tensor:
+        if call.blocks is None:
+            return self._pairs(call)
+        return call.rows.valid & replace(call.blocks, seen=self._blocks(call.blocks)).pairs()
 
     @torch.no_grad()
     def _pairs(self, call: Attended) -> Tensor:

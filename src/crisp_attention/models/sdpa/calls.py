@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import CausalBias
 from torch.nn.functional import linear, pad
 
+from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.pairs import causal_mask, split_mask
 from crisp_attention.models.sdpa.finding import MULTIHEAD, SDPA
 from crisp_attention.models.settings import Settings, attend, left_alone, settings_of
@@ -47,10 +48,16 @@ def scaled_dot_product(
         raise ValueError(f"{heads} query heads share {groups} key heads only with enable_gqa=True")
     if heads == 1 < groups:
         query = query.expand(*query.shape[:-3], groups, *query.shape[-2:])
-    states = [_batched(each.expand(*places, *each.shape[-3:])) for each in (query, key, value)]
+    folded = _heads_in_front(module, query, key)
+    states = [
+        _batched(each.expand(*places, *each.shape[-3:]), number)
+        for each, number in zip((query, key, value), (*folded, folded[1]), strict=True)
+    ]
     if isinstance(attn_mask, CausalBias):  # whose numbers are made where they are used
         attn_mask = attn_mask._materialize(query.device)
-    valid, bias = split_mask(None if attn_mask is None else _of_batch(attn_mask, query), "attn_mask")
+    valid, bias = split_mask(
+        None if attn_mask is None else _of_batch(attn_mask, query, folded[0]), "attn_mask"
+    )
     if is_causal and (queries != keys or attn_mask is not None):
         earlier = causal_mask(queries, keys, query.device)
         valid = earlier if valid is None else valid & earlier
@@ -101,22 +108,45 @@ def dense_tokens(module: nn.Module) -> slice | None:
     return slice(start, start + together.text)
 
 
-def _batched(states: Tensor) -> Tensor:
-    """(B, H, n, D) of states (…, n, D)."""
+def _heads_in_front(module: nn.Module, query: Tensor, key: Tensor) -> tuple[int, int]:
+    """How many heads of queries and keys the first dimension of three holds, beside examples; 1 where it may be either.
+
+    Only methods that tell heads apart need to know. Raises ValueError if the module says that there are others.
+    """
+    settings = settings_of(module)
+    method = settings and settings.method
+    if (
+        query.dim() != 3
+        or key.dim() != 3
+        or not (isinstance(method, PerHead) or (method and method.has_parameters))
+    ):
+        return 1, 1
+    assert settings is not None
+    heads, groups, _ = settings.host.shape(module)
+    if len(query) % heads or len(key) % groups or len(query) // heads != len(key) // groups:
+        raise ValueError(
+            f"{settings.name}: {type(module).__name__} says that it has {heads} heads, which queries of the shape "
+            f"{tuple(query.shape)} do not"
+        )
+    return heads, groups
+
+
+def _batched(states: Tensor, heads: int) -> Tensor:
+    """(B, H, n, D) of states (…, n, D), of which three dimensions have so many heads in the first."""
     if states.dim() > 4:
         return states.flatten(0, -4)
     if states.dim() == 4:
         return states
-    return states[None, None] if states.dim() == 2 else states[:, None]
+    return states[None, None] if states.dim() == 2 else states.unflatten(0, (-1, heads))
 
 
-def _of_batch(mask: Tensor, query: Tensor) -> Tensor:
+def _of_batch(mask: Tensor, query: Tensor, heads: int) -> Tensor:
     """A mask that broadcasts to the scores of these queries (…, L, D), as one that does to (B, H, L, S)."""
     if query.dim() > 4:
         return mask.expand(*query.shape[:-2], *mask.shape[-2:]).flatten(0, -4)
     if query.dim() == 4 or mask.dim() < 3:
         return mask[(None,) * (4 - mask.dim())]
-    return mask[:, None]
+    return mask[:, None] if len(mask) == 1 else mask.unflatten(0, (-1, heads))
 
 
 def multi_head(
