@@ -63,8 +63,9 @@ class Blocks:
         if fill is not None and self.lengths is not None:
             place = torch.arange(self.length, device=states.device)[:, None]
             states = torch.where(place < self.lengths[:, None, None, None], states, fill)
-        missing = self.count * self.size - self.length
-        return torch.nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (self.count, self.size))
+        if missing := self.count * self.size - self.length:
+            states = torch.nn.functional.pad(states, (0, 0, 0, missing))
+        return states.unflatten(2, (self.count, self.size))
 
     def joined(self, states: Tensor) -> Tensor:
         """Blocks (B, H, n, size, D) as states (B, H, L, D) in their original order."""

@@ -42,6 +42,10 @@ def test_no_block_is_marginal_where_the_others_are_all_of_them(
     case = Case(length=length)
     method = SparseLinear(*shares, 4, combine="sum")
     assert computed(method, case).equal(computed(Method(method.layout), case))
+    call = case.call(method)
+    states = [each.requires_grad_() for each in (call.query, call.key, call.value)]
+    gradients = torch.autograd.grad((1e6 * dispatch.attention(call)[0]).sum(), states)
+    assert all(each.isfinite().all() for each in gradients)
 
 
 @pytest.mark.parametrize("feature_map", MAPS)

@@ -87,19 +87,17 @@ class Linear(Branch):
 
     def attention(self, call: Attended, output: Tensor) -> Tensor:
         found, weighed = self._by_pairs(call) if call.blocks is None else self._by_blocks(call, call.blocks)
-        linear = torch.where(weighed > 0, found / torch.where(weighed > 0, weighed, 1.0), 0.0)
         reached = weighed > 0
+        linear = found / torch.where(reached, weighed, 1.0)  # 0 where nothing weighs, and so are its gradients
         if self.combine == "project":
             weight, bias = (self.parameter(call, name).to(linear.dtype) for name in ("weight", "bias"))
-            linear = linear @ weight.T + bias
-        elif self.combine == "alpha":
+            return linear @ weight.T + bias * reached
+        if self.combine == "alpha":
             raw = self.parameter(call, "alpha").to(linear.dtype)[:, None, None]
             # bounded, with the gradient of what is not
             alpha = raw + (raw.clamp(0, 1) - raw).detach()
-            linear = (1 - alpha) * (linear - output.to(linear.dtype))
-        elif self.combine == "alone":
-            return torch.where(reached, linear, 0.0) - output.to(linear.dtype)
-        return torch.where(reached, linear, 0.0)
+            return (1 - alpha) * (linear - output.to(linear.dtype)) * reached
+        return linear - output.to(linear.dtype) if self.combine == "alone" else linear
 
     def features(self, call: Attended, states: Tensor) -> Tensor:
         """φ of queries or keys, in float32 or better."""
@@ -135,11 +133,11 @@ class Linear(Branch):
         query = blocks.divided(self.features(call, call.query))
         key = blocks.divided(self.features(call, call.key), fill=0.0)
         value = blocks.divided(call.value.to(key.dtype), fill=0.0)
-        counted = torch.cat([value, torch.ones_like(value[..., :1])], dim=-1)
-        sums = key.transpose(-1, -2) @ counted
-        chosen = self._blocks(graph).to(sums.dtype) @ repeat_heads(sums.flatten(3), shared)
-        found = blocks.joined(query @ chosen.unflatten(3, sums.shape[3:]))
-        return found[..., :-1], found[..., -1:]
+        marginal = self._blocks(graph).to(key.dtype)
+        sums = key.transpose(-1, -2) @ value
+        chosen = (marginal @ repeat_heads(sums.flatten(3), shared)).unflatten(3, sums.shape[3:])
+        weights = marginal @ repeat_heads(key.sum(dim=3), shared)
+        return blocks.joined(query @ chosen), blocks.joined(query @ weights[..., None])
 
     @torch.no_grad()
     def _blocks(self, graph: BlockGraph) -> Tensor:
