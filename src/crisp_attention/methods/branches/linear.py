@@ -88,7 +88,7 @@ class Linear(Branch):
     def attention(self, call: Attended, output: Tensor) -> Tensor:
         found, weighed = self._by_pairs(call) if call.blocks is None else self._by_blocks(call, call.blocks)
         reached = weighed > 0
-        linear = found / torch.where(reached, weighed, 1.0)  # 0 where nothing weighs, and so are its gradients
+        linear = found / torch.where(reached, weighed, 1.0)  # 0 where nothing weighs, as its gradients
         if self.combine == "project":
             weight, bias = (self.parameter(call, name).to(linear.dtype) for name in ("weight", "bias"))
             return linear @ weight.T + bias * reached
