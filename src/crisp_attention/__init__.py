@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
-    from crisp_attention.distillation import distill as distill
     from crisp_attention.errors import CheckpointError as CheckpointError
     from crisp_attention.functional import attention as attention
+    from crisp_attention.insight.distillation import distill as distill
     from crisp_attention.insight.fitting import Fit as Fit
     from crisp_attention.insight.fitting import fit as fit
     from crisp_attention.insight.measuring import Measurement as Measurement
@@ -110,7 +110,7 @@ _HOME = {
     "attention_modules": "models.sdpa.listing",
     "budgets": "methods.budgets",
     "densify": "models.apply",
-    "distill": "distillation",
+    "distill": "insight.distillation",
     "explain": "models.explain",
     "finetune": "runs.finetune",
     "is_sparse": "models.sparse_model",

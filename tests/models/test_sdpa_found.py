@@ -119,6 +119,8 @@ def test_a_module_that_only_attends_to_other_tokens_is_not_dense_in_silence() ->
     ):
         model(STATES)
     dense = crisp.densify(model)(STATES)
+    with crisp.measuring(model):  # of a dense model it is not asked
+        assert model(STATES).equal(dense)
     crisp.sparsify(model, TopK(0.5), attention="all", inputs=STATES)
     assert not torch.allclose(model(STATES), dense)
 

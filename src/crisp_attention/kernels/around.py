@@ -59,11 +59,10 @@ def branch_pairs(call: Call, blocks: BlockGraph | None) -> Tensor:
     def pairs(branch: Branch, part: Call, heads: list[int] | None, tokens: slice) -> Tensor:
         return branch.pairs(part).expand(*part.query.shape[:3], part.key.shape[2])
 
-    if call.dense is None:
-        return _by_branches(call, blocks, pairs)
-    first, end, _ = call.dense.indices(call.query.shape[2])
-    inner = _by_branches(call, blocks, pairs)
-    return pad(inner, (end, 0) if first == 0 else (0, call.query.shape[2] - first))
+    count = call.query.shape[2]
+    first, end, _ = call.others.indices(count)
+    found = _by_branches(call, blocks, pairs)
+    return found if call.dense is None else pad(found, (first, count - end))
 
 
 def _by_branches(call: Call, blocks: BlockGraph | None, of: Callable[..., Tensor]) -> Tensor:
@@ -92,9 +91,7 @@ def _of_one(
         part = with_blocks(tempered(call)) if heads is not None else None
         chosen = blocks if part is None else part.blocks
         return of(branch, replace(call, blocks=chosen), heads, slice(None))
-    count = call.query.shape[2]
-    first, end, _ = call.dense.indices(count)
-    others = slice(end, count) if first == 0 else slice(0, first)
+    others = call.others
     rows = call.rows.of_tokens(others)
     inner = replace(
         call,
@@ -106,7 +103,7 @@ def _of_one(
         dense=None,
     )
     found = of(branch, with_blocks(inner), heads, others)
-    return pad(found, (0, 0, end, 0) if first == 0 else (0, 0, 0, count - first))
+    return pad(found, (0, 0, others.start, call.query.shape[2] - others.stop))
 
 
 def together(outputs: list[Tensor], heads: list[list[int]]) -> Tensor:

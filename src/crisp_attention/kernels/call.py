@@ -69,6 +69,15 @@ class Call:
         )
 
     @property
+    def others(self) -> slice:
+        """The tokens beside those that stay dense, all without such; `dense` are at one end."""
+        if self.dense is None:
+            return slice(None)
+        count = self.query.shape[2]
+        first, end, _ = self.dense.indices(count)
+        return slice(end, count) if first == 0 else slice(0, first)
+
+    @property
     def layout(self) -> Layout:
         """That of a method for all heads."""
         assert isinstance(self.method, Method)

@@ -74,7 +74,7 @@ def borrowed(
         if untouched:
             given.enter_context(_untouched(model))
         if evaluate:
-            given.enter_context(_evaluating(model))
+            given.enter_context(evaluating(model))
         if method is not None:
             given.enter_context(_having(model, method))
         layers: list[Settings] = []
@@ -176,7 +176,8 @@ def _same_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients; its modules' modes are then what they were."""
     with _same_modes(model), torch.no_grad():
         model.eval()
         yield

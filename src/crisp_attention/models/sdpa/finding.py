@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from crisp_attention.methods.part import Shape
+from crisp_attention.models.borrowing import evaluating
 
 SDPA, MULTIHEAD = functional.scaled_dot_product_attention, functional.multi_head_attention_forward
 NAMES = {SDPA.__name__, MULTIHEAD.__name__}
@@ -96,20 +97,17 @@ def look(model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> 
     def end(module: nn.Module, inputs: Any, output: Any) -> None:
         running.pop()
 
-    modes = [(module, module.training) for module in model.modules()]
-    with _without_ours(model):
+    with _without_ours(model), evaluating(model):
         try:
             for module in model.modules():
                 if not isinstance(module, torch.jit.ScriptModule):
                     handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
                     handles.append(module.register_forward_hook(end, always_call=True))
-            with torch.no_grad(), _Looking(running, found):
-                model.eval()(*given, **named)
+            with _Looking(running, found):
+                model(*given, **named)
         finally:
             for handle in handles:
                 handle.remove()
-            for module, training in modes:
-                module.training = training
     return found
 
 

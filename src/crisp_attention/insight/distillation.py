@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, mse_loss
+
+from crisp_attention.models.borrowing import evaluating
 
 Batch = Mapping[str, Any]
 
@@ -77,7 +78,8 @@ class Distillation:
     def _loss(self, student: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         given = {name: each for name, each in batch.items() if name != "labels"}
         outputs = student(**given)
-        wanted = _predicted(self._taught(given))
+        with evaluating(self.teacher):
+            wanted = _predicted(self.teacher(**given))
         found = _predicted(outputs)
         if found.shape != wanted.shape:
             raise ValueError(
@@ -91,15 +93,6 @@ class Distillation:
         one, other = (each.float().flatten(0, -2) / self.temperature for each in (found, wanted))
         loss = kl_div(one.log_softmax(-1), other.log_softmax(-1), reduction="batchmean", log_target=True)
         return loss * self.temperature**2, outputs
-
-    @torch.no_grad()
-    def _taught(self, given: Batch) -> Any:
-        modes = [(module, module.training) for module in self.teacher.modules()]
-        try:
-            return self.teacher.eval()(**given)
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 def _predicted(outputs: Any) -> Tensor:
