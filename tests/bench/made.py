@@ -69,7 +69,8 @@ def results() -> Results:
     shape = asdict(Shape(1, 12, 16384, 64))
     for backward in (False, True):
         peaks = {DENSE: 100 << 20, CRISP: 110 << 20}
-        made.memory.append(Memory("topk:sparsity=0.8", shape, backward, peaks, 1.1, "VmHWM", []))
+        for spec in ("topk:sparsity=0.8", "sparse_linear:critical=0.05"):
+            made.memory.append(Memory(spec, shape, backward, peaks, 1.1, "VmHWM", []))
     taken = {"forward": 1.5, "backward": 3.0, "later": 0.01}
     made.first_call.append(FirstCall("topk:sparsity=0.8", {"empty": taken, "filled": taken}, []))
     return made

@@ -94,7 +94,16 @@ BARS = (
         1.05,
         CPU,
     ),
-    Bar("memory, top-k, L 16,384", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
+    Bar("memory, top-k", "memory", "topk:sparsity=0.8", _alone(16384), 1.2, 1.2, CPU),
+    Bar(
+        "memory, sparse + linear",
+        "memory",
+        "sparse_linear:critical=0.05",
+        _alone(16384),
+        None,
+        2.0,
+        CPU,
+    ),
     Bar(
         "GPU, block top-k, L 32,768",
         "attention",

@@ -26,7 +26,7 @@ def measure_memory(case: Case, told: Callable[[str], None]) -> list[Memory]:
         peaks: dict[str, int] = {}
         absent, counter = [], ""
         for name in (DENSE, CRISP):
-            told(f"memory of {name}, {case.shape.length:,} tokens")
+            told(f"memory of {case.method.name if name == CRISP else name}, {case.shape.length:,} tokens")
             answer = _peak(name, case, backward)
             if "absent" in answer:
                 absent.append(Absent(name, answer["absent"]))

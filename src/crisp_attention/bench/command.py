@@ -46,7 +46,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
             f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
         )
     states = states_of(options.text, options.quick) if options.text and "sparsefinder" in plan.parts else None
-    dtype = plan.memory.shape.dtype
+    dtype = plan.cases[0].shape.dtype
     results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
     with _progress(plan, options, notes) as told:
         for part in plan.parts:
@@ -57,7 +57,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                     plan.steps, plan.step_method, plan.effort, dtype, options.device, told
                 )
             elif part == "memory":
-                results.memory = measure_memory(plan.memory, told)
+                results.memory = [found for case in plan.memory for found in measure_memory(case, told)]
             elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
             elif part == "hooks":
@@ -94,7 +94,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
     cases = {
         "attention": len(plan.cases),
         "step": len(plan.steps),
-        "memory": 4,
+        "memory": 4 * len(plan.memory),
         "first-call": 2 * len(plan.first_call),
         "hooks": len(MODELS),
         "sparsefinder": steps_of(options.quick),

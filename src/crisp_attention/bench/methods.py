@@ -1,4 +1,4 @@
-"""The methods of a run, all about equally sparse."""
+"""The methods of a run, all about equally sparse but for sparse-linear attention, with 5 % of its blocks critical."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules import Entmax, NofM, Threshold, TopK, TopP
 from crisp_attention.methods.spec import parse
 
-DEFAULT = ("topk", "block_topk", "entmax", "topp", "threshold", "nofm")
+DEFAULT = ("topk", "block_topk", "entmax", "topp", "threshold", "nofm", "sparse_linear")
 QUERIES = 128  # that the achieved sparsity is measured on
 
 

@@ -29,6 +29,7 @@ STEPS = {
     False: ((32, 16), (32, 32), (32, 64), (32, 128), (8, 512)),
     True: ((32, 16), (8, 64)),
 }  # batch, length
+MEMORY = ("topk", "sparse_linear")  # methods
 MEMORY_LENGTH = {False: 16384, True: 2048}
 EFFORT = {False: Effort(30, 20), True: Effort(5, 0.5)}
 
@@ -41,7 +42,7 @@ class Plan:
     cases: list[Case]
     steps: tuple[tuple[int, int], ...]
     step_method: Method
-    memory: Case
+    memory: list[Case]
     first_call: list[Case]
     effort: Effort
 
@@ -68,7 +69,8 @@ def planned(options: BenchOptions) -> Plan:
     cases = [
         Case(at(word, length), shape(length), backward)
         for word in words
-        for length in options.lengths or known.get(word, OTHERS[:2] if options.quick else OTHERS)
+        for length in options.lengths
+        or known.get(word.partition(":")[0], OTHERS[:2] if options.quick else OTHERS)
         for backward in (False, True)
     ]
     topk, usual = at("topk", SHORT), EFFORT[options.quick]
@@ -77,7 +79,10 @@ def planned(options: BenchOptions) -> Plan:
         cases=cases,
         steps=STEPS[options.quick],
         step_method=topk,
-        memory=Case(topk, shape(MEMORY_LENGTH[options.quick], 1), True),
+        memory=[
+            Case(at(word, MEMORY_LENGTH[options.quick]), shape(MEMORY_LENGTH[options.quick], 1), True)
+            for word in options.method or (MEMORY[:1] if options.quick else MEMORY)
+        ],
         first_call=[
             Case(at(word, 512), shape(512, 1), True) for word in (words[:1] if options.quick else words)
         ],

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from crisp_attention.kernels.blocks import exactly, with_blocks
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.registry import branch_kernel
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Branch
 from crisp_attention.methods.heads import PerHead
@@ -38,15 +39,26 @@ def tempered(call: Call) -> Call:
     return replace(call, query=query)
 
 
-def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None) -> Tensor:
-    """A kernel's output (B, H, L, Dv) of a call, plus that of the branches; `blocks` are those of the kernel."""
+def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None, *, compiled: bool) -> Tensor:
+    """A kernel's output (B, H, L, Dv) of a call, plus that of the branches; `blocks` are those of the kernel.
+
+    Branches are computed by their definition or, if `compiled`, by a kernel that can.
+    """
     if not call.method.has_branch:
         return output
+    if compiled and call.dense is None and isinstance(call.method, Method) and call.method.branch is not None:
+        whole = replace(call, blocks=blocks)
+        if (fast := branch_kernel(call.method.branch, whole)) is not None:
+            with exactly(output.device):
+                return fast.attention(call.method.branch, whole, output, output).to(output.dtype)
     exact = torch.promote_types(output.dtype, torch.float32)
 
     def more(branch: Branch, part: Call, heads: list[int] | None, tokens: slice) -> Tensor:
         own = output if heads is None else output[:, heads]
-        return branch.attention(part, own[:, :, tokens])
+        kernel = branch_kernel(branch, part) if compiled else None
+        if kernel is None:
+            return branch.attention(part, own[:, :, tokens])
+        return kernel.attention(branch, part, own[:, :, tokens])
 
     with exactly(output.device):
         added = _by_branches(call, blocks, more)

@@ -69,18 +69,20 @@ def attention(
     if call.dense is not None and call.method.has_branch:
         raise ValueError(f"method {call.method} has a branch, which cannot leave some tokens dense")
     given = tempered(call)
+    compiled = backend != REFERENCE and recorder() is None and not _transformed()
     if observe is None and not weights:
         parts = plan(_in_one_dtype(given), backend)
         blocks = parts[0].call.blocks
         if parts[0].kernel != REFERENCE or len(parts) > 1:
-            return with_branches(_compute(parts), call, blocks).to(call.value.dtype), None
+            output = with_branches(_compute(parts), call, blocks, compiled=compiled)
+            return output.to(call.value.dtype), None
         note(REFERENCE)
     else:
         blocks = _with_blocks(given, REFERENCE).blocks
         if observe is None:
             note(REFERENCE)
     output, found = reference.attention(replace(given, blocks=blocks), observe=observe)
-    return with_branches(output, call, blocks), found if weights else None
+    return with_branches(output, call, blocks, compiled=compiled), found if weights else None
 
 
 def check_backend(backend: str) -> None:
@@ -111,7 +113,7 @@ def lacks(kernel: str, call: Call) -> str | None:
         return None
     if call.blocks is None and call.dense is None:
         call = _with_blocks(call, kernel)
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _transformed():
         return "forward-mode gradients and torch.func transforms"
     if call.query.dtype == torch.float64:
         return "float64"
@@ -120,6 +122,10 @@ def lacks(kernel: str, call: Call) -> str | None:
     if call.dense is not None:
         return "tokens that stay dense"
     return KERNELS[kernel].lacks(call)
+
+
+def _transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _with_blocks(call: Call, backend: str) -> Call:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from crisp_attention.kernels.call import Call
+from crisp_attention.methods.branches import Attended, Branch
 
 
 class KernelModule(Protocol):
@@ -21,6 +22,18 @@ class KernelModule(Protocol):
 
     def attention(self, call: Call, /) -> Tensor:
         """The output (B, H, L, Dv) in the query's dtype, differentiable."""
+
+
+class BranchModule(Protocol):
+    """What the module of a kernel for branches has."""
+
+    def lacks(self, branch: Branch, call: Attended, /) -> str | None:
+        """What it cannot do of this branch of a call, None if nothing."""
+
+    def attention(
+        self, branch: Branch, call: Attended, output: Tensor, onto: Tensor | None = None, /
+    ) -> Tensor:
+        """What `Branch.attention` gives, added to `onto` if that is given, differentiable once."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,16 @@ KERNELS: dict[str, Kernel] = {
     "flex": Kernel(_flex),
     "triton": Kernel(_triton, absent=_missing("triton")),
 }
+
+
+def branch_kernel(branch: Branch, call: Attended) -> BranchModule | None:
+    """What computes a branch of this call faster than by its definition, beside any kernel; None if nothing does."""
+    if KERNELS["cpu"].absent is None:
+        from crisp_attention.kernels.cpu import linear
+
+        if linear.lacks(branch, call) is None:
+            return linear
+    return None
 
 
 @dataclass(frozen=True)

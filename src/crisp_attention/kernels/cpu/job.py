@@ -37,15 +37,23 @@ OTHERS = (
 RULE = ("rule", "n", "m", "causal", "seed")
 # numba's cache on disk notices changes of the file it compiles, not of those that this one imports from:
 # so the type of a job, which is part of the cache's keys, has a name that changes with any of them
-SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))))
+SOURCES = sha256(b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.rglob("*.py"))))
+VERSION = f"sources_{SOURCES.hexdigest()[:16]}"
 
-# Every strided tensor has the address of its first number and its strides over batch, heads and rows; its rows
-# are contiguous. Masks repeat by strides of 0; their address is 0 where there is none.
+
+def strided(*names: str) -> list[str]:
+    """Fields for tensors (B, H, L, ·): the address of the first number and strides over batch, heads and rows.
+
+    Rows are contiguous. Masks repeat by strides of 0; their address is 0 where there is none.
+    """
+    return [name + part for name in names for part in ("", "_batch", "_head", "_row")]
+
+
 JOB = job_type(
-    *(name + part for name in STRIDED for part in ("", "_batch", "_head", "_row")),
+    *strided(*STRIDED),
     *SIZES,
     *OTHERS,
     *RULE,
-    f"sources_{SOURCES.hexdigest()[:16]}",
+    VERSION,
     floats=("scale", "level", "dropout"),
 )

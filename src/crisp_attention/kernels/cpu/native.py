@@ -14,7 +14,7 @@ from crisp_attention.kernels.cpu.vectors import INDICES, POINTER
 compiled = njit(error_model="numpy")
 summing = njit(error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 
-BYTES = types.CPointer(types.uint8)
+BYTES, DOUBLES = types.CPointer(types.uint8), types.CPointer(types.float64)
 
 
 def job_type(*integers: str, floats: tuple[str, ...] = ()) -> np.dtype:
@@ -53,6 +53,7 @@ def _pointer(kind: Any) -> Any:
 floats_at = _pointer(POINTER)
 indices_at = _pointer(INDICES)
 bytes_at = _pointer(BYTES)
+doubles_at = _pointer(DOUBLES)
 
 
 def _reinterpreted(source: Any, result: Any) -> Any:
@@ -96,4 +97,4 @@ def _moved(kind: Any) -> Any:
     return moved
 
 
-floats_after = _moved(POINTER)
+floats_after, bytes_after, doubles_after = _moved(POINTER), _moved(BYTES), _moved(DOUBLES)

@@ -1,89 +1,15 @@
-"""The row kernels as operators of torch, for autograd, torch.compile and export; their compiled symbols and threads."""
+"""The row kernels as operators of torch, for autograd, torch.compile and export."""
 
-import ctypes
-import logging
-import os
 from collections.abc import Callable
-from functools import cache
-from importlib import import_module
-from pathlib import Path
-from threading import Thread, Timer
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from crisp_attention.kernels.cpu.plan import LANES, STRIP, TOPK, Plan, counts_of
+from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
-
-PATIENCE = 4.0  # seconds; from the cache on disk, kernels are there in less
-Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_forked = False
-
-
-@cache
-def loaded(name: str) -> Any:
-    """The kernel `name`: "forward", "backward", "blocks_forward" or "blocks_backward"."""
-    text = "compiling a kernel for this CPU (%s): some ten seconds, once on this machine"
-    notice = Timer(PATIENCE, logging.getLogger(__name__).warning, (text, name))
-    notice.daemon = True
-    notice.start()
-    try:
-        module = import_module(f"crisp_attention.kernels.cpu.{name}")
-    finally:
-        notice.cancel()
-    return getattr(module, name.removeprefix("blocks_"))
-
-
-def run(work: int, job: int, threads: int) -> None:
-    """Call the function at address `work` with `job` from each of `threads` threads, and wait."""
-    if threads == 1:
-        Work(work)(job)
-    elif _forked:
-        # A child of fork has none of its parent's threads, and OpenMP waits for them for ever: only in a
-        # thread that is new does it start others.
-        _in_new_thread(lambda: _team()(work, job, threads))
-    else:
-        _team()(work, job, threads)
-
-
-@cache
-def _team() -> Callable[[int, int, int], None]:
-    libraries = [*Path(torch.__file__).parent.glob("lib/libgomp*.so*")] if os.name == "posix" else []
-    libraries += [*Path(torch.__file__).parent.parent.glob("torch.libs/libgomp*.so*")]
-    for library in libraries:
-        parallel = ctypes.CDLL(str(library)).GOMP_parallel
-        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        parallel.restype = None
-        return lambda work, job, threads: parallel(work, job, threads, 0)
-    return _python_threads
-
-
-def _python_threads(work: int, job: int, threads: int) -> None:
-    others = [Thread(target=Work(work), args=(job,)) for _ in range(threads - 1)]
-    for other in others:
-        other.start()
-    Work(work)(job)
-    for other in others:
-        other.join()
-
-
-def _in_new_thread(work: Callable[[], None]) -> None:
-    thread = Thread(target=work)
-    thread.start()
-    thread.join()
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
@@ -91,54 +17,15 @@ TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
 PACKED_NUMBERS = 2**19
 
 
-class Job:
-    """The record of a call that its threads read, and the tensors that the addresses in it point to.
-
-    Every address comes from here, of a tensor in the layout that compiled code expects: inputs that have
-    another are copied, and everything is held until the job is done.
-    """
-
-    def __init__(self) -> None:
-        from crisp_attention.kernels.cpu.job import JOB
-
-        self.record = np.zeros(1, JOB)
-        self._held: list[Tensor | np.ndarray] = []
-
-    def __getitem__(self, name: str) -> int:
-        return int(self.record[name][0])
-
-    def set(self, **numbers: float) -> None:
-        """Enter numbers by name."""
-        for name, number in numbers.items():
-            self.record[name] = number
-
-    def strided(self, name: str, tensor: Tensor) -> None:
-        """Enter a tensor (B, H, L, ·) by its address and the strides of all but its last dimension."""
-        rows = by_rows(tensor)
-        self._held.append(rows)
-        self.record[name] = rows.data_ptr()
-        for part, stride in zip(("batch", "head", "row"), rows.stride(), strict=False):
-            self.record[f"{name}_{part}"] = stride
-
-    def flat(self, name: str, tensor: Tensor) -> None:
-        """Enter the address of a tensor that is read from end to end."""
-        dense = tensor.contiguous()
-        self._held.append(dense)
-        self.record[name] = dense.data_ptr()
-
-    def table(self, name: str, array: np.ndarray) -> None:
-        """Enter the address of a numpy array."""
-        self._held.append(array)
-        self.record[name] = array.ctypes.data
-
-
 def fill(
     query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, bias: Tensor | None, plan: Plan
 ) -> Job:
     """A job of these tensors; the masks broadcast to (B, H, L, S)."""
+    from crisp_attention.kernels.cpu.job import JOB
+
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    job = Job()
+    job = Job(JOB)
     for name, states in (("query", query), ("key", key), ("value", value)):
         job.strided(name, states)
     for name, mask in (("valid", valid), ("bias", bias)):
@@ -179,7 +66,7 @@ def launch(work: Callable[..., Any], job: Job, items: int) -> None:
     size = 4 * (columns + LANES) + tiles * job["tile"] * columns + packed
     job.flat("scratch", torch.empty(threads, size, dtype=torch.float32, device="cpu"))
     job.set(scratch_size=size)
-    run(work.address, job.record.ctypes.data, threads)  # type: ignore[attr-defined]
+    job.start(work, threads)
 
 
 # what the forward pass notes of every row for the backward pass
@@ -221,7 +108,7 @@ def rows(
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
-    launch(loaded(kernel), job, query.shape[0] * query.shape[1] * tiles)
+    launch(loaded(kernel, "forward"), job, query.shape[0] * query.shape[1] * tiles)
     return results
 
 
@@ -274,7 +161,7 @@ def rows_backward(
     job.flat("key_grad", key_grad)
     job.flat("value_grad", value_grad)
     job.set(chunks=chunks)
-    launch(loaded(kernel), job, chunks * groups)
+    launch(loaded(kernel, "backward"), job, chunks * groups)
     if chunks == 1:  # a sum would hold another copy
         return query_grad, key_grad[0], value_grad[0]
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)

@@ -89,9 +89,22 @@ class Linear(Branch):
         found, weighed = self._by_pairs(call) if call.blocks is None else self._by_blocks(call, call.blocks)
         reached = weighed > 0
         linear = found / torch.where(reached, weighed, 1.0)  # 0 where nothing weighs, as its gradients
-        if self.combine == "project":
-            weight, bias = (self.parameter(call, name).to(linear.dtype) for name in ("weight", "bias"))
+        if (projection := self.projection(call)) is not None:
+            weight, bias = (each.to(linear.dtype) for each in projection)
             return linear @ weight.T + bias * reached
+        return self.joined(call, output, linear, reached)
+
+    def projection(self, call: Attended) -> tuple[Tensor, Tensor] | None:
+        """Weight (Dv, Dv) and bias (Dv,), if there are some."""
+        if self.combine != "project":
+            return None
+        return self.parameter(call, "weight"), self.parameter(call, "bias")
+
+    def joined(self, call: Attended, output: Tensor, linear: Tensor, reached: Tensor) -> Tensor:
+        """What is added to the `output` of layout and rule so that linear attention (B, H, L, Dv) joins it as it is.
+
+        `reached` (B, H, L, 1) says where there is any.
+        """
         if self.combine == "alpha":
             raw = self.parameter(call, "alpha").to(linear.dtype)[:, None, None]
             # bounded, with the gradient of what is not
@@ -118,7 +131,7 @@ class Linear(Branch):
     def pairs(self, call: Attended) -> Tensor:
         if call.blocks is None:
             return self._pairs(call)
-        return call.rows.valid & replace(call.blocks, seen=self._blocks(call.blocks)).pairs()
+        return call.rows.valid & replace(call.blocks, seen=self.marginal(call.blocks)).pairs()
 
     @torch.no_grad()
     def _pairs(self, call: Attended) -> Tensor:
@@ -133,14 +146,15 @@ class Linear(Branch):
         query = blocks.divided(self.features(call, call.query))
         key = blocks.divided(self.features(call, call.key), fill=0.0)
         value = blocks.divided(call.value.to(key.dtype), fill=0.0)
-        marginal = self._blocks(graph).to(key.dtype)
+        marginal = self.marginal(graph).to(key.dtype)
         sums = key.transpose(-1, -2) @ value
         chosen = (marginal @ repeat_heads(sums.flatten(3), shared)).unflatten(3, sums.shape[3:])
         weights = marginal @ repeat_heads(key.sum(dim=3), shared)
         return blocks.joined(query @ chosen), blocks.joined(query @ weights[..., None])
 
     @torch.no_grad()
-    def _blocks(self, graph: BlockGraph) -> Tensor:
+    def marginal(self, graph: BlockGraph) -> Tensor:
+        """The blocks that each block of queries attends to, bool, broadcastable to (B, H, n, n)."""
         present = graph.blocks.present(graph.seen.device)
         if self.scope == "all":
             return present.expand_as(graph.seen)

@@ -1,0 +1,127 @@
+"""Compiled functions: loading them, what they are told, and the threads that run them."""
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from threading import Thread, Timer
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crisp_attention.kernels.memory import by_rows
+
+PATIENCE = 4.0  # seconds; from the cache on disk, kernels are there in less
+Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_forked = False
+
+
+@cache
+def loaded(name: str, function: str) -> Any:
+    """A compiled function of one of this folder's modules."""
+    text = "compiling a kernel for this CPU (%s): some ten seconds, once on this machine"
+    notice = Timer(PATIENCE, logging.getLogger(__name__).warning, (text, name))
+    notice.daemon = True
+    notice.start()
+    try:
+        module = import_module(f"crisp_attention.kernels.cpu.{name}")
+    finally:
+        notice.cancel()
+    return getattr(module, function)
+
+
+def run(work: int, job: int, threads: int) -> None:
+    """Call the function at address `work` with `job` from each of `threads` threads, and wait."""
+    if threads == 1:
+        Work(work)(job)
+    elif _forked:
+        # A child of fork has none of its parent's threads, and OpenMP waits for them for ever: only in a
+        # thread that is new does it start others.
+        _in_new_thread(lambda: _team()(work, job, threads))
+    else:
+        _team()(work, job, threads)
+
+
+@cache
+def _team() -> Callable[[int, int, int], None]:
+    libraries = [*Path(torch.__file__).parent.glob("lib/libgomp*.so*")] if os.name == "posix" else []
+    libraries += [*Path(torch.__file__).parent.parent.glob("torch.libs/libgomp*.so*")]
+    for library in libraries:
+        parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        return lambda work, job, threads: parallel(work, job, threads, 0)
+    return _python_threads
+
+
+def _python_threads(work: int, job: int, threads: int) -> None:
+    others = [Thread(target=Work(work), args=(job,)) for _ in range(threads - 1)]
+    for other in others:
+        other.start()
+    Work(work)(job)
+    for other in others:
+        other.join()
+
+
+def _in_new_thread(work: Callable[[], None]) -> None:
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+class Job:
+    """The record of a call that its threads read, and the tensors that the addresses in it point to.
+
+    Every address comes from here, of a tensor in the layout that compiled code expects: inputs that have
+    another are copied, and everything is held until the job is done.
+    """
+
+    def __init__(self, kind: np.dtype) -> None:
+        self.record = np.zeros(1, kind)
+        self._held: list[Tensor | np.ndarray] = []
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.record[name][0])
+
+    def set(self, **numbers: float) -> None:
+        """Enter numbers by name."""
+        for name, number in numbers.items():
+            self.record[name] = number
+
+    def strided(self, name: str, tensor: Tensor) -> None:
+        """Enter a tensor (B, H, L, ·) by its address and the strides of all but its last dimension."""
+        rows = by_rows(tensor)
+        self._held.append(rows)
+        self.record[name] = rows.data_ptr()
+        for part, stride in zip(("batch", "head", "row"), rows.stride(), strict=False):
+            self.record[f"{name}_{part}"] = stride
+
+    def flat(self, name: str, tensor: Tensor) -> None:
+        """Enter the address of a tensor that is read from end to end."""
+        dense = tensor.contiguous()
+        self._held.append(dense)
+        self.record[name] = dense.data_ptr()
+
+    def start(self, work: Callable[..., Any], threads: int) -> None:
+        """Call a compiled function with this record from each of `threads` threads, and wait."""
+        self.set(taken=0, began=0)
+        run(work.address, self.record.ctypes.data, threads)  # type: ignore[attr-defined]
+
+    def table(self, name: str, array: np.ndarray) -> None:
+        """Enter the address of a numpy array."""
+        self._held.append(array)
+        self.record[name] = array.ctypes.data
