@@ -255,6 +255,9 @@ def kept(row: np.ndarray, seen: set[int], rule) -> set[int]:
         return topk(row, seen, rule.sparsity, rule.min_keep)
     if rule.name == "topp":
         return topp(row, seen, rule.mass)
+    if rule.name == "topk_topp":
+        few = largest(row, seen, rule.keep) if rule.keep else topk(row, seen, rule.sparsity, rule.min_keep)
+        return few | topp(row, seen, rule.mass)
     if rule.name == "nofm":
         return nofm(row, seen, rule.n, rule.m)
     if rule.name == "threshold":

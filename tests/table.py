@@ -21,6 +21,7 @@ from crisp_attention import (
     Strided,
     Threshold,
     TopK,
+    TopKTopP,
     TopP,
     Window,
 )
@@ -53,6 +54,7 @@ ROWS = {
         "topk, sharper": (TopK(0.0, temperature=1),),
         "topk, learned temperature": (Dense(),),
         "topp": (TopP(1.0),),
+        "topk_topp": (TopKTopP(0.99, mass=1.0),),
         "threshold": (Threshold(0.0),),
         "nofm": (NofM(3, 3),),
         "entmax": (Entmax(1.0),),

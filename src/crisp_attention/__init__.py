@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from crisp_attention.insight.fitting import fit as fit
     from crisp_attention.insight.measuring import Measurement as Measurement
     from crisp_attention.insight.measuring import measuring as measuring
+    from crisp_attention.insight.operations import OperationCount as OperationCount
+    from crisp_attention.insight.operations import Operations as Operations
+    from crisp_attention.insight.operations import counting as counting
     from crisp_attention.insight.profile.profile import Profile as Profile
     from crisp_attention.insight.profile.profile import profile as profile
     from crisp_attention.methods.branches import Branch as Branch
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from crisp_attention.methods.rules import Rule as Rule
     from crisp_attention.methods.rules import Threshold as Threshold
     from crisp_attention.methods.rules import TopK as TopK
+    from crisp_attention.methods.rules import TopKTopP as TopKTopP
     from crisp_attention.methods.rules import TopP as TopP
     from crisp_attention.methods.sparse_linear import SparseLinear as SparseLinear
     from crisp_attention.methods.spec import parse as parse
@@ -104,6 +108,7 @@ _HOME = {
     "Study": "studies.study",
     "Threshold": "methods.rules",
     "TopK": "methods.rules",
+    "TopKTopP": "methods.rules",
     "TopP": "methods.rules",
     "Window": "methods.layouts",
     "attention": "functional",
@@ -119,6 +124,9 @@ _HOME = {
     "load_into": "models.sdpa.saving",
     "load_pipeline": "models.diffusers.pipelines",
     "measuring": "insight.measuring",
+    "OperationCount": "insight.operations",
+    "Operations": "insight.operations",
+    "counting": "insight.operations",
     "parse": "methods.spec",
     "profile": "insight.profile.profile",
     "restore": "models.persistence",

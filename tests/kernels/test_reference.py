@@ -23,6 +23,7 @@ from crisp_attention import (
     Strided,
     Threshold,
     TopK,
+    TopKTopP,
     TopP,
     Window,
 )
@@ -48,6 +49,7 @@ RULES = st.one_of(
     SHARES,
     st.builds(TopK, keep=st.integers(1, 6)),
     st.builds(TopP, st.floats(0.05, 0.95)),
+    st.builds(TopKTopP, st.sampled_from([0.3, 0.5, 0.9]), mass=st.floats(0.05, 0.95)),
     st.builds(Threshold, st.floats(0.01, 0.99)),
     st.builds(NofM, st.integers(1, 2), st.integers(2, 5)),
     st.builds(Entmax, st.sampled_from([1.0, 1.25, 1.5, 2, 3.0])),

@@ -25,7 +25,7 @@ class Observation:
     """What one call computed, for measuring and fitting: its rows, kept pairs and which queries are not padding.
 
     `keep` is (B, H, L, S), `queries` (B or 1, H or 1, L); `value` (B, H, S, Dv). `branch` are the pairs that the
-    method's branch attends to, bool (B, H, L, S), None without one that says so.
+    method's branch attends to, bool (B, H, L, S), None without one that says so; `visible` those that the layout shows.
     """
 
     rows: Rows
@@ -33,6 +33,7 @@ class Observation:
     queries: Tensor
     value: Tensor | None = None
     branch: Tensor | None = None
+    visible: Tensor | None = None
 
     @property
     def products(self) -> Tensor:
@@ -62,11 +63,12 @@ def attention(call: Call, *, observe: Callable[[Observation], None] | None = Non
         rows = call.rows
         _ = rows.scores  # here, where they get a gradient, and not when a layout or a rule first asks
         sinks = None if call.sinks is None else call.sinks.to(rows.exact)
-        keep, weights = _attend(rows, call.method, sinks, call.blocks, call.dense)
+        visible, keep, weights = _attend(rows, call.method, sinks, call.blocks, call.dense)
         if observe is not None:
             with torch.no_grad():
                 reached = branch_pairs(call, call.blocks) if call.method.has_branch else None
-                observe(Observation(rows, keep, valid_queries(rows.valid), value.detach(), reached))
+                seen = valid_queries(rows.valid), value.detach(), reached, visible
+                observe(Observation(rows, keep, *seen))
         weights = _drop(weights, call.dropout, call.generator).to(value.dtype)
         return torch.matmul(weights, value), weights
 
@@ -77,8 +79,8 @@ def _attend(
     sinks: Tensor | None,
     blocks: BlockGraph | None,
     dense: slice | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Kept pairs, and their weights."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs that the layout shows, those of them that are kept, and their weights, all (B, H, L, S)."""
     if isinstance(method, PerHead):
         return _by_head(rows, method, sinks, dense)
     if dense is not None:
@@ -93,28 +95,33 @@ def _attend(
     weights = _weigh(rows, method.rule, keep, sinks)
     if method.rule.zeros_are_dropped:
         keep = keep & (weights != 0)
-    return keep, weights
+    return visible.expand_as(keep), keep, weights
 
 
-def _beside_dense(rows: Rows, method: Method, sinks: Tensor | None, dense: slice) -> tuple[Tensor, Tensor]:
+def _beside_dense(
+    rows: Rows, method: Method, sinks: Tensor | None, dense: slice
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same where the method decides on some tokens alone, which come after or before those that are dense."""
     count = rows.query.shape[2]
     first, end, _ = dense.indices(count)
     others = slice(end, count) if first == 0 else slice(0, first)
     with torch.no_grad():
         inner = rows.of_tokens(others)
-        chosen = method.rule.select(inner, method.layout.visible(inner))
-        keep = rows.valid.expand_as(rows.scores).clone()
-        keep[..., others, others] &= chosen
+        shown = method.layout.visible(inner)
+        visible, keep = (rows.valid.expand_as(rows.scores).clone() for _ in range(2))
+        visible[..., others, others] &= shown
+        keep[..., others, others] &= method.rule.select(inner, shown)
     weights = _weigh(rows, method.rule, keep, sinks)
     if method.rule.zeros_are_dropped:
         own, softmax = weights[:, :, others], _weigh(rows, Dense(), keep, sinks)[:, :, dense]
         weights = torch.cat([softmax, own] if first == 0 else [own, softmax], dim=2)
         keep = keep & (weights != 0)
-    return keep, weights
+    return visible, keep, weights
 
 
-def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None, dense: slice | None) -> tuple[Tensor, Tensor]:
+def _by_head(
+    rows: Rows, method: PerHead, sinks: Tensor | None, dense: slice | None
+) -> tuple[Tensor, Tensor, Tensor]:
     groups = method.groups()
     shape = Shape(rows.query.shape[1], rows.key.shape[1], rows.query.shape[-1])
     found = []
@@ -122,8 +129,9 @@ def _by_head(rows: Rows, method: PerHead, sinks: Tensor | None, dense: slice | N
         own = rows.of(heads, parameters_of(heads, each, rows.parameters, shape))
         blocks = choose_blocks(own, each.layout) if each.has_branch else None
         found.append(_attend(own, each, None if sinks is None else sinks[heads], blocks, dense))
-    keeps, weights = (together(list(each), list(groups.values())) for each in zip(*found, strict=True))
-    return keeps, weights
+    parts = (together(list(each), list(groups.values())) for each in zip(*found, strict=True))
+    visible, keep, weights = parts
+    return visible, keep, weights
 
 
 def _weigh(rows: Rows, rule: Rule, keep: Tensor, sinks: Tensor | None) -> Tensor:

@@ -58,9 +58,11 @@ class Method:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layout, Layout):
-            raise TypeError(f"layout must be one of {', '.join(registered(Layout))}, got {self.layout!r}")
+            raise TypeError(
+                f"layout must be one of {', '.join(sorted(registered(Layout)))}, got {self.layout!r}"
+            )
         if not isinstance(self.rule, Rule):
-            raise TypeError(f"rule must be one of {', '.join(registered(Rule))}, got {self.rule!r}")
+            raise TypeError(f"rule must be one of {', '.join(sorted(registered(Rule)))}, got {self.rule!r}")
         if self.branch is not None and not isinstance(self.branch, Branch):
             raise TypeError(f"branch must be a crisp.Branch or None, got {self.branch!r}")
         if self.branch is not None:

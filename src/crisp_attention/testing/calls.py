@@ -24,7 +24,7 @@ from crisp_attention.methods.layouts import (
 )
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
-from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopP
+from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Threshold, TopK, TopKTopP, TopP
 from crisp_attention.methods.sparse_linear import SparseLinear
 
 METHODS = {
@@ -34,6 +34,7 @@ METHODS = {
     "topk, sharper": Method(rule=TopK(0.6, temperature=4)),
     "topk, learned temperature": Method(rule=TopK(0.6, temperature="learned")),
     "topp": Method(rule=TopP(0.6)),
+    "topk_topp": Method(rule=TopKTopP(0.7, mass=0.5)),
     "threshold": Method(rule=Threshold(0.6)),
     "nofm": Method(rule=NofM(1, 3)),
     "entmax": Method(rule=Entmax()),

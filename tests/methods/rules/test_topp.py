@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crisp_attention as crisp
-from crisp_attention import Dense, TopP
+from crisp_attention import Dense, Method, TopK, TopKTopP, TopP
 from tests import oracle
 from tests.cases import selected, self_attention
 from tests.methods.rules.rows import INFINITE, NAN, kept
@@ -112,3 +112,22 @@ def test_rows_of_a_batch_are_decided_one_by_one() -> None:
 def test_a_wrong_mass_is_refused_with_expected_and_actual(mass: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         TopP(mass)
+
+
+def test_the_union_with_top_k_keeps_what_either_keeps_on_flat_and_on_peaked_rows() -> None:
+    rules = {"k": TopK(0.7), "p": TopP(0.8), "both": TopK(0.7) | TopP(0.8)}
+    flat, peaked = [0.0] * 10, [9.0, *[0.0] * 9]
+    counts = {name: [len(kept(rule, row)) for row in (flat, peaked)] for name, rule in rules.items()}
+    assert counts == {"k": [3, 3], "p": [8, 1], "both": [8, 3]}
+
+
+def test_the_union_is_moved_by_the_sparsity_of_top_k_and_refuses_two_temperatures() -> None:
+    method = Method(rule=TopK(0.7, temperature=2) | TopP(0.8, temperature=2))
+    assert method.spec == "topk_topp:sparsity=0.7:mass=0.8:temperature=2"
+    assert method.with_sparsity(0.5).sparsity == 0.5
+    assert not TopKTopP(0.7, mass=0.8).drops_nothing(10)
+    assert TopKTopP(0.7, mass=1.0).drops_nothing()
+    with pytest.raises(ValueError, match=r"the same temperature, got 1\.0 and 2"):
+        TopK(0.5) | TopP(0.5, temperature=2)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        TopK(0.5) | TopK(0.2)

@@ -7,9 +7,10 @@ from crisp_attention.methods.rules.nofm import NofM
 from crisp_attention.methods.rules.random import RandomK
 from crisp_attention.methods.rules.threshold import Threshold
 from crisp_attention.methods.rules.topk import TopK
+from crisp_attention.methods.rules.topk_topp import TopKTopP
 from crisp_attention.methods.rules.topp import TopP
 
 # in the order in which they are listed
-ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, Threshold, NofM, Entmax, RandomK)
+ALL: tuple[type[Rule], ...] = (Dense, TopK, TopP, TopKTopP, Threshold, NofM, Entmax, RandomK)
 
-__all__ = ["ALL", "Dense", "Entmax", "NofM", "RandomK", "Rule", "Threshold", "TopK", "TopP"]
+__all__ = ["ALL", "Dense", "Entmax", "NofM", "RandomK", "Rule", "Threshold", "TopK", "TopKTopP", "TopP"]

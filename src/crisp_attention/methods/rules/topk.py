@@ -6,6 +6,8 @@ from torch import Tensor
 from crisp_attention.methods.ranking import keep_largest
 from crisp_attention.methods.rows import Rows
 from crisp_attention.methods.rules.share import ShareRule
+from crisp_attention.methods.rules.topk_topp import TopKTopP
+from crisp_attention.methods.rules.topp import TopP
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class TopK(ShareRule):
     """
 
     name: ClassVar[str] = "topk"
+
+    def __or__(self, other: TopP) -> TopKTopP:
+        """The rule that keeps what either keeps."""
+        if not isinstance(other, TopP):
+            return NotImplemented
+        if self.temperature != other.temperature:
+            raise ValueError(
+                f"both rules need the same temperature, got {self.temperature!r} and {other.temperature!r}"
+            )
+        return TopKTopP(
+            self.sparsity, self.min_keep, self.keep, mass=other.mass, temperature=self.temperature
+        )
 
     def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.sparsity == 0:

@@ -50,14 +50,19 @@ class TopP(Rule):
     def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.mass == 1:
             return visible.expand_as(rows.scores)
-        ranked = torch.where(visible, rows.scores, -torch.inf).to(widest(rows.scores))
-        falling = sort_rows(ranked).flip(-1)
-        # -inf where a row sees nothing: it has to stay finite
-        top = falling[..., :1].nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
-        weights = (falling - top).exp()
-        reached = weights.cumsum(dim=-1) / weights.sum(dim=-1, keepdim=True)
-        # in two parts, of which nothing is lost in float32: ONNX rounds constants to it
-        coarse = round(self.mass * COARSE) / COARSE
-        short = reached - coarse < self.mass - ROUNDING - coarse
-        count = short.sum(dim=-1, keepdim=True) + 1
-        return keep_largest(rows.scores, visible, torch.minimum(count, visible.sum(dim=-1, keepdim=True)))
+        return keep_largest(rows.scores, visible, mass_count(rows, visible, self.mass))
+
+
+def mass_count(rows: Rows, visible: Tensor, mass: float) -> Tensor:
+    """How many of the keys that a row sees, the largest first, reach the mass; int64 (..., L, 1)."""
+    ranked = torch.where(visible, rows.scores, -torch.inf).to(widest(rows.scores))
+    falling = sort_rows(ranked).flip(-1)
+    # -inf where a row sees nothing: it has to stay finite
+    top = falling[..., :1].nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0)
+    weights = (falling - top).exp()
+    reached = weights.cumsum(dim=-1) / weights.sum(dim=-1, keepdim=True)
+    # in two parts, of which nothing is lost in float32: ONNX rounds constants to it
+    coarse = round(mass * COARSE) / COARSE
+    short = reached - coarse < mass - ROUNDING - coarse
+    count = short.sum(dim=-1, keepdim=True) + 1
+    return torch.minimum(count, visible.sum(dim=-1, keepdim=True))

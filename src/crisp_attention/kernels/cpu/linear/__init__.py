@@ -6,6 +6,7 @@ from torch import Tensor
 from crisp_attention.kernels.cpu.linear.plan import ELU, GIVEN, RELU, SOFTMAX
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.methods.branches import Attended, Branch, Linear
+from crisp_attention.methods.part import called
 
 MAPS = {"softmax": SOFTMAX, "elu": ELU, "relu": RELU, "hedgehog": GIVEN}
 
@@ -13,7 +14,7 @@ MAPS = {"softmax": SOFTMAX, "elu": ELU, "relu": RELU, "hedgehog": GIVEN}
 def lacks(branch: Branch, call: Attended) -> str | None:
     """What this kernel cannot do of a branch of the call, None if it can."""
     if type(branch) is not Linear:
-        return f"the branch {branch.name}"
+        return f"the branch {called(branch)}"
     if call.query.device.type != "cpu":
         return f"the device {call.query.device.type}"
     if call.query.dtype == torch.float64 or call.value.dtype == torch.float64:
