@@ -1,5 +1,6 @@
-"""How options are displayed in the help of a command. Imports nothing heavy."""
+"""How options are displayed in the help of a command, and lists read. Imports nothing heavy."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from tyro.conf import arg
@@ -10,3 +11,8 @@ Count = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
 Text = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
+
+
+def separated(given: Iterable[str]) -> list[str]:
+    """What was separated by commas or spaces."""
+    return [word for text in given for word in text.split(",") if word]

@@ -24,7 +24,8 @@ def with_config(arguments: Sequence[str], commands: Mapping[str, type]) -> list[
     """
     words = list(arguments)
     at = next((i for i, word in enumerate(words) if word == FLAG or word.startswith(f"{FLAG}=")), None)
-    command = next((each for each in commands if words[: len(each.split())] == each.split()), None)
+    named = [each for each in commands if words[: len(each.split())] == each.split()]
+    command = max(named, key=len, default=None)
     if at is None or command is None:
         return words
     own = command.split()

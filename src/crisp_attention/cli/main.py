@@ -24,6 +24,7 @@ from crisp_attention.cli.options import (
     ReproduceOptions,
     SweepOptions,
 )
+from crisp_attention.diffusion.options import DiffusionOptions
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
 from crisp_attention.sparsefinder.options import FitOptions, StudyOptions
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "view": (ViewOptions, "view.command", "run_view"),
     "report": (ReportOptions, "cli.report", "run_report"),
     "demo": (DemoOptions, "cli.demo", "run_demo"),
+    "demo diffusion": (DiffusionOptions, "diffusion.study", "run_diffusion"),
     "bench": (BenchOptions, "bench.command", "run_bench"),
     "methods": (MethodsOptions, "cli.methods", "run_methods"),
 }
@@ -69,17 +71,17 @@ def parse(arguments: list[str] | None = None) -> Any:
     if words == ["--version"]:
         print(f"crisp {version('crisp-attention')}")
         sys.exit(0)
-    groups = {name.split()[0] for name in COMMANDS}
+    groups = {_first_word(name) for name in COMMANDS}
     if words and not words[0].startswith("-") and words[0] not in groups:
         close = did_you_mean(words[0], groups)
         raise OptionError(
             f"there is no command {words[0]}{close or f'; the commands are {listed(COMMANDS)}'}"
         )
     options = {name: options for name, (options, *_) in COMMANDS.items()}
-    commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(n.split()[0] for n in COMMANDS)))
+    commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(map(_first_word, COMMANDS))))
     return tyro.cli(
         commands,
-        args=with_config(words, options),
+        args=_joined(with_config(words, options)),
         prog="crisp",
         description="Sparse attention for Transformers models, and evidence of what it does. `crisp --version` "
         "prints the version.",
@@ -88,10 +90,21 @@ def parse(arguments: list[str] | None = None) -> Any:
     )
 
 
+def _first_word(name: str) -> str:
+    """How a command or its group is called; a second word after one that is a command itself belongs to it."""
+    first = name.split()[0]
+    return name.replace(" ", "-") if first in COMMANDS else first
+
+
+def _joined(words: list[str]) -> list[str]:
+    name = " ".join(words[:2])
+    return [_first_word(name), *words[2:]] if name in COMMANDS and words[0] in COMMANDS else words
+
+
 def _group(name: str) -> Any:
     """A command, or those whose first word is the same."""
-    if name in COMMANDS:
-        return _subcommand(name, COMMANDS[name][0])
+    if (spaced := name.replace("-", " ")) in COMMANDS:
+        return _subcommand(name, COMMANDS[spaced][0])
     inside = [each for each in COMMANDS if each.startswith(f"{name} ")]
     several: Any = reduce(or_, (_subcommand(each.split()[1], COMMANDS[each][0]) for each in inside))
     return Annotated[several, tyro.conf.subcommand(name, description=GROUPS[name])]

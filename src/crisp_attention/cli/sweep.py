@@ -10,6 +10,7 @@ from crisp_attention.cli.options import StudyOptions, SweepOptions
 from crisp_attention.cli.options import words as typed
 from crisp_attention.cli.report import end_with_report
 from crisp_attention.errors import OptionError
+from crisp_attention.flags import separated
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.runs.spec import Data, Recipe
@@ -47,7 +48,7 @@ def plan_of(options: SweepOptions) -> tuple[Plan, Search | None]:
     if options.search and options.recipe:
         raise OptionError("recipe cannot be combined with search=True, which chooses the recipes", "recipe")
     levels = _levels(options)
-    methods = [method for word in words(options.method) for method in _methods(word, levels)]
+    methods = [method for word in separated(options.method) for method in _methods(word, levels)]
     recipe, data = Recipe.from_dict(vars(options)), Data.from_dict(vars(options))
     recipes = _recipes(options.recipe, recipe)
     plan = planned(
@@ -86,14 +87,11 @@ def without_secrets(options: Any) -> Any:
     return replace(options, storage=without_password(options.storage)) if options.storage else options
 
 
-def words(given: Iterable[str]) -> list[str]:
-    """What was separated by commas or spaces."""
-    return [word for text in given for word in text.split(",") if word]
-
-
 def _levels(options: SweepOptions) -> list[float]:
     levels = []
-    for word in words(options.sparsity or (map(str, SPARSITY_RANGE) if options.search else DEFAULT_SPARSITY)):
+    for word in separated(
+        options.sparsity or (map(str, SPARSITY_RANGE) if options.search else DEFAULT_SPARSITY)
+    ):
         try:
             level = float(word)
         except ValueError:

@@ -97,9 +97,7 @@ class Operations:
 
     def __repr__(self) -> str:
         unit = _unit(self.dense)
-        text = as_text(
-            f"Operations of attention, in 1e{unit}", HEADINGS[:-1] + ["of dense"], [self._words(unit)]
-        )
+        text = as_text(f"Operations of attention, in 1e{unit}", HEADINGS, [self._words(unit)])
         return "\n".join([text, *self._note(unit)])
 
     def _words(self, unit: int) -> list[str]:

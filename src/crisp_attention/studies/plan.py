@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crisp_attention.errors import OptionError, listed
+from crisp_attention.flags import separated
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import AnyMethod, Method
 from crisp_attention.methods.spec import parse
@@ -268,15 +269,11 @@ def searched(
 
 
 def _search_of_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    levels = [float(word) for word in _words(options["sparsity"])] or [*SPARSITY_RANGE]
+    levels = [float(word) for word in separated(options["sparsity"])] or [*SPARSITY_RANGE]
     choices: list[Treatment] = []
-    for word in _words(options["method"]):
+    for word in separated(options["method"]):
         found = Attention(parse(word))
         own = found.sparsity is None or "sparsity=" in word
         choices += [found] if own else [found.at(level) for level in levels if level]
     kept = [each for each in choices if not each.is_control]
     return searched(kept, options["trials"] or TRIALS, options["schedule"], options["layers"])
-
-
-def _words(given: Iterable[str]) -> list[str]:
-    return [word for text in given for word in text.split(",") if word]

@@ -24,11 +24,8 @@ def lacks(call: Call) -> str | None:
         return "methods by head"
     if missing := lacks_blocks(call, call.method.layout):
         return missing
-    if call.blocks is not None:
-        if call.blocks.blocks.size % LANES:
-            return f"blocks of {call.blocks.blocks.size} keys (a multiple of {LANES} is needed)"
-        if call.bias is not None:
-            return "blocks with a bias"
+    if call.blocks is not None and call.bias is not None:
+        return "blocks with a bias"
     if code_of(call.method.rule) is None:
         return f"the rule {called(call.method.rule)}"
     if call.softcap is not None or call.sinks is not None:
@@ -48,6 +45,10 @@ def attention(call: Call) -> Tensor:
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
     valid, graph = call.valid, call.blocks
     listed = counts = None
+    if (
+        graph is not None and graph.blocks.size % LANES
+    ):  # a mask for each pair, which small blocks are best as
+        valid, graph = graph.pairs() if valid is None else graph.pairs() & valid, None
     if graph is not None:
         valid, (counts, listed) = None, graph.listed()
         query, key, value = map(graph.blocks.in_order, (query, key, value))

@@ -8,6 +8,7 @@ from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.methods.branches import Attended, Branch, Linear
 from crisp_attention.methods.part import called
 
+SMALLEST = 8  # tokens in a block
 MAPS = {"softmax": SOFTMAX, "elu": ELU, "relu": RELU, "hedgehog": GIVEN}
 
 
@@ -21,6 +22,8 @@ def lacks(branch: Branch, call: Attended) -> str | None:
         return "float64"
     if call.blocks is None:
         return "block choices for single queries (causal and other masks, decoding, cross-attention)"
+    if call.blocks.blocks.size < SMALLEST or branch.is_short(call):
+        return f"blocks of {call.blocks.blocks.size} tokens, which the definition is as fast with"
     if 0 in call.query.shape or 0 in call.value.shape:
         return "empty tensors"
     if call.query.shape[3] % LANES:

@@ -1,0 +1,73 @@
+"""The report of a comparison: page, table and figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from crisp_attention.diffusion.figures import pictures
+from crisp_attention.diffusion.findings import Line, findings, interval, lines, table
+from crisp_attention.diffusion.options import DiffusionOptions
+from crisp_attention.diffusion.runs import Run
+from crisp_attention.drawing.svg import inline, standalone
+from crisp_attention.studies.report.templates import render
+from crisp_attention.studies.report.writing import write
+
+
+def write_report(runs: Sequence[Run], output: Path, options: DiffusionOptions) -> None:
+    """Write report.html, table.csv and figures into the folder, in place of earlier ones."""
+    drawn = pictures(runs)
+    seeds = len({run.seed for run in runs})
+    facts = {
+        "model": "DiT, 64 tokens",
+        "seeds": str(seeds),
+        "trained from scratch for": f"{options.pretraining:,} steps",
+        "fine-tuned for": f"{options.steps:,} steps",
+        "block size": str(options.block_size),
+        "generated digits": f"{options.samples:,}",
+    }
+    page = render(
+        "diffusion.html",
+        package="crisp_attention.diffusion",
+        facts=facts,
+        findings=findings(runs),
+        pictures=[
+            each._asdict() | {"svg": Markup(inline(each.svg, f"{each.title}. {each.caption}"))}
+            for each in drawn
+        ],
+        rows=[_row(line) for line in lines(runs)],
+        seeds=seeds,
+    )
+    write(output / "report.html", page)
+    write(output / "table.csv", table(runs).to_csv(index=False))
+    (output / "figures").mkdir(exist_ok=True)
+    for each in drawn:
+        write(output / "figures" / f"{each.name}.svg", standalone(each.svg))
+
+
+def _row(line: Line) -> dict[str, Any]:
+    run = line.first
+    return {
+        "label": line.label,
+        "loss": (line.loss, f"{line.loss:.4f}"),
+        "start": (line.start, f"{line.start:.4f}"),
+        "from_dense": _relative(line.from_dense if run.attention != "dense" else None),
+        "from_sla": _relative(line.from_sla),
+        "accuracy": (line.accuracy, f"{100 * line.accuracy:.1f}"),
+        "frechet": (line.frechet, f"{line.frechet:.2f}"),
+        "operations": (run.operations, f"{100 * run.operations:.0f}"),
+        "softmax": (run.softmax_share, f"{100 * run.softmax_share:.1f}"),
+        "linear": (run.linear_share, f"{100 * run.linear_share:.1f}"),
+        "seconds": (run.seconds, f"{sum(each.seconds for each in line.runs) / len(line.runs):.0f}"),
+    }
+
+
+def _relative(differences: Sequence[float] | None) -> tuple[float | None, str]:
+    if not differences:
+        return None, ""
+    mean = sum(differences) / len(differences)
+    known = interval(differences)
+    if known is None:
+        return mean, f"{100 * mean:+.1f}"
+    return mean, f"{100 * mean:+.1f} [{100 * known.low:+.1f} to {100 * known.high:+.1f}]"
