@@ -253,5 +253,5 @@ def test_the_kernels_compile_for_gpus() -> None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
-    assert len(found) == 18
+    assert len(found) == 18 + 12
     assert {int(width) for _, width in found} == {64, triton_rows.WIDEST}

@@ -1,4 +1,4 @@
-"""Compiles the kernels of `triton_rows` for GPUs that need not be there; prints the kernels' names and widths."""
+"""Compiles the Triton kernels for GPUs that need not be there; prints the kernels' names and widths."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ from triton import compile as compiled
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from crisp_attention.kernels.triton_blocks import operators as block_operators
+from crisp_attention.kernels.triton_blocks import passes as block_passes
 from crisp_attention.kernels.triton_rows import WIDEST, operators, passes
 
 FLOATS = {"cuts", "tops", "sums", "means"}
@@ -38,6 +40,43 @@ def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
     return ASTSource(kernel, types, values, {})
 
 
+def block_source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
+    """A kernel over blocks, as the operators call it with a linear part."""
+    sums = "*fp32" if states == "*fp32" else "*bf16"
+    whole = {"lengths", "blocks", "counts", "seeing", "seeing_counts"}
+    known = dict.fromkeys(whole, "*i32") | dict.fromkeys(("sums", "chosen", "slopes"), sums)
+    known |= dict.fromkeys(STATES | {"linear", "given_linear"}, states)
+    known |= dict.fromkeys(
+        ("weights", "chosen_weights", "slope_weights", "tops", "weighed", "means"), "*fp32"
+    )
+    types: dict[str, Any] = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            types[name] = "constexpr"
+        elif name.endswith("strides"):
+            types[name] = ("i64", "i64", "i32", "i32")
+        else:
+            types[name] = "fp32" if name == "scale" else known.get(name, "i32")
+    values = {(kernel.arg_names.index(n),): v for n, v in constants.items() if n in kernel.arg_names}
+    return ASTSource(kernel, types, values, {})
+
+
+def compile_blocks() -> None:
+    """The kernels over blocks, with a linear part."""
+    names = ("key_sums", "attend", "query_gradients", "key_gradients")
+    for capability, states, width in ((90, "*bf16", 128), (80, "*fp16", 64), (80, "*bf16", 128)):
+        sizes = {"SIZE": 64, "WIDTH": width, "VALUE_WIDTH": width, "MAP": 0, "LINEAR": True}
+        for name in names:
+            kernel = getattr(block_passes, name)
+            found = compiled(
+                block_source(kernel, sizes, states),
+                target=GPUTarget("cuda", capability, 32),
+                options=block_operators.options(torch.bfloat16),
+            )
+            assert found.metadata.shared <= 160 * 1024, (name, found.metadata.shared)  # that of an A100
+            print(name, width)
+
+
 def main() -> None:
     for capability, states, every, width in (
         (90, "*bf16", True, WIDEST),
@@ -62,3 +101,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    compile_blocks()

@@ -74,7 +74,9 @@ def attention(
         parts = plan(_in_one_dtype(given), backend)
         blocks = parts[0].call.blocks
         if parts[0].kernel != REFERENCE or len(parts) > 1:
-            output = with_branches(_compute(parts), call, blocks, compiled=compiled)
+            output = _compute(parts)
+            if not _with_branch(parts[0]):
+                output = with_branches(output, call, blocks, compiled=compiled)
             return output.to(call.value.dtype), None
         note(REFERENCE)
     else:
@@ -156,6 +158,11 @@ def _pick(call: Call, backend: str) -> str:
         f"backend {backend!r} cannot compute this call ({call.method.name}, {call.query.dtype}, on "
         f"{call.query.device.type}): it lacks {lacks(backend, call)}; use backend 'auto' or 'reference'"
     )
+
+
+def _with_branch(part: Part) -> bool:
+    """Whether the kernel computes the branch of its method too; not for a group of heads."""
+    return part.heads is None and part.kernel != REFERENCE and KERNELS[part.kernel].computes_branch(part.call)
 
 
 def _compute(parts: list[Part]) -> Tensor:

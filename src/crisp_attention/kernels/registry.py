@@ -49,6 +49,11 @@ class Kernel:
             return f"{self.absent}, which is not installed"
         return self.load().lacks(call)
 
+    def computes_branch(self, call: Call) -> bool:
+        """Whether the output is that with the method's branch: a kernel may compute both in one pass."""
+        own = getattr(self.load(), "computes_branch", None)
+        return own is not None and own(call)
+
     def attention(self, call: Call) -> Tensor:
         """The output, as `KernelModule` says."""
         return self.load().attention(call)
@@ -76,11 +81,18 @@ def _triton() -> KernelModule:
     return triton_rows
 
 
+def _triton_blocks() -> KernelModule:
+    from crisp_attention.kernels import triton_blocks
+
+    return triton_blocks
+
+
 # imported by statements, and not by importlib, because torch.compile follows only those
 KERNELS: dict[str, Kernel] = {
     "cpu": Kernel(_cpu, absent=_missing("numba")),
     "flex": Kernel(_flex),
     "triton": Kernel(_triton, absent=_missing("triton")),
+    "triton_blocks": Kernel(_triton_blocks, absent=_missing("triton")),
 }
 
 
@@ -104,10 +116,13 @@ class Fastest:
     kernel: str
     device: str
     measured: str | None = None
+    branch: bool = False  # only calls whose branch it computes too
 
     def covers(self, call: Call) -> bool:
         """Whether the call is one of those."""
-        return self.device == call.query.device.type
+        if self.device != call.query.device.type:
+            return False
+        return not self.branch or KERNELS[self.kernel].computes_branch(call)
 
     @property
     def why(self) -> str:
@@ -120,8 +135,10 @@ class Fastest:
 # the first that covers a call, and whose kernel lacks nothing of it, is taken
 FASTEST = (
     Fastest("cpu", device="cpu", measured="2 cores of an AMD EPYC (docs/performance.md)"),
+    Fastest("triton_blocks", device="cuda", branch=True),
     Fastest("flex", device="cuda"),
     Fastest("triton", device="cuda"),
+    Fastest("triton_blocks", device="cuda"),
 )
 
 

@@ -92,10 +92,7 @@ class Linear(Branch):
             found, weighed = self._by_blocks(call, call.blocks)
         reached = weighed > 0
         linear = found / torch.where(reached, weighed, 1.0)  # 0 where nothing weighs, as its gradients
-        if (projection := self.projection(call)) is not None:
-            weight, bias = (each.to(linear.dtype) for each in projection)
-            return linear @ weight.T + bias * reached
-        return self.joined(call, output, linear, reached)
+        return self.added(call, output, linear, reached)
 
     def is_short(self, call: Attended) -> bool:
         """Whether so few tokens take less time pair by pair than by the sums of blocks, as measured on a CPU."""
@@ -111,11 +108,14 @@ class Linear(Branch):
             return None
         return self.parameter(call, "weight"), self.parameter(call, "bias")
 
-    def joined(self, call: Attended, output: Tensor, linear: Tensor, reached: Tensor) -> Tensor:
-        """What is added to the `output` of layout and rule so that linear attention (B, H, L, Dv) joins it as it is.
+    def added(self, call: Attended, output: Tensor, linear: Tensor, reached: Tensor) -> Tensor:
+        """What is added to the `output` of layout and rule, given linear attention (B, H, L, Dv).
 
         `reached` (B, H, L, 1) says where there is any.
         """
+        if (projection := self.projection(call)) is not None:
+            weight, bias = (each.to(linear.dtype) for each in projection)
+            return linear @ weight.T + bias * reached
         if self.combine == "alpha":
             raw = self.parameter(call, "alpha").to(linear.dtype)[:, None, None]
             # bounded, with the gradient of what is not

@@ -55,5 +55,5 @@ def attention(branch: Branch, call: Attended, output: Tensor, onto: Tensor | Non
     )
     found = blocks.back(found)
     if projection is None:
-        found = branch.joined(call, output, found, blocks.back(weighed[..., None]) > 0)
+        found = branch.added(call, output, found, blocks.back(weighed[..., None]) > 0)
     return found if onto is None or fused is not None else onto + found
