@@ -10,7 +10,7 @@ import crisp_attention as crisp
 from crisp_attention import SparseLinear, TopK
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.cpu.linear import operators
+from crisp_attention.kernels.cpu.linear import launch, operators
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import Shape
 from tests.cases import normal
@@ -67,8 +67,10 @@ def check(call: Call) -> None:
 @pytest.fixture
 def used(monkeypatch) -> list[int]:
     """The block sizes of the kernel's calls."""
-    seen, real = [], operators.linear
-    monkeypatch.setattr(operators, "linear", lambda *given: seen.append(given[-2]) or real(*given))
+    seen: list[int] = []
+    for name in ("linear", "sparse_linear"):
+        real = getattr(operators, name)
+        monkeypatch.setattr(operators, name, lambda *given, real=real: seen.append(given[-2]) or real(*given))
     return seen
 
 
@@ -104,7 +106,7 @@ def test_beside_other_kernels_and_layouts(size: int, used) -> None:
 def test_many_pairs_one_after_another(monkeypatch) -> None:
     call = call_of(SparseLinear(0.2, 0.1, 16), batch=5)
     whole = results(call, "auto")
-    monkeypatch.setattr(operators, "HELD", 1)  # sums of one key head at a time
+    monkeypatch.setattr(launch, "HELD", 1)  # sums of one key head at a time
     for one, other in zip(results(call, "auto"), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=2e-5)
 
@@ -113,10 +115,26 @@ def test_a_large_value_in_a_block_that_is_not_chosen_leaves_no_trace() -> None:
     query, key, value = (normal(1, 1, 320, 16, seed=seed, dtype=torch.float32) for seed in range(3))
     marginal = torch.ones(1, 1, 20, 20, dtype=torch.bool)
     marginal[..., 0] = False  # taken from the sum of all
-    plain = operators.linear(query, key, value, marginal, None, None, None, None, 16, 0)[0]
+    plain = operators.linear(query, key, value, marginal, None, None, None, 16, 0)[0]
     value[:, :, :16] = 1e9
-    with_it = operators.linear(query, key, value, marginal, None, None, None, None, 16, 0)[0]
+    with_it = operators.linear(query, key, value, marginal, None, None, None, 16, 0)[0]
     torch.testing.assert_close(with_it, plain)  # where sums in float32 would be off by hundreds
+
+
+def test_heads_with_methods_of_their_own() -> None:
+    heads = (
+        SparseLinear(0.2, 0.1, 16),
+        crisp.Method(rule=TopK(0.5)),
+        SparseLinear(0.3, 0.2, 32, combine="sum"),
+    )
+    call = call_of(SparseLinear(0.2, 0.1, 16), batch=1, heads=3, groups=3)
+    check(replace(call, method=crisp.PerHead(heads)))
+
+
+def test_a_learned_temperature_does_not_reach_the_linear_part() -> None:
+    layout, branch = SparseLinear(0.2, 0.1, 16).layout, crisp.Linear(0.1)
+    for temperature in (2.0, "learned"):
+        check(call_of(crisp.Method(layout, crisp.Dense(temperature=temperature), branch)))
 
 
 def test_where_it_is_not_used(used) -> None:
@@ -158,15 +176,12 @@ def test_compiled_in_one_graph() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_torch_sees_the_operator_as_it_is() -> None:
-    call = call_of(SparseLinear(0.3, 0.1, 16))
-    graph = call.layout.blocks(call.rows)
-    marginal = torch.rand(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5
-    states = [each.requires_grad_() for each in (call.query, call.key, call.value)]
-    learned = [each.requires_grad_() for each in call.parameters.values()]
-    base = normal(2, 4, 120, 16, seed=9, dtype=torch.float32).requires_grad_()
-    assert graph is not None
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(
-        operators.linear, (*states, marginal, None, *learned, base, 16, 0), test_utils=tests
-    )
+def test_torch_sees_the_operators_as_they_are(monkeypatch) -> None:
+    tests, seen = ("test_schema", "test_autograd_registration", "test_faketensor"), []
+    for name, combine in (("sparse_linear", "project"), ("linear", "alpha")):
+        call = call_of(SparseLinear(0.3, 0.1, 16, combine=combine))
+        states = {each: getattr(call, each).requires_grad_() for each in ("query", "key", "value")}
+        real = getattr(operators, name)
+        monkeypatch.setattr(operators, name, lambda *given, real=real: seen.append(given) or real(*given))
+        dispatch.attention(replace(call, **states))
+        torch.library.opcheck(real, seen.pop(), test_utils=tests)

@@ -101,7 +101,7 @@ BARS = (
         "sparse_linear:critical=0.05",
         _alone(16384),
         None,
-        2.0,
+        1.3,
         CPU,
     ),
     Bar(

@@ -46,11 +46,6 @@ def with_branches(output: Tensor, call: Call, blocks: BlockGraph | None, *, comp
     """
     if not call.method.has_branch:
         return output
-    if compiled and call.dense is None and isinstance(call.method, Method) and call.method.branch is not None:
-        whole = replace(call, blocks=blocks)
-        if (fast := branch_kernel(call.method.branch, whole)) is not None:
-            with exactly(output.device):
-                return fast.attention(call.method.branch, whole, output, output).to(output.dtype)
     exact = torch.promote_types(output.dtype, torch.float32)
 
     def more(branch: Branch, part: Call, heads: list[int] | None, tokens: slice) -> Tensor:

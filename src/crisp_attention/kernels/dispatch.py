@@ -14,6 +14,7 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.method import Method
 
 AUTO, REFERENCE = "auto", "reference"
 
@@ -174,10 +175,13 @@ def _compute(parts: list[Part]) -> Tensor:
 
 def _run(part: Part) -> Tensor:
     note(part.kernel)
+    call = part.call
     if part.kernel == REFERENCE:
-        return reference.attention(part.call)[0]
-    with torch.autocast(part.call.query.device.type, enabled=False):
-        return KERNELS[part.kernel].attention(part.call)
+        return reference.attention(call)[0]
+    if part.heads is not None and isinstance(call.method, Method):
+        call = replace(call, method=replace(call.method, branch=None))  # which comes after all groups
+    with torch.autocast(call.query.device.type, enabled=False):
+        return KERNELS[part.kernel].attention(call)
 
 
 def _in_one_dtype(call: Call) -> Call:

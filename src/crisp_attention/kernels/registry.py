@@ -30,10 +30,8 @@ class BranchModule(Protocol):
     def lacks(self, branch: Branch, call: Attended, /) -> str | None:
         """What it cannot do of this branch of a call, None if nothing."""
 
-    def attention(
-        self, branch: Branch, call: Attended, output: Tensor, onto: Tensor | None = None, /
-    ) -> Tensor:
-        """What `Branch.attention` gives, added to `onto` if that is given, differentiable once."""
+    def attention(self, branch: Branch, call: Attended, output: Tensor, /) -> Tensor:
+        """What `Branch.attention` gives, differentiable once."""
 
 
 @dataclass(frozen=True)

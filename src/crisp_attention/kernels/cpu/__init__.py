@@ -5,8 +5,11 @@ from torch import Tensor
 
 from crisp_attention.kernels.blocks import lacks_blocks
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import LANES, code_of
+from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
+from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,42 +38,62 @@ def lacks(call: Call) -> str | None:
     return None
 
 
+def computes_branch(call: Call) -> bool:
+    """Whether `attention` gives the output with that of the method's branch."""
+    method = call.method
+    if not isinstance(method, Method) or isinstance(method.rule.temperature, str):
+        return False  # a learned temperature is in the queries, which the branch takes as they are
+    return linear.adds_onto(method.branch, call)
+
+
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
+    from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows
 
-    assert not isinstance(call.method, PerHead)
+    assert isinstance(call.method, Method)
     code = code_of(call.method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
     valid, graph = call.valid, call.blocks
-    listed = counts = None
     if (
         graph is not None and graph.blocks.size % LANES
     ):  # a mask for each pair, which small blocks are best as
         valid, graph = graph.pairs() if valid is None else graph.pairs() & valid, None
-    if graph is not None:
-        valid, (counts, listed) = None, graph.listed()
-        query, key, value = map(graph.blocks.in_order, (query, key, value))
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
-    output, *_ = rows(
-        query,
-        key,
-        value,
-        valid,
-        None if call.bias is None else call.bias.float(),
-        listed,
-        counts,
-        None if graph is None else graph.blocks.lengths,
-        seed,
-        *code,
-        call.causal,
-        call.scale,
-        call.dropout,
-        0 if graph is None else graph.blocks.size,
-    )
-    if graph is not None:
-        output = graph.blocks.back(output)
-    return output.to(call.query.dtype)
+    if graph is None:
+        bias = None if call.bias is None else call.bias.float()
+        output, *_ = rows(
+            query,
+            key,
+            value,
+            valid,
+            bias,
+            None,
+            None,
+            None,
+            seed,
+            *code,
+            call.causal,
+            call.scale,
+            call.dropout,
+            0,
+        )
+        return output.to(call.query.dtype)
+    blocks, (counts, listed) = graph.blocks, graph.listed()
+    states = tuple(map(blocks.in_order, (query, key, value)))
+    shown = listed, counts, blocks.lengths, seed
+    branch = call.method.branch
+    if computes_branch(call) and isinstance(branch, Linear):
+        learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
+        kind = linear.MAPS[branch.feature_map]
+        output, *_ = sparse_linear(
+            *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
+        )
+    else:
+        output, *_ = rows(
+            *states, None, None, *shown, *code, call.causal, call.scale, call.dropout, blocks.size
+        )
+    return blocks.back(output).to(call.query.dtype)

@@ -31,8 +31,8 @@ def lacks(branch: Branch, call: Attended) -> str | None:
     return None
 
 
-def attention(branch: Branch, call: Attended, output: Tensor, onto: Tensor | None = None) -> Tensor:
-    """What the branch adds to the `output` of layout and rule (B, H, L, Dv), float32, added to `onto` if given."""
+def attention(branch: Branch, call: Attended, output: Tensor) -> Tensor:
+    """What the branch adds to the `output` of layout and rule (B, H, L, Dv), float32."""
     from crisp_attention.kernels.cpu.linear.operators import linear
 
     assert call.blocks is not None
@@ -40,20 +40,40 @@ def attention(branch: Branch, call: Attended, output: Tensor, onto: Tensor | Non
     blocks = call.blocks.blocks
     given = MAPS[branch.feature_map] == GIVEN
     query, key = (branch.features(call, states) if given else states for states in (call.query, call.key))
-    projection = branch.projection(call)
-    weight, bias = (None, None) if projection is None else (each.float() for each in projection)
-    fused = onto if projection is not None and blocks.order is None else None
+    weight, bias = projection(branch, call)
     found, weighed = linear(
         *(blocks.in_order(states.float()) for states in (query, key, call.value)),
-        branch.marginal(call.blocks).expand(*call.query.shape[:2], -1, -1),
+        marginal_of(branch, call),
         blocks.lengths,
         weight,
         bias,
-        None if fused is None else fused.float(),
         blocks.size,
         MAPS[branch.feature_map],
     )
     found = blocks.back(found)
-    if projection is None:
-        found = branch.added(call, output, found, blocks.back(weighed[..., None]) > 0)
-    return found if onto is None or fused is not None else onto + found
+    if weight is not None:
+        return found
+    return branch.added(call, output, found, blocks.back(weighed[..., None]) > 0)
+
+
+def adds_onto(branch: Branch | None, call: Attended) -> bool:
+    """Whether the output is that of the critical blocks plus what `crisp::sparse_linear` computes with them."""
+    if (
+        not isinstance(branch, Linear)
+        or branch.combine not in ("project", "sum")
+        or branch.feature_map == "hedgehog"
+    ):
+        return False
+    return lacks(branch, call) is None and call.blocks is not None and call.blocks.blocks.size % LANES == 0
+
+
+def projection(branch: Linear, call: Attended) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias in float32, None without a projection."""
+    found = branch.projection(call)
+    return (None, None) if found is None else (found[0].float(), found[1].float())
+
+
+def marginal_of(branch: Linear, call: Attended) -> Tensor:
+    """The marginal blocks, bool (B, H, n, n)."""
+    assert call.blocks is not None
+    return branch.marginal(call.blocks).expand(*call.query.shape[:2], -1, -1)

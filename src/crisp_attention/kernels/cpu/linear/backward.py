@@ -28,9 +28,9 @@ from crisp_attention.kernels.cpu.panels import multiply, pack
 
 
 @compiled
-def zeros(rows, stride, begin, end, width):
-    """Zero the rows from `begin` to `end`."""
-    for r in range(begin, end):
+def zeros(job, rows, stride, begin, end, width):
+    """Zero the rows from `begin` to `end`, unless gradients are added to what is there."""
+    for r in range(begin, 0 if job.add else end):
         line = floats_after(rows, r * stride)
         for d in range(width):
             line[d] = ZERO
@@ -100,8 +100,8 @@ def query_gradients(jobs):
         for r in range(rows):
             line, own = floats_after(query_grad, r * job.query_grad_row), floats_after(grads, r * size)
             for f in range(size):
-                line[f] = own[f]
-        zeros(query_grad, job.query_grad_row, rows, min(job.size, job.tokens - first), size)
+                line[f] = own[f] + line[f] if job.add else own[f]
+        zeros(job, query_grad, job.query_grad_row, rows, min(job.size, job.tokens - first), size)
         item = next_item(jobs)
 
 
@@ -151,7 +151,7 @@ def key_gradients(jobs):
             job.value_grad, job.value_grad_batch, job.value_grad_head, job.value_grad_row, batch, group, first
         )
         features(job.map, phi, key, job.key_row, rows, size)
-        multiply(value_grad, job.value_grad_row, phi, size, 1, chosen, width, size, rows, width, False)
+        multiply(value_grad, job.value_grad_row, phi, size, 1, chosen, width, size, rows, width, job.add != 0)
         pack(turned, size, chosen, width, size, width, 1.0)
         multiply(grads, size, value, job.value_row, 1, turned, size, width, rows, size, False)
         weights = floats_after(chosen, size * width)
@@ -163,8 +163,8 @@ def key_gradients(jobs):
         for r in range(rows):
             line, own = floats_after(key_grad, r * job.key_grad_row), floats_after(grads, r * size)
             for f in range(size):
-                line[f] = own[f]
+                line[f] = own[f] + line[f] if job.add else own[f]
         there = min(job.size, job.tokens - first)
-        zeros(key_grad, job.key_grad_row, rows, there, size)
-        zeros(value_grad, job.value_grad_row, rows, there, width)
+        zeros(job, key_grad, job.key_grad_row, rows, there, size)
+        zeros(job, value_grad, job.value_grad_row, rows, there, width)
         item = next_item(jobs)
