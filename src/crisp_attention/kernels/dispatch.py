@@ -67,8 +67,6 @@ def attention(
             f"method {call.method} has a branch, so its output is not a weighted sum of values: there are no attention "
             f"weights to return (output_attentions=True)"
         )
-    if call.dense is not None and call.method.has_branch:
-        raise ValueError(f"method {call.method} has a branch, which cannot leave some tokens dense")
     given = tempered(call)
     compiled = backend != REFERENCE and recorder() is None and not _transformed()
     if observe is None and not weights:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.part import Parameter
 from crisp_attention.models.host import AttentionLayer, Host, Missing, device_of
@@ -158,3 +159,17 @@ def missing_parameters(host: Host, methods: Iterable[tuple[AttentionLayer, Layer
         if shapes != {name: value.shape for name, value in present.items()}:
             found.append((layer, wanted))
     return found
+
+
+def not_held(place: object, key: str, wanted: Tensor, found: Tensor | None) -> CheckpointError:
+    """The error of a checkpoint that lacks what a layer learned, or has it in another shape."""
+    where = place or "a model without a checkpoint"
+    if found is None:
+        return CheckpointError(
+            f"{where} does not hold {key}, which this model's attention learned: load it with crisp.load, or call "
+            f"crisp.restore on a model just loaded from its own checkpoint"
+        )
+    shapes = [" x ".join(map(str, each.shape)) or "()" for each in (wanted, found)]
+    return CheckpointError(
+        f"{where}: {key}, which this model's attention learned, must be of shape {shapes[0]}, got {shapes[1]}"
+    )

@@ -9,7 +9,9 @@ from torch import Tensor
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Linear, Method, SparseLinear, TopK, Window
 from crisp_attention.kernels import dispatch
+from crisp_attention.kernels.call import Call
 from crisp_attention.testing.calls import Case
+from tests.cases import normal
 from tests.models.tiny import BATCH, distilbert, logits
 
 MAPS = ("softmax", "elu", "relu", "hedgehog")
@@ -197,3 +199,23 @@ def test_the_shares_of_all_three_classes_are_measured(heads) -> None:
     assert (mine["branch"] == 0.5).all()
     if heads:
         assert (table[table["head"] == 1][["sparsity", "branch"]] == 0).all(axis=None)
+
+
+@pytest.mark.parametrize("dense", [slice(0, 5), slice(40, 45)])
+@pytest.mark.parametrize("size", [4, 16])
+def test_beside_tokens_that_stay_dense_the_others_are_as_if_alone(dense: slice, size: int) -> None:
+    states = {name: normal(2, 2, 45, 16, seed=seed) for seed, name in enumerate(("query", "key", "value"))}
+    others = slice(5, 45) if dense.start == 0 else slice(0, 40)
+    method = SparseLinear(0.2, 0.1, size, combine="sum")
+
+    def added(backend: str, given: dict[str, Tensor], dense: slice | None) -> Tensor:
+        both, sparse = (
+            dispatch.attention(Call(**given, method=each, scale=0.25, dense=dense), backend)[0]
+            for each in (method, Method(method.layout))
+        )
+        return both - sparse
+
+    found = added("auto", states, dense)
+    assert not found[:, :, dense].any()
+    alone = added("reference", {name: each[:, :, others] for name, each in states.items()}, None)
+    torch.testing.assert_close(found[:, :, others], alone)

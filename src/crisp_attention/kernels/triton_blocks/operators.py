@@ -31,6 +31,7 @@ def forward(
     first ones.
     """
     query, key, value = map(by_rows, (query, key, value))
+    lengths = lengths.contiguous()
     output, linear, tops, weighed = _empty(query, value, marginal)
     counts, blocks = _listed(seen)
     common = _common(query, key, value, lengths, scale, block_size, feature_map, marginal)
@@ -79,7 +80,7 @@ def backward(
     given, given_linear, query, key, value, output, linear = map(
         by_rows, (given, given_linear, query, key, value, output, linear)
     )
-    tops, weighed = tops.contiguous(), weighed.contiguous()
+    tops, weighed, lengths = tops.contiguous(), weighed.contiguous(), lengths.contiguous()
     d_query, d_key, d_value = _empty_gradients(query, key, value)
     counts, blocks = _listed(seen)
     common = _common(query, key, value, lengths, scale, block_size, feature_map, marginal)

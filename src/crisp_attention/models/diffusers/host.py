@@ -15,7 +15,7 @@ from torch import nn
 from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.host import Missing, Traits, outermost, register
-from crisp_attention.models.parameters import MODULE, Values, fill_parameters
+from crisp_attention.models.parameters import MODULE, Values, fill_parameters, not_held
 from crisp_attention.models.record import parse
 from crisp_attention.models.sdpa.calls import TEXT, Together
 from crisp_attention.models.sdpa.finding import attention_modules_of
@@ -126,9 +126,7 @@ class Diffusers(AnyModule):
                 if key in learned and learned[key].shape == each.value.shape:
                     values[name] = learned[key]
                 elif each.trained:  # what is fitted may have been saved before
-                    raise ValueError(
-                        f"{folder or 'a model without a checkpoint'} does not hold {key}, which was learned"
-                    )
+                    raise not_held(folder, key, each.value, learned.get(key))
             found.append((layer.module, values))
 
         def fill() -> None:

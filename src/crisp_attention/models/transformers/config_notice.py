@@ -32,8 +32,9 @@ class SettingsAttribute:
         config.__dict__[CONFIG_KEY] = settings
         if settings is not None and not is_restoring() and not _no_model_is_loaded(config):
             notify(
-                "This checkpoint was trained with sparse attention, but a model loaded this way is dense until "
-                "crisp_attention.restore(model) is called. crisp_attention.load(path) does both."
+                "This checkpoint was trained with sparse attention, but a model loaded this way is dense, and without "
+                "what its attention may have learned, until crisp_attention.restore(model) is called. "
+                "crisp_attention.load(path) does both."
             )
 
     def __delete__(self, config: Any) -> None:

@@ -27,7 +27,7 @@ from crisp_attention.models.host import (
     register,
 )
 from crisp_attention.models.notice import restoring
-from crisp_attention.models.parameters import MODULE, Values, current
+from crisp_attention.models.parameters import MODULE, Values, current, not_held
 from crisp_attention.models.transformers import attention, checkpoints, own
 from crisp_attention.models.transformers.adapters import adapters_on, forget, own_parameters
 from crisp_attention.models.transformers.calling import dispatching
@@ -50,7 +50,7 @@ def read_parameters(
 ) -> list[tuple[AttentionLayer, Values]]:
     """What layers have learned, from the checkpoint at `path`.
 
-    Raises ValueError if the checkpoint does not hold all of it.
+    Raises CheckpointError if the checkpoint does not hold all of it.
     """
     if not missing:
         return []
@@ -71,10 +71,7 @@ def _of_layer(
         if saved is None and not each.trained:
             continue  # saved before it was fitted
         if saved is None or found[saved].shape != each.value.shape:
-            raise ValueError(
-                f"{path or 'a model without a checkpoint'} does not hold {key}, which this model's attention learned: "
-                f"load it with crisp.load, or call crisp.restore on a model just loaded from its own checkpoint"
-            )
+            raise not_held(path, key, each.value, None if saved is None else found[saved])
         yield name, found[saved]
 
 
