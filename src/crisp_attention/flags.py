@@ -15,4 +15,4 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 def separated(given: Iterable[str]) -> list[str]:
     """What was separated by commas or spaces."""
-    return [word for text in given for word in text.split(",") if word]
+    return [word for text in given for word in text.replace(",", " ").split()]

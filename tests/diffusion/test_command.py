@@ -27,6 +27,10 @@ QUICK = ("demo", "diffusion", "--quick")
         (["--train", "all", "heads"], "--train must be one of all, projection, got 'heads'"),
         (["--samples", "5"], "--samples must be a whole number of at least 20, got 5"),
         (["--sparsity", "0.05"], "--sparsity: "),
+        (
+            ["--block-size", "64"],
+            "--block-size 64: SLA 90 % keeps all blocks of 64 tokens; expected smaller blocks",
+        ),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_trained(crisp_command, flags, message, tmp_path) -> None:

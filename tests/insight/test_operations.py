@@ -35,7 +35,7 @@ def test_what_is_printed_explains_the_difference_from_the_paper() -> None:
     [
         (TopK(0.75), 1.0, 0.25),
         (BlockTopK(0.75, block_size=4, local_blocks=0), 0.25, 0.25),
-        (BlockTopK(0.75, block_size=4, local_blocks=2), 1.0, 1.0),
+        (BlockTopK(0.75, block_size=4, local_blocks=2), 0.625, 0.625),
         (Method(BlockTopK(0.5, block_size=4, local_blocks=0), TopK(0.5)), 0.5, 0.25),
     ],
     ids=str,

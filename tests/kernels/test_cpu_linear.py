@@ -111,14 +111,39 @@ def test_many_pairs_one_after_another(monkeypatch) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=2e-5)
 
 
-def test_a_large_value_in_a_block_that_is_not_chosen_leaves_no_trace() -> None:
+@pytest.mark.parametrize("factor", [10, 50, 100])
+@pytest.mark.parametrize(("length", "width"), [(128, 64), (64, 16)])
+def test_features_that_are_almost_zero_in_what_is_chosen(factor: float, length: int, width: int) -> None:
+    call = call_of(
+        SparseLinear(0.3, 0.1, 16, combine="sum"), batch=1, heads=2, groups=1, length=length, width=width
+    )
+    call.query.mul_(factor)
+    call.key.mul_(factor)
+    check(call)
+
+
+@pytest.mark.parametrize("number", [1e9, torch.nan, torch.inf])
+def test_numbers_in_a_block_that_is_not_chosen_leave_no_trace(number: float) -> None:
     query, key, value = (normal(1, 1, 320, 16, seed=seed, dtype=torch.float32) for seed in range(3))
     marginal = torch.ones(1, 1, 20, 20, dtype=torch.bool)
-    marginal[..., 0] = False  # taken from the sum of all
-    plain = operators.linear(query, key, value, marginal, None, None, None, 16, 0)[0]
-    value[:, :, :16] = 1e9
-    with_it = operators.linear(query, key, value, marginal, None, None, None, 16, 0)[0]
-    torch.testing.assert_close(with_it, plain)  # where sums in float32 would be off by hundreds
+    marginal[..., 0] = False  # taken from the sum of all, if it can be
+    given = marginal, None, None, None, 16, 0
+    plain = operators.linear(query, key, value, *given)[0]
+    for states in (value, key):
+        states[:, :, :16] = number
+        torch.testing.assert_close(operators.linear(query, key, value, *given)[0], plain)
+
+
+def test_the_gradients_of_weights_have_the_same_bits_whatever_the_order_of_threads() -> None:
+    call = call_of(SparseLinear(0.2, 0.1, 16), heads=3, groups=3, length=501, width=32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first = results(call, "auto")
+        for _ in range(15):
+            assert all(one.equal(other) for one, other in zip(first, results(call, "auto"), strict=True))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_heads_with_methods_of_their_own() -> None:

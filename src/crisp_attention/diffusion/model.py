@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from crisp_attention.errors import OptionError
 
-# heads and layers of the model, and the steps of its noise schedule
+# heads and layers of the model, its tokens, and the steps of its noise schedule
 SHAPE = {"num_attention_heads": 3, "attention_head_dim": 32, "num_layers": 4}
-NOISE_STEPS, SAMPLING_STEPS = 1000, 25
+TOKENS, NOISE_STEPS, SAMPLING_STEPS = 64, 1000, 25
 DRAWN = 250  # digits that are generated at a time
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crisp_attention.diffusion.digits import STEPS, Classifier, Digits
 from crisp_attention.diffusion.findings import findings
-from crisp_attention.diffusion.model import build
+from crisp_attention.diffusion.model import TOKENS, build
 from crisp_attention.diffusion.options import DiffusionOptions
 from crisp_attention.diffusion.page import write_report
 from crisp_attention.diffusion.runs import Run, file_of, keep, make, model_of, runs_in
@@ -37,6 +37,13 @@ def run_diffusion(options: DiffusionOptions, console: Console | None = None) -> 
     options = _checked(options)
     asked = {name: separated(getattr(options, name)) for name in LISTS}
     chosen = variants(_numbers(asked["sparsity"]), asked["loss"], asked["train"], options.block_size)
+    for each in chosen:
+        if each.method is not None and each.method.layout.shows_everything(TOKENS):
+            raise OptionError(
+                f"block_size {options.block_size}: {each.label} keeps all blocks of {TOKENS} tokens; expected smaller "
+                f"blocks or a higher sparsity",
+                "block_size",
+            )
     digits = Digits.read(*([QUICK] if options.quick else []))
     build(0)
     _settle(options)

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crisp_attention.extras import needs
 from crisp_attention.kernels.reference import Observation
@@ -221,13 +221,13 @@ def _of_call(method: LayerMethod, seen: Observation) -> Operations:
     valid, width, value_width = seen.valid & real, seen.rows.query.shape[-1], seen.value.shape[-1]
     shown = seen.keep if seen.visible is None else seen.visible
     heads, groups = seen.valid.shape[1], seen.rows.key.shape[1]
-    branch: list[Tensor] = []
+    linear = projection = 0.0
     groups_of = method.groups() if isinstance(method, PerHead) else {method: list(range(heads))}
     for one, own in groups_of.items():
         queries = real[:, own].sum()
         keys = valid[:, own].any(dim=2).sum() * groups / heads
-        branch.append(torch.tensor(_branch(one, float(queries), float(keys), width, value_width)))
-    linear, projection = torch.stack(branch).sum(dim=0).tolist()
+        part = _branch(one, float(queries), float(keys), width, value_width)
+        linear, projection = linear + part[0], projection + part[1]
     return Operations(
         2.0 * int(valid.sum()) * (width + value_width),
         2.0 * int((shown & real).sum()) * width,
@@ -256,9 +256,16 @@ def _known(method: Method, tokens: int) -> tuple[float, float]:
         keys = float(tokens)
     elif type(layout) is BlockTopK:
         blocks = -(-tokens // layout.block_size)
-        kept = int(share_count(torch.tensor(blocks), layout.sparsity))
-        forced = min(blocks, layout.sink_blocks + 2 * layout.local_blocks)
-        keys = max(kept, forced) * tokens / blocks
+        share = int(share_count(torch.tensor(blocks, device="cpu"), layout.sparsity))
+        nearest = range(1 - layout.local_blocks, layout.local_blocks)
+        kept = [
+            len(
+                set(range(min(layout.sink_blocks, blocks)))
+                | {own + each for each in nearest if 0 <= own + each < blocks}
+            )
+            for own in range(blocks)
+        ]
+        keys = sum(max(share, forced) for forced in kept) / blocks * tokens / blocks
     else:
         raise ValueError(f"how many pairs {method} has depends on the data: use crisp.counting(model)")
     if isinstance(rule, Dense):

@@ -125,6 +125,7 @@ def test_the_union_is_moved_by_the_sparsity_of_top_k_and_refuses_two_temperature
     method = Method(rule=TopK(0.7, temperature=2) | TopP(0.8, temperature=2))
     assert method.spec == "topk_topp:sparsity=0.7:mass=0.8:temperature=2"
     assert method.with_sparsity(0.5).sparsity == 0.5
+    assert TopP(0.8, temperature=2) | TopK(0.7, temperature=2) == method.rule
     assert not TopKTopP(0.7, mass=0.8).drops_nothing(10)
     assert TopKTopP(0.7, mass=1.0).drops_nothing()
     with pytest.raises(ValueError, match=r"the same temperature, got 1\.0 and 2"):

@@ -27,8 +27,11 @@ def lacks(call: Call) -> str | None:
         return "methods by head"
     if missing := lacks_blocks(call, call.method.layout):
         return missing
-    if call.blocks is not None and call.bias is not None:
-        return "blocks with a bias"
+    if call.blocks is not None:
+        if call.blocks.blocks.size > LANES and call.blocks.blocks.size % LANES:
+            return f"blocks of {call.blocks.blocks.size} keys (fewer than {LANES} or a multiple are needed)"
+        if call.bias is not None:
+            return "blocks with a bias"
     if code_of(call.method.rule) is None:
         return f"the rule {called(call.method.rule)}"
     if call.softcap is not None or call.sinks is not None:

@@ -52,6 +52,8 @@ class TopK(ShareRule):
             self.sparsity, self.min_keep, self.keep, mass=other.mass, temperature=self.temperature
         )
 
+    __ror__ = __or__
+
     def select(self, rows: Rows, visible: Tensor) -> Tensor:
         if self.sparsity == 0:
             return visible.expand_as(rows.scores)

@@ -42,6 +42,16 @@ def dot(a, b, width):
 
 
 @compiled
+def energies(out, rows, weights, count, width):
+    """The sums of squares of every row and its weight, in float64."""
+    for f in range(count):
+        line, total = floats_after(rows, f * width), np.float64(weights[f]) * np.float64(weights[f])
+        for d in range(width):
+            total += np.float64(line[d]) * np.float64(line[d])
+        out[f] = total
+
+
+@compiled
 def through_features(kind, grads, rows, count, width):
     """Gradients of states, in place of those of their features; `rows` are the features."""
     for r in range(count):

@@ -4,11 +4,13 @@ from numba import carray
 
 from crisp_attention.kernels.cpu.linear.features import ONE, ZERO, dot, features
 from crisp_attention.kernels.cpu.linear.job import LINEAR
-from crisp_attention.kernels.cpu.linear.plan import STRETCH
+from crisp_attention.kernels.cpu.linear.plan import LEAST, STRETCH
 from crisp_attention.kernels.cpu.linear.sums import (
+    add_blocks,
     block_sums,
     blocks_of,
     choose,
+    listed,
     rows_at,
     rows_in,
     sum_size,
@@ -16,9 +18,12 @@ from crisp_attention.kernels.cpu.linear.sums import (
 from crisp_attention.kernels.cpu.native import (
     bytes_at,
     compiled,
+    doubles_after,
+    doubles_at,
     entry,
     floats_after,
     floats_at,
+    indices_at,
     next_item,
     next_thread,
 )
@@ -47,6 +52,35 @@ def key_sums(jobs):
 
 
 @entry(LINEAR)
+def spared_sums(jobs):
+    """Take blocks of queries until none is left: whether what they chose is too little to be left of the sum of all.
+
+    It is where, in one feature, the chosen keys have less than 2**-20 of what the others have.
+    """
+    job = carray(jobs, 1)[0]
+    count, each, shared, size = blocks_of(job), sum_size(job), job.heads // job.groups, job.features
+    scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
+    nothing = doubles_at(scratch)
+    kept, left = doubles_after(nothing, size), doubles_after(nothing, 2 * size)
+    index = indices_at(scratch + 24 * size)
+    for f in range(size):
+        nothing[f] = 0.0
+    item = next_item(jobs)
+    while item < job.pairs * shared * count:
+        weights = floats_at(job.sums + 4 * (item // (shared * count) * count * each + size * job.width))
+        flags = bytes_at(job.marginal + (job.first * shared * count + item) * count)
+        number = listed(index, flags, 0, 1, 1, count, True)
+        add_blocks(kept, nothing, weights, each, index, number, size)
+        number = listed(index, flags, 0, 1, 1, count, False)
+        add_blocks(left, nothing, weights, each, index, number, size)
+        enough = True
+        for f in range(size):
+            enough = enough and kept[f] >= LEAST * left[f]
+        bytes_at(job.direct)[item] = 0 if enough else 1
+        item = next_item(jobs)
+
+
+@entry(LINEAR)
 def chosen_sums(jobs):
     """Take stretches of a pair's sums until none is left: for every block of queries, those of the blocks it chose."""
     job = carray(jobs, 1)[0]
@@ -60,7 +94,8 @@ def chosen_sums(jobs):
         chosen = floats_at(job.chosen + 4 * local * shared * count * each)
         flags = bytes_at(job.marginal + (job.first + local) * shared * count * count)
         end = min(begin + STRETCH, each)
-        choose(job, chosen, sums, shared * count, 1, flags, 0, count, 1, begin, end, scratch)
+        direct = bytes_at(job.direct + local * shared * count)
+        choose(job, chosen, sums, shared * count, 1, flags, 0, count, 1, direct, begin, end, scratch)
         item = next_item(jobs)
 
 

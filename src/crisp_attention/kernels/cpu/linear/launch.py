@@ -11,6 +11,7 @@ from crisp_attention.kernels.cpu.threads import Job, loaded
 
 # Sums of blocks that are held at a time, as numbers: those of a few heads stay in the last cache.
 HELD = 2**20
+SEGMENTS = 32  # of the work of a backward pass, each done by one thread
 
 
 class Launch:
@@ -45,8 +46,14 @@ class Launch:
             self.job.flat("lengths", lengths)
         for name, lines in (("sums", 1), ("chosen", self.shared)):
             self.job.flat(name, torch.empty(pairs * lines * self.blocks * each, device="cpu"))
+        self.job.flat(
+            "direct", torch.empty(pairs * self.shared * self.blocks, dtype=torch.uint8, device="cpu")
+        )
+        squares = torch.empty(pairs * self.shared * self.blocks * features, dtype=torch.float64, device="cpu")
+        self.job.flat("squares", squares)
+        self.job.set(segments=SEGMENTS)
         rows = block_size * 2 * (features + width + 1) + features * width
-        size = -(-max(rows, 6 * STRETCH + self.shared * self.blocks) // LANES) * LANES
+        size = -(-max(rows, 6 * max(STRETCH, features) + self.shared * self.blocks) // LANES) * LANES
         self.job.flat("scratch", torch.empty(self.threads, size, device="cpu"))
         self.job.set(scratch_size=size)
 
@@ -77,21 +84,23 @@ class Launch:
         self.job.strided("grad", grad)
         self.job.set(add=add)
         width = 0 if weight is None else weight.shape[0]
-        weight_grads = grad.new_zeros(self.threads, width, width)
-        bias_grads = grad.new_zeros(self.threads, width, dtype=torch.float64)
+        weight_grads = grad.new_zeros(SEGMENTS, width, width)
+        bias_grads = grad.new_zeros(SEGMENTS, width, dtype=torch.float64)
         if weight is not None:
             self.job.flat("weight", weight)
             self.job.flat("weight_grad", weight_grads)
             self.job.flat("bias_grad", bias_grads)
         for _ in self._chunks():
             self._sums()
-            self._blockwise("backward", "query_gradients", self.shared)
+            self._start("backward", "query_gradients", SEGMENTS)
+            self._blockwise("backward", "spared_slopes", 1)
             self._stretchwise("backward", "chosen_slopes")
             self._blockwise("backward", "key_gradients", 1)
         return weight_grads.sum(dim=0), bias_grads.sum(dim=0).float()
 
     def _sums(self) -> None:
         self._blockwise("forward", "key_sums", 1)
+        self._blockwise("forward", "spared_sums", self.shared)
         self._stretchwise("forward", "chosen_sums")
 
     def _blockwise(self, name: str, function: str, lines: int) -> None:

@@ -4,3 +4,5 @@
 STRETCH = 512
 # feature maps; the last for features that were computed elsewhere
 SOFTMAX, ELU, RELU, GIVEN = range(4)
+# a share of a sum below which it is added up by itself, and not left of the sum of all
+LEAST = 2.0**-20

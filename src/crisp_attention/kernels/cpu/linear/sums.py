@@ -73,11 +73,22 @@ def add_blocks(exact, start, sums, size, index, count, width):
 
 
 @compiled
-def choose(job, out, sums, outs, lines, flags, line_step, out_step, step, begin, end, scratch):
+def listed(index, flags, line_step, step, lines, count, wanted):
+    """Into `index`, the blocks j of lines l, as l * count + j, whose flag is `wanted`; returns how many."""
+    found = 0
+    for line in range(lines):
+        for j in range(count):
+            index[found] = np.int32(line * count + j)
+            found += (flags[line * line_step + j * step] != 0) == wanted
+    return found
+
+
+@compiled
+def choose(job, out, sums, outs, lines, flags, line_step, out_step, step, direct, begin, end, scratch):
     """out[o, begin:end] = the sum of sums[l, j, begin:end] over the blocks j and `lines` lines l that o has flagged.
 
     Whether it has is at flags[l * line_step + o * out_step + j * step]. Where it has most of them, the others are taken
-    from the sum of all instead, in float64, so that nothing is lost to cancellation.
+    from the sum of all instead, in float64, unless that is not finite or `direct[o]` says that too little would remain.
     """
     count, size, width = blocks_of(job), sum_size(job), end - begin
     nothing = doubles_at(scratch)
@@ -89,21 +100,17 @@ def choose(job, out, sums, outs, lines, flags, line_step, out_step, step, begin,
     for j in range(lines * count):
         index[j] = np.int32(j)
     add_blocks(less, nothing, part, size, index, lines * count, width)
+    sound = True  # what is not finite may come from blocks that are not chosen
     for i in range(width):
         less[i] = -less[i]
+        sound = sound and less[i] - less[i] == 0.0
     for o in range(outs):
         own = bytes_after(flags, o * out_step)
-        flagged = 0
-        for line in range(lines):
-            for j in range(count):
-                flagged += own[line * line_step + j * step]
-        most = 2 * flagged > lines * count
-        listed = 0
-        for line in range(lines):
-            for j in range(count):
-                index[listed] = np.int32(line * count + j)
-                listed += (own[line * line_step + j * step] == 0) == most
-        add_blocks(exact, less if most else nothing, part, size, index, listed, width)
+        number = listed(index, own, line_step, step, lines, count, True)
+        most = sound and direct[o] == 0 and 2 * number > lines * count
+        if most:
+            number = listed(index, own, line_step, step, lines, count, False)
+        add_blocks(exact, less if most else nothing, part, size, index, number, width)
         sign, goal = np.float64(-1 if most else 1), floats_after(out, o * size + begin)
         for i in range(width):
             goal[i] = np.float32(sign * exact[i])
