@@ -93,18 +93,18 @@ def parse(arguments: list[str] | None = None) -> Any:
 def _first_word(name: str) -> str:
     """How a command or its group is called; a second word after one that is a command itself belongs to it."""
     first = name.split()[0]
-    return name.replace(" ", "-") if first in COMMANDS else first
+    return name if first in COMMANDS else first
 
 
 def _joined(words: list[str]) -> list[str]:
     name = " ".join(words[:2])
-    return [_first_word(name), *words[2:]] if name in COMMANDS and words[0] in COMMANDS else words
+    return [name, *words[2:]] if name in COMMANDS and words[0] in COMMANDS else words
 
 
 def _group(name: str) -> Any:
     """A command, or those whose first word is the same."""
-    if (spaced := name.replace("-", " ")) in COMMANDS:
-        return _subcommand(name, COMMANDS[spaced][0])
+    if name in COMMANDS:
+        return _subcommand(name, COMMANDS[name][0])
     inside = [each for each in COMMANDS if each.startswith(f"{name} ")]
     several: Any = reduce(or_, (_subcommand(each.split()[1], COMMANDS[each][0]) for each in inside))
     return Annotated[several, tyro.conf.subcommand(name, description=GROUPS[name])]

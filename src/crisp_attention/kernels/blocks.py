@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
@@ -28,6 +29,16 @@ def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
         return None
     with torch.no_grad():
         return layout.blocks(rows)
+
+
+def visible_pairs(call: Call) -> Tensor:
+    """The pairs that the layout of a method for all heads shows, bool, broadcastable to (B, H, L, S).
+
+    By the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well.
+    """
+    if call.blocks is not None and call.method.has_branch:
+        return call.rows.valid & call.blocks.pairs()
+    return call.layout.visible(call.rows)
 
 
 def may_choose(layout: Layout) -> bool:

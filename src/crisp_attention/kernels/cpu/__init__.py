@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.blocks import lacks_blocks
+from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import LANES, code_of
@@ -59,10 +59,10 @@ def attention(call: Call) -> Tensor:
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
     valid, graph = call.valid, call.blocks
-    if (
-        graph is not None and graph.blocks.size % LANES
-    ):  # a mask for each pair, which small blocks are best as
-        valid, graph = graph.pairs() if valid is None else graph.pairs() & valid, None
+    if graph is not None and graph.blocks.size % LANES:
+        # small blocks, which are best as a mask for each pair
+        with torch.no_grad():
+            valid, graph = visible_pairs(call), None
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
