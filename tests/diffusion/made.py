@@ -23,7 +23,6 @@ def run(variant: Variant, seed: int, final: float, **others: object) -> Run:
         trained=variant.trained,
         method="dense" if variant.method is None else variant.method.spec,
         losses={0: 2 * final, 50: final},
-        by_image=[final],
         digits=bytes(range(64)).hex() * SHOWN,
         **given | others,  # type: ignore[arg-type]
     )

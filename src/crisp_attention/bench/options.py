@@ -41,7 +41,7 @@ class BenchOptions:
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.
-    Default: topk, block_topk, entmax, topp, threshold, nofm."""
+    Default: topk, block_topk, entmax, topp, threshold, nofm, sparse_linear (with 5 % of its blocks critical)."""
 
     lengths: Counts = ()
     """Tokens in a sequence, for the attention part. Default: 16 to 8,192, by method."""

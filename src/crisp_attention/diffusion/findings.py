@@ -7,7 +7,7 @@ import pandas as pd
 
 from crisp_attention.diffusion.runs import Run
 from crisp_attention.diffusion.variants import DENSE, SLA
-from crisp_attention.studies.statistics.intervals import Interval, seeds_interval
+from crisp_attention.studies.statistics.intervals import seeds_interval
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,8 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def interval(differences: Sequence[float]) -> Interval | None:
-    """The 95 % t-interval over seeds, from three on."""
-    return seeds_interval(list(differences))
-
-
 def _difference(differences: Sequence[float], form: str = "+.1f") -> str:
-    mean, known = 100 * sum(differences) / len(differences), interval(differences)
+    mean, known = 100 * sum(differences) / len(differences), seeds_interval(differences)
     if known is None:
         return f"{mean:{form}}\N{NO-BREAK SPACE}%"
     return f"{mean:{form}}\N{NO-BREAK SPACE}% [{100 * known.low:{form}} to {100 * known.high:{form}}]"
@@ -132,7 +127,7 @@ def _difference(differences: Sequence[float], form: str = "+.1f") -> str:
 
 def _judged(differences: Sequence[float]) -> str:
     """A relative difference in words: above, below, or not told apart."""
-    known = interval(differences)
+    known = seeds_interval(differences)
     if known is not None and known.low <= 0 <= known.high:
         return f"not told apart from that of SLA ({_difference(differences)})"
     above = sum(differences) > 0

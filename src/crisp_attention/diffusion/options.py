@@ -19,7 +19,7 @@ class DiffusionOptions:
     dense attention, SLA (crisp.SparseLinear), its critical blocks alone, its linear part alone and their plain sum are
     fine-tuned on the same batches. Measured are the denoising loss on held-out images, how many generated digits a
     classifier recognises, and the Fréchet distance of its features to those of held-out digits. Ends with a report.
-    Takes some seven minutes on two cores. Needs diffusers.
+    Takes minutes on two cores. Needs diffusers.
 
     For example: crisp demo diffusion --output runs/diffusion
     """

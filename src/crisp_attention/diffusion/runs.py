@@ -38,7 +38,6 @@ class Run:
     trained: str
     method: str
     losses: Mapping[int, float]
-    by_image: list[float]
     accuracy: float
     frechet: float
     operations: float
@@ -121,7 +120,6 @@ def make(
     seconds = perf_counter() - began
     images, classes = generate(tuned.model, samples, seed)
     good = quality(classifier, images, classes, digits)
-    last = tuned.losses[max(tuned.losses)]
     return Run(
         seed,
         variant.label,
@@ -131,7 +129,6 @@ def make(
         variant.trained,
         "dense" if variant.method is None else variant.method.spec,
         {step: float(each.mean()) for step, each in tuned.losses.items()},
-        [round(float(each), 6) for each in last],
         good.accuracy,
         good.frechet,
         *_costs(tuned.model, digits),

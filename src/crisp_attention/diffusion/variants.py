@@ -72,7 +72,7 @@ def _method(attention: str, sparsity: float, block_size: int) -> Method:
     if attention == SUM:
         return SparseLinear(critical, NEGLIGIBLE, block_size, combine="sum")
     if attention == LINEAR:
-        # the blocks do not matter: every key is attended to, and the softmax part is left out
+        # which blocks does not matter: every key is attended to, and what the softmax part gives is not used
         return Method(
             BlockTopK(sparsity, block_size, local_blocks=0), branch=Linear(0.0, scope="all", combine="alone")
         )

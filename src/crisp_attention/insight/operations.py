@@ -17,8 +17,7 @@ from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.methods.layouts import BlockTopK, Full
 from crisp_attention.methods.method import AnyMethod, Method, as_method
 from crisp_attention.methods.ranking import share_count
-from crisp_attention.methods.rules import Dense
-from crisp_attention.methods.rules.share import ShareRule
+from crisp_attention.methods.rules import Dense, RandomK, TopK
 from crisp_attention.models.borrowing import borrowed
 from crisp_attention.models.settings import Settings
 from crisp_attention.tables import as_html, as_text
@@ -270,7 +269,7 @@ def _known(method: Method, tokens: int) -> tuple[float, float]:
         raise ValueError(f"how many pairs {method} has depends on the data: use crisp.counting(model)")
     if isinstance(rule, Dense):
         return keys * tokens, keys * tokens
-    if isinstance(rule, ShareRule) and rule.name != "topk_topp":
+    if isinstance(rule, TopK | RandomK):
         return keys * tokens, float(rule.count_of(torch.tensor(round(keys)))) * tokens
     raise ValueError(f"how many pairs {method} has depends on the data: use crisp.counting(model)")
 

@@ -11,6 +11,7 @@ from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import Full, Layout
+from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import answers, called
 from crisp_attention.methods.rows import Rows
 
@@ -31,14 +32,14 @@ def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
         return layout.blocks(rows)
 
 
-def visible_pairs(call: Call) -> Tensor:
-    """The pairs that the layout of a method for all heads shows, bool, broadcastable to (B, H, L, S).
+def visible_pairs(rows: Rows, method: Method, blocks: BlockGraph | None) -> Tensor:
+    """The pairs that a method's layout shows, bool, broadcastable to (B, H, L, S).
 
     By the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well.
     """
-    if call.blocks is not None and call.method.has_branch:
-        return call.rows.valid & call.blocks.pairs()
-    return call.layout.visible(call.rows)
+    if blocks is not None and method.has_branch:
+        return rows.valid & blocks.pairs()
+    return method.layout.visible(rows)
 
 
 def may_choose(layout: Layout) -> bool:

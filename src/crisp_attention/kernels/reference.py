@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
 from crisp_attention.kernels.around import branch_pairs, together
-from crisp_attention.kernels.blocks import choose_blocks, exactly
+from crisp_attention.kernels.blocks import choose_blocks, exactly, visible_pairs
 from crisp_attention.kernels.call import Call, parameters_of
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import LayerMethod, PerHead
@@ -86,11 +86,7 @@ def _attend(
     if dense is not None:
         return _beside_dense(rows, method, sinks, dense)
     with torch.no_grad():
-        # by the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well
-        if blocks is not None and method.has_branch:
-            visible = rows.valid & blocks.pairs()
-        else:
-            visible = method.layout.visible(rows)
+        visible = visible_pairs(rows, method, blocks)
         keep = method.rule.select(rows, visible)
     weights = _weigh(rows, method.rule, keep, sinks)
     if method.rule.zeros_are_dropped:

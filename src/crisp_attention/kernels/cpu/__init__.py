@@ -62,7 +62,7 @@ def attention(call: Call) -> Tensor:
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
         with torch.no_grad():
-            valid, graph = visible_pairs(call), None
+            valid, graph = visible_pairs(call.rows, call.method, graph), None
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()

@@ -95,7 +95,7 @@ class Linear(Branch):
         return self.added(call, output, linear, reached)
 
     def is_short(self, call: Attended) -> bool:
-        """Whether so few tokens take less time pair by pair than by the sums of blocks, as measured on a CPU."""
+        """Whether so few tokens take less time pair by pair than by the sums of blocks."""
         return (
             call.blocks is not None
             and call.blocks.blocks.size < 16

@@ -61,7 +61,7 @@ def adds_onto(branch: Branch | None, call: Attended) -> bool:
     if (
         not isinstance(branch, Linear)
         or branch.combine not in ("project", "sum")
-        or branch.feature_map == "hedgehog"
+        or MAPS[branch.feature_map] == GIVEN
     ):
         return False
     return lacks(branch, call) is None and call.blocks is not None and call.blocks.blocks.size % LANES == 0
