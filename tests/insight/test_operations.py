@@ -1,10 +1,11 @@
 """Operations of attention: the paper's numbers, a count by hand, and whole models."""
 
 import pytest
+import torch
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Linear, Method, Operations, SparseLinear, TopK, TopP
-from tests.models.tiny import BATCH, distilbert
+from tests.models.tiny import BATCH, distilbert, llama
 
 WAN = {"tokens": 32760, "heads": 96, "width": 128}  # 12 heads of 8 times 12 layers, as in SLA's table 1
 
@@ -61,9 +62,42 @@ def test_the_linear_part(feature_map: str, combine: str, linear: int, projection
     assert (counted.linear, counted.projection) == (3 * linear, 3 * projection)
 
 
-def test_what_depends_on_the_data_is_refused_with_the_way_to_count_it() -> None:
+def test_only_what_is_used_is_counted() -> None:
+    alone = Operations.of(SparseLinear(0.25, 0.0, 4, combine="alone"), tokens=16, heads=3, width=8)
+    assert (alone.scores, alone.values, alone.linear) == (0, 0, 3 * 2 * 16 * 8 * 8 * 2)
+    one_block = Operations.of(SparseLinear(0.25, 0.0, 16), tokens=16, heads=3, width=8)
+    assert (one_block.total, one_block.linear) == (one_block.dense, 0)
+    learned = Operations.of(SparseLinear(0.25, 0.0, 4, "hedgehog"), tokens=16, heads=3, width=8)
+    assert all("paper" not in repr(each) for each in (alone, one_block, learned))
+
+
+def test_of_models_as_well() -> None:
+    def count(method: Method, model: torch.nn.Module, **batch: torch.Tensor) -> Operations:
+        with torch.no_grad(), crisp.counting(crisp.sparsify(model, method)) as counted:
+            model(**batch)
+        return counted.total
+
+    alone = count(SparseLinear(0.25, 0.0, 2, combine="alone"), distilbert(), **BATCH)
+    assert (alone.scores, alone.values) == (0, 0)
+    assert alone.linear > 0
+    one_block = count(SparseLinear(0.25, 0.0, 64), distilbert(), **BATCH)
+    assert (one_block.total, one_block.linear) == (one_block.dense, 0)
+
+
+def test_a_decoder_computes_the_linear_part_by_pairs() -> None:
+    model = crisp.sparsify(llama(), SparseLinear(0.25, 0.0, 2))
+    tokens = {"input_ids": torch.arange(12)[None]}
+    with torch.no_grad(), crisp.counting(model) as counted, crisp.measuring(model) as measured:
+        model(**tokens)
+    table = measured.table()
+    pairs = (table.branch * table.valid_pairs).groupby(table.layer).sum()
+    width = model.config.head_dim
+    assert counted.table().linear.tolist() == pytest.approx([4 * width * each for each in pairs])
+
+
+def test_what_is_not_known_beforehand_is_refused_with_the_way_to_count_it() -> None:
     for method in (TopP(0.5), crisp.Window(5)):
-        with pytest.raises(ValueError, match=r"depends on the data: use crisp\.counting\(model\)"):
+        with pytest.raises(ValueError, match=r"not known beforehand: use crisp\.counting\(model\)"):
             Operations.of(method, tokens=16, heads=2, width=8)
     with pytest.raises(ValueError, match="tokens must be a whole number of at least 1, got 0"):
         Operations.of(crisp.Dense(), tokens=0, heads=2, width=8)

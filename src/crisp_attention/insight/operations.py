@@ -12,6 +12,7 @@ from torch import nn
 from crisp_attention.extras import needs
 from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.branches import Linear
+from crisp_attention.methods.branches.feature_maps import LEARNED
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.heads import LayerMethod, PerHead
 from crisp_attention.methods.layouts import BlockTopK, Full
@@ -31,7 +32,8 @@ class Operations:
     """Floating point operations of attention; a multiplication and an addition are two.
 
     What is counted are products of queries, keys, values and what stands for them. Choosing pairs, softmax, feature
-    maps and additions of sums of blocks are not: of blocks of b tokens they are some 1 / b of them.
+    maps and additions of sums of blocks are not: of blocks of b tokens they are some 1 / b of them. Nor is what a
+    branch puts its own output in place of (`Linear(combine="alone")`).
 
     Attributes
     ----------
@@ -42,7 +44,8 @@ class Operations:
     values
         Weighted sums of values, of the pairs that the rule keeps.
     linear
-        The sums Σ φ(k) v' over keys and their products with φ(q), of the branch `Linear`.
+        The sums Σ φ(k) v' over keys and their products with φ(q), of the branch `Linear`. Where every query chooses for
+        itself (causal masks), the pairs of φ(q) φ(k)' and their weighted sums of values.
     projection
         Its projection, and that of a learned feature map.
 
@@ -77,7 +80,7 @@ class Operations:
         Raises
         ------
         TypeError, ValueError
-            For another method, whose pairs depend on the data, and for numbers below 1.
+            For another method, and for numbers below 1.
         """
         for name, number in (("tokens", tokens), ("heads", heads), ("width", width)):
             check_whole(name, number, 1)
@@ -86,7 +89,11 @@ class Operations:
             raise TypeError(f"expected a method of all heads, got {method!r}")
         shown, kept = _known(one, tokens)
         each = heads * width
-        branch = _branch(one, float(tokens), float(tokens), width, width)
+        branch = 0.0, 0.0
+        if _reaches(one, tokens):
+            branch = _branch(one, float(tokens), float(tokens), width, width)
+            if _is_alone(one):
+                shown = kept = 0.0
         return cls(
             4.0 * tokens**2 * each, 2.0 * shown * each, 2.0 * kept * each, *(heads * part for part in branch)
         )
@@ -105,9 +112,9 @@ class Operations:
         return [*(f"{number / 10**unit:.2f}" for number in numbers), share]
 
     def _note(self, unit: int) -> list[str]:
-        if not self.linear:
+        if not self.linear or abs(self.linear - 2 * self.projection) > 1e-6 * self.linear:
             return []
-        one = f"{self.linear / 2 / 10**unit:.2f}"
+        one = f"{self.projection / 10**unit:.2f}"
         return [
             "The linear part is done in three products of queries or keys with a square matrix: sums of keys and",
             f"values, queries with these, projection. SLA's paper counts one of them, {one}.",
@@ -218,39 +225,68 @@ def _of_call(method: LayerMethod, seen: Observation) -> Operations:
     assert seen.value is not None
     real = (seen.queries & seen.valid.any(dim=-1)).unsqueeze(-1)
     valid, width, value_width = seen.valid & real, seen.rows.query.shape[-1], seen.value.shape[-1]
-    shown = seen.keep if seen.visible is None else seen.visible
+    shown = (seen.keep if seen.visible is None else seen.visible) & real
+    kept = seen.keep & real
     heads, groups = seen.valid.shape[1], seen.rows.key.shape[1]
-    linear = projection = 0.0
+    together = bool((valid == (real & valid.any(dim=2, keepdim=True))).all())
+    scores = values = linear = projection = 0.0
     groups_of = method.groups() if isinstance(method, PerHead) else {method: list(range(heads))}
     for one, own in groups_of.items():
-        queries = real[:, own].sum()
-        keys = valid[:, own].any(dim=2).sum() * groups / heads
-        part = _branch(one, float(queries), float(keys), width, value_width)
-        linear, projection = linear + part[0], projection + part[1]
-    return Operations(
-        2.0 * int(valid.sum()) * (width + value_width),
-        2.0 * int((shown & real).sum()) * width,
-        2.0 * int((seen.keep & real).sum()) * value_width,
-        linear,
-        projection,
-    )
+        reached = None if seen.branch is None else seen.branch[:, own] & real[:, own]
+        if reached is not None and bool(reached.any()):
+            queries = float(real[:, own].sum())
+            keys = float(valid[:, own].any(dim=2).sum() * groups / heads)
+            pairs = None if together else float(reached.sum())
+            part = _branch(one, queries, keys, width, value_width, pairs)
+            linear, projection = linear + part[0], projection + part[1]
+            if _is_alone(one):
+                continue
+        scores += 2.0 * int(shown[:, own].sum()) * width
+        values += 2.0 * int(kept[:, own].sum()) * value_width
+    return Operations(2.0 * int(valid.sum()) * (width + value_width), scores, values, linear, projection)
 
 
-def _branch(method: Method, queries: float, keys: float, width: int, value_width: int) -> tuple[float, float]:
-    """Operations of the linear part of one head and of projections, for so many queries and keys."""
+def _is_alone(method: Method) -> bool:
+    return isinstance(method.branch, Linear) and method.branch.combine == "alone"
+
+
+def _branch(
+    method: Method, queries: float, keys: float, width: int, value_width: int, pairs: float | None = None
+) -> tuple[float, float]:
+    """Operations of the linear part of one head and of projections, for so many queries and keys.
+
+    By the sums of keys or, where they are given, by pairs.
+    """
     branch = method.branch
     if not isinstance(branch, Linear):
         return 0.0, 0.0
-    learned = branch.feature_map == "hedgehog"
+    learned = branch.feature_map == LEARNED
     features = 2 * width if learned else width
     projection = 2.0 * queries * value_width**2 if branch.combine == "project" else 0.0
     mapped = 2.0 * (queries + keys) * width**2 if learned else 0.0
-    return 2.0 * (queries + keys) * features * value_width, projection + mapped
+    products = (
+        (queries + keys) * features * value_width if pairs is None else pairs * (features + value_width)
+    )
+    return 2.0 * products, projection + mapped
+
+
+def _reaches(method: Method, tokens: int) -> bool:
+    """Whether the linear part has a block left, among `tokens` tokens."""
+    branch, layout = method.branch, method.layout
+    if not isinstance(branch, Linear) or branch.scope == "all" or not isinstance(layout, BlockTopK):
+        return isinstance(branch, Linear)
+    blocks = torch.tensor(-(-tokens // layout.block_size), device="cpu")
+    beside = int(share_count(blocks, branch.negligible, minimum=0))
+    return int(share_count(blocks, layout.sparsity)) < beside
 
 
 def _known(method: Method, tokens: int) -> tuple[float, float]:
     """The pairs that a method's layout shows and those that its rule keeps, among `tokens` tokens."""
     layout, rule = method.layout, method.rule
+    unknown = ValueError(
+        f"the pairs of {method} are not known beforehand: use crisp.counting(model). Those of dense attention, of "
+        f"rules that keep a share, and of block top-k are"
+    )
     if type(layout) is Full:
         keys = float(tokens)
     elif type(layout) is BlockTopK:
@@ -266,12 +302,12 @@ def _known(method: Method, tokens: int) -> tuple[float, float]:
         ]
         keys = sum(max(share, forced) for forced in kept) / blocks * tokens / blocks
     else:
-        raise ValueError(f"how many pairs {method} has depends on the data: use crisp.counting(model)")
+        raise unknown
     if isinstance(rule, Dense):
         return keys * tokens, keys * tokens
     if isinstance(rule, TopK | RandomK):
         return keys * tokens, float(rule.count_of(torch.tensor(round(keys)))) * tokens
-    raise ValueError(f"how many pairs {method} has depends on the data: use crisp.counting(model)")
+    raise unknown
 
 
 def _unit(number: float) -> int:
