@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import kl_div, mse_loss
+from transformers import DistilBertForQuestionAnswering
 
 import crisp_attention as crisp
 from crisp_attention import SparseLinear, TopK
 from tests.models.diffusion import FAMILIES, built, run
-from tests.models.tiny import BATCH, distilbert, gpt2, logits
+from tests.models.tiny import BATCH, bart, distilbert, gpt2, logits, noisy
 
 
 def apart():
@@ -84,14 +85,70 @@ def test_the_trainer_of_transformers_trains_by_it(tmp_path) -> None:
     assert loss(BATCH).item() < 0.7 * before
 
 
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression", None])
+def test_the_loss_is_that_of_the_problem(problem: str | None) -> None:
+    teacher = apart()
+    teacher.config.problem_type = problem
+    if problem is None:
+        teacher.classifier = torch.nn.Linear(16, 1)
+    student = crisp.sparsify(copy.deepcopy(teacher), TopK(0.8))
+    loss = crisp.distill(student, teacher)(BATCH)
+    one, other = (logits(each).double() for each in (student, teacher))
+    if problem == "multi_label_classification":
+        (p, q) = (each.sigmoid() for each in (other, one))
+        wanted = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(-1).mean()
+    else:
+        wanted = (one - other).square().mean()
+    assert loss > 0
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-3, atol=1e-7)
+
+
+def test_labels_of_an_encoder_decoder_are_the_input_of_its_decoder() -> None:
+    teacher = noisy(bart())
+    loss = crisp.distill(crisp.sparsify(copy.deepcopy(teacher), TopK(0.8)), teacher)
+    labels = torch.tensor([[3, 4, 5, 6, 7, 8, 9, 10], [3, 4, 5, -100, -100, -100, -100, -100]])
+    first, second = (
+        loss({name: each[row : row + 1] for name, each in (BATCH | {"labels": labels}).items()})
+        for row in range(2)
+    )
+    cut = loss({name: each[1:] for name, each in BATCH.items()} | {"labels": labels[1:, :3]})
+    torch.testing.assert_close(second, cut)
+    torch.testing.assert_close(loss(BATCH | {"labels": labels}), (8 * first + 3 * second) / 11)
+
+
+def test_hidden_states_of_padding_count_for_nothing() -> None:
+    teacher = apart().distilbert
+    student = crisp.sparsify(copy.deepcopy(teacher), TopK(0.8))
+    real = BATCH["attention_mask"].bool()
+    one, other = (each(**BATCH).last_hidden_state[real] for each in (student, teacher))
+    torch.testing.assert_close(crisp.distill(student, teacher)(BATCH), mse_loss(one, other))
+
+
 @pytest.mark.parametrize(
-    ("temperature", "same", "message"), [(0.0, False, "more than 0"), (1.0, True, "same model")]
+    ("temperature", "error", "message"),
+    [
+        (0.0, ValueError, r"temperature must be in \(0, inf\), got 0.0"),
+        (float("nan"), ValueError, "temperature must be in"),
+        ("2", TypeError, "temperature must be a number"),
+    ],
 )
-def test_what_cannot_be(temperature: float, same: bool, message: str) -> None:
-    model = distilbert()
-    with pytest.raises(ValueError, match=message):
-        crisp.distill(model, model if same else distilbert(), temperature=temperature)
+def test_temperatures_that_cannot_be(temperature, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        crisp.distill(distilbert(), distilbert(), temperature=temperature)
+
+
+def test_models_and_batches_that_cannot_be() -> None:
+    model, sparse = distilbert(), crisp.sparsify(distilbert(), TopK(0.8))
+    with pytest.raises(ValueError, match="same model"):
+        crisp.distill(model, model)
+    with pytest.raises(ValueError, match=r"expected crisp\.distill\(sparse, dense\)"):
+        crisp.distill(model, sparse)
+    with pytest.raises(TypeError, match="expected a mapping of what the models are called with, got Tensor"):
+        crisp.distill(sparse, model)(BATCH["input_ids"])
     wider = distilbert()
     wider.classifier = torch.nn.Linear(16, 5)
     with pytest.raises(ValueError, match=r"the student predicts \(2, 2\), the teacher \(2, 5\)"):
-        crisp.distill(model, wider)(BATCH)
+        crisp.distill(sparse, wider)(BATCH)
+    answering = DistilBertForQuestionAnswering(model.config)
+    with pytest.raises(TypeError, match="the model gives start_logits, end_logits"):
+        crisp.distill(crisp.sparsify(copy.deepcopy(answering), TopK(0.8)), answering)(BATCH)
