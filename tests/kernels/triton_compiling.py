@@ -42,7 +42,7 @@ def source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
 
 def block_source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSource:
     """A kernel over blocks, as the operators call it with a linear part."""
-    sums = "*fp32" if states == "*fp32" else "*bf16"
+    sums = "*bf16" if states == "*bf16" else "*fp32"
     whole = {"lengths", "blocks", "counts", "seeing", "seeing_counts"}
     known = dict.fromkeys(whole, "*i32") | dict.fromkeys(("sums", "chosen", "slopes"), sums)
     known |= dict.fromkeys(STATES | {"linear", "given_linear"}, states)

@@ -97,7 +97,11 @@ def test_it_is_trained_saved_and_loaded(name: str, tmp_path, caplog) -> None:
         again = crisp.load(tmp_path).eval()
     assert "crisp" not in caplog.text
     assert run(again, name).equal(run(model, name))
-    dense = type(model).from_pretrained(tmp_path)
+    with pytest.warns(crisp.SparseCheckpointLoadedDense, match=r"crisp_attention\.load\(path\) does") as told:
+        dense = type(model).from_pretrained(tmp_path)
+    assert [each.filename for each in told if each.category is crisp.SparseCheckpointLoadedDense] == [
+        __file__
+    ]
     assert not crisp.is_sparse(dense)
     crisp.restore(dense)
     assert run(dense, name).equal(run(model, name))
@@ -200,7 +204,8 @@ def test_a_pipeline_comes_back_with_the_transformer_sparse_and_nothing_else(tmp_
     assert run(again.transformer.eval(), "DiT").equal(run(pipe.transformer, "DiT"))
     assert crisp.is_sparse(again.transformer)
     assert not crisp.is_sparse(again.vae)
-    assert not crisp.is_sparse(DiTPipeline.from_pretrained(tmp_path).transformer)
+    with pytest.warns(crisp.SparseCheckpointLoadedDense, match=r"load_pipeline\(path\) for a pipeline"):
+        assert not crisp.is_sparse(DiTPipeline.from_pretrained(tmp_path).transformer)
     config = tmp_path / "transformer" / "config.json"
     config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
     with pytest.raises(

@@ -34,7 +34,8 @@ def check_shares(critical: float, negligible: float) -> None:
     if critical + negligible > 1 + 10**-DIGITS:
         raise ValueError(
             "critical and negligible are shares of the same blocks, at most 1 together, "
-            f"got {critical} and {negligible}"
+            f"got {critical} and {negligible}: "
+            f"beside critical={critical}, negligible may be {round(1 - critical, DIGITS):g} at most"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sysconfig import get_path
 from types import FrameType
 
-LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|huggingface_hub|peft|wrapt)[/\\]")
+LIBRARY = re.compile(r"[/\\](crisp_attention|transformers|diffusers|huggingface_hub|peft|wrapt)[/\\]")
 INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen ")
 _restoring: ContextVar[bool] = ContextVar("crisp_restoring", default=False)
 

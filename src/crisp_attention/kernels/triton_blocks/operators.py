@@ -218,8 +218,8 @@ def _states(query: Tensor, value: Tensor, marginal: Tensor | None) -> tuple[Tens
     """Room for the sums of every block of `query`: their values (B, H, n, D, Dv), and their weights (B, H, n, D)."""
     if marginal is None:
         return None, None
-    # sums of many tokens may be beyond float16
-    dtype = torch.float32 if query.dtype == torch.float32 else torch.bfloat16
+    # sums of many tokens may be beyond float16, and bfloat16 would lose bits that it has
+    dtype = torch.bfloat16 if query.dtype == torch.bfloat16 else torch.float32
     shape = (*query.shape[:2], marginal.shape[-1], query.shape[3])
     return (
         query.new_empty(*shape, value.shape[3], dtype=dtype),

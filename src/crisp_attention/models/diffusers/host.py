@@ -14,6 +14,7 @@ from torch import nn
 
 from crisp_attention.errors import CheckpointError
 from crisp_attention.methods.heads import LayerMethod
+from crisp_attention.models.diffusers.notice import CONFIG_KEY
 from crisp_attention.models.host import Missing, Traits, outermost, register
 from crisp_attention.models.parameters import MODULE, Values, fill_parameters, not_held
 from crisp_attention.models.record import parse
@@ -22,7 +23,6 @@ from crisp_attention.models.sdpa.finding import attention_modules_of
 from crisp_attention.models.sdpa.host import AnyModule
 from crisp_attention.models.settings import settings_of
 
-CONFIG_KEY = "crisp_attention"
 # where the tokens of the text stand in the joint attention of a model, by the name of its class
 JOINT = {
     "CogVideoXTransformer3DModel": "first",

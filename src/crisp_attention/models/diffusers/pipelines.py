@@ -8,6 +8,7 @@ from torch import nn
 from crisp_attention.errors import CheckpointError
 from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.models.diffusers.host import Diffusers, quiet
+from crisp_attention.models.notice import restoring
 from crisp_attention.models.persistence import restore_from
 
 
@@ -45,7 +46,7 @@ def load_pipeline(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> An
     from diffusers import DiffusionPipeline
 
     try:
-        with quiet():
+        with quiet(), restoring():
             pipe = DiffusionPipeline.from_pretrained(path, **{"use_safetensors": True, **kwargs})
     except OSError as error:
         raise CheckpointError(
