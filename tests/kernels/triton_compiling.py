@@ -64,14 +64,15 @@ def block_source(kernel: Any, constants: dict[str, Any], states: str) -> ASTSour
 def compile_blocks() -> None:
     """The kernels over blocks, with a linear part."""
     names = ("key_sums", "attend", "query_gradients", "key_gradients")
-    for capability, states, width in ((90, "*bf16", 128), (80, "*fp16", 64), (80, "*bf16", 128)):
+    for capability, states, width in ((90, "*bf16", 128), (80, "*fp16", 128), (80, "*bf16", 128)):
+        dtype = {"*bf16": torch.bfloat16, "*fp16": torch.float16}[states]
         sizes = {"SIZE": 64, "WIDTH": width, "VALUE_WIDTH": width, "MAP": 0, "LINEAR": True}
         for name in names:
             kernel = getattr(block_passes, name)
             found = compiled(
                 block_source(kernel, sizes, states),
                 target=GPUTarget("cuda", capability, 32),
-                options=block_operators.options(torch.bfloat16),
+                options=block_operators.options(dtype),
             )
             assert found.metadata.shared <= 160 * 1024, (name, found.metadata.shared)  # that of an A100
             print(name, width)

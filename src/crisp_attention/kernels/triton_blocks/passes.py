@@ -28,6 +28,18 @@ def state_at(states, at, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):
 
 
 @triton.jit
+def halved(states, like):
+    """States for a product with `like`, if that is float16 divided by their largest, and what they were divided by."""
+    unit = 1.0
+    if like.dtype == tl.float16:
+        states = states.to(tl.float32)
+        top = tl.max(tl.max(tl.abs(states), 1), 0)
+        unit = tl.where((top > 0.0) & (top < float("inf")), top, 1.0)
+        states = (states / unit).to(tl.float16)
+    return states, unit
+
+
+@triton.jit
 def key_sums(
     key, value, lengths, sums, weights,
     k_strides, v_strides,
@@ -90,11 +102,11 @@ def attend(
     rows = (b * heads + h) * tokens + i
     tl.store(tops + rows, tl.where(real, top + tl.log(total), 0.0), mask=i < tokens)
     if LINEAR:
-        state = tl.load(state_at(chosen, at, WIDTH, VALUE_WIDTH))
+        state, unit = halved(tl.load(state_at(chosen, at, WIDTH, VALUE_WIDTH)), q)
         weights = tl.load(chosen_weights + at * WIDTH + tl.arange(0, WIDTH))
         phi = features(q, MAP)
         weight = tl.where(i < length, tl.sum(phi * weights[None, :], 1), 0.0)
-        reached = tl.dot(phi.to(state.dtype), state, input_precision="ieee")
+        reached = unit * tl.dot(phi.to(state.dtype), state, input_precision="ieee")
         reached = tl.where(
             (i < length)[:, None], reached / tl.where(weight == 0.0, 1.0, weight)[:, None], 0.0
         )
@@ -140,7 +152,7 @@ def query_gradients(
     if LINEAR:
         linear += b * l_strides[0] + h * l_strides[1]
         given_linear += b * gl_strides[0] + h * gl_strides[1]
-        state = tl.load(state_at(chosen, at, WIDTH, VALUE_WIDTH))
+        state, unit = halved(tl.load(state_at(chosen, at, WIDTH, VALUE_WIDTH)), q)
         weights = tl.load(chosen_weights + at * WIDTH + tl.arange(0, WIDTH))
         phi = tl.where((i < length)[:, None], features(q, MAP), 0.0)
         reached = load_rows(linear, l_strides[2], tile * SIZE, length, VALUE_WIDTH, SIZE, VALUE_WIDTH).to(
@@ -152,13 +164,12 @@ def query_gradients(
         weight = tl.load(weighed + rows, mask=i < length, other=0.0)
         share = 1.0 / tl.where(weight == 0.0, 1.0, weight)
         down = tl.where(weight == 0.0, 0.0, -share * tl.sum(g * reached, 1))
-        g = g * share[:, None]
-        d_phi = (
-            tl.dot(g.to(state.dtype), tl.trans(state), input_precision="ieee")
-            + down[:, None] * weights[None, :]
-        )
+        steep, steep_unit = halved(g * share[:, None], q)
+        steep = steep.to(state.dtype)
+        d_phi = unit * steep_unit * tl.dot(steep, tl.trans(state), input_precision="ieee")
+        d_phi += down[:, None] * weights[None, :]
         slope += through_features(d_phi, phi, MAP)
-        both = tl.dot(tl.trans(phi).to(state.dtype), g.to(state.dtype), input_precision="ieee")
+        both = steep_unit * tl.dot(tl.trans(phi).to(state.dtype), steep, input_precision="ieee")
         tl.store(state_at(slopes, at, WIDTH, VALUE_WIDTH), both.to(slopes.dtype.element_ty))
         tl.store(slope_weights + at * WIDTH + tl.arange(0, WIDTH), tl.sum(phi * down[:, None], 0))
     slope = tl.where((i < length)[:, None], slope, 0.0)
@@ -204,11 +215,11 @@ def key_gradients(
             d_k += tl.dot(tl.trans(steep).to(q.dtype), q, input_precision="ieee")
     if LINEAR:
         at = (b * groups + group) * row_tiles + tile
-        state = tl.load(state_at(slopes, at, WIDTH, VALUE_WIDTH))
+        state, unit = halved(tl.load(state_at(slopes, at, WIDTH, VALUE_WIDTH)), k)
         weights = tl.load(slope_weights + at * WIDTH + tl.arange(0, WIDTH))
         phi = tl.where((j < length)[:, None], features(k, MAP), 0.0)
-        d_v += tl.dot(phi.to(state.dtype), state, input_precision="ieee")
-        d_phi = tl.dot(v.to(state.dtype), tl.trans(state), input_precision="ieee") + weights[None, :]
+        d_v += unit * tl.dot(phi.to(state.dtype), state, input_precision="ieee")
+        d_phi = unit * tl.dot(v.to(state.dtype), tl.trans(state), input_precision="ieee") + weights[None, :]
         d_k += through_features(d_phi, phi, MAP)
     real = (j < length)[:, None]
     base = b * dk_strides[0] + group * dk_strides[1]
