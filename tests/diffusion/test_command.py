@@ -64,6 +64,13 @@ def test_the_page_shows_every_variant(tmp_path) -> None:
     }
 
 
+def test_a_quick_run_says_that_it_is_one(tmp_path) -> None:
+    runs = made.runs({"dense": [0.1] * 3, "SLA 90 %": [0.11, 0.12, 0.13]})
+    write_report(runs, tmp_path, DiffusionOptions(output=tmp_path, quick=True))
+    assert "A quick run, which shows that everything works" in (tmp_path / "report.html").read_text()
+    assert not any("quick" in each for each in findings(runs))
+
+
 @pytest.mark.slow
 def test_a_comparison_is_continued_where_it_stopped(crisp_command, tmp_path) -> None:
     output = tmp_path / "new"

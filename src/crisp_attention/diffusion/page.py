@@ -33,7 +33,7 @@ def write_report(runs: Sequence[Run], output: Path, options: DiffusionOptions) -
         "diffusion.html",
         package="crisp_attention.diffusion",
         facts=facts,
-        findings=findings(runs),
+        findings=findings(runs, quick=options.quick),
         pictures=[
             each._asdict() | {"svg": Markup(inline(each.svg, f"{each.title}. {each.caption}"))}
             for each in drawn

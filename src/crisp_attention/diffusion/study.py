@@ -64,7 +64,7 @@ def run_diffusion(options: DiffusionOptions, console: Console | None = None) -> 
     runs = runs_in(options.output)
     write_report(runs, options.output, options)
     printed = Console()
-    for line in (*findings(runs), f"the report is {options.output / 'report.html'}"):
+    for line in (*findings(runs, quick=options.quick), f"the report is {options.output / 'report.html'}"):
         printed.print(line, markup=False, highlight=False, soft_wrap=True)
     return runs
 

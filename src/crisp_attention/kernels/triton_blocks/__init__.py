@@ -54,8 +54,19 @@ def lacks(call: Call) -> str | None:
             return f"{what.format(number)} (it has {', '.join(map(str, known))})"
     if call.dropout:
         return "dropout"
+    if query.device.type == "cuda":
+        needed = shared_memory(query.dtype, call.blocks.blocks.size, query.shape[3], call.value.shape[3])
+        there = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
+        if needed > there:
+            return f"shared memory (it needs {needed >> 10} KiB, this GPU has {there >> 10})"
     given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
     return next((words for words, value in given.items() if value is not None), None)
+
+
+def shared_memory(dtype: torch.dtype, size: int, width: int, value_width: int) -> int:
+    """Bytes that its passes need at most, for blocks of `size` tokens: a bound for what the compiler says."""
+    tile, state = size * max(width, value_width), width * value_width
+    return max(4 * tile + size * size, 3 * tile + state) * dtype.itemsize + 2048
 
 
 def computes_branch(call: Call) -> bool:
