@@ -56,7 +56,10 @@ def lacks(call: Call) -> str | None:
         return "dropout"
     if query.device.type == "cuda":
         needed = shared_memory(query.dtype, call.blocks.blocks.size, query.shape[3], call.value.shape[3])
-        there = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
+        gpu = torch.cuda.get_device_properties(query.device)
+        there = getattr(
+            gpu, "shared_memory_per_block_optin", gpu.shared_memory_per_block
+        )  # which ROCm has not
         if needed > there:
             return f"shared memory (it needs {needed >> 10} KiB, this GPU has {there >> 10})"
     given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}

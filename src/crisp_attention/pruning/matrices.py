@@ -1,0 +1,123 @@
+"""The weights of layers as matrices, with a row for every output."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from torch import Tensor, nn
+
+# what maps features to classes, words or images: part of a name between dots
+HEADS = frozenset(
+    [
+        "classifier",
+        "pre_classifier",
+        "pooler",
+        "score",
+        "lm_head",
+        "cls",
+        "qa_outputs",
+        "head",
+        "heads",
+        "embed_out",
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """The weight of one layer, as a matrix (outputs, inputs) whose neighbouring inputs are channels of one position.
+
+    Those of `nn.Linear` are as they are, those of transformers' `Conv1D` transposed; those of `nn.Conv2d`
+    (C_out, C_in, h, w) are (C_out, h · w · C_in), so that a group of inputs lies within one position of the kernel.
+    """
+
+    name: str
+    module: nn.Module
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter itself."""
+        weight: nn.Parameter = self.module.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def channels(self) -> int:
+        """How many neighbouring inputs belong together."""
+        return self.weight.shape[0 if self._is_transposed else 1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        outputs = self.weight.shape[1 if self._is_transposed else 0]
+        return outputs, self.weight.numel() // max(outputs, 1)
+
+    def rows(self, values: Tensor) -> Tensor:
+        """Values laid out like the weight, as the matrix."""
+        if self._is_transposed:
+            return values.T
+        return values if values.dim() == 2 else values.movedim(1, -1).flatten(1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """A matrix laid out like the weight, contiguous."""
+        weight = self.weight
+        if self._is_transposed:
+            return rows.T.contiguous()
+        if weight.dim() == 2:
+            return rows.contiguous()
+        outputs, channels, *kernel = weight.shape
+        return rows.reshape(outputs, *kernel, channels).movedim(-1, 1).contiguous()
+
+    @property
+    def _is_transposed(self) -> bool:
+        return _is_conv1d(self.module)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The matrices of a model that can be pruned, and the layers that are left, each with the reason."""
+
+    matrices: list[Matrix]
+    skipped: dict[str, str]
+
+
+def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
+    """All weights of linear layers and convolutions, in the order of the model, each once.
+
+    Left out are heads, the first convolution, weights that are an embedding's too, and what matches a pattern of
+    `skip`, such as "encoder.layer.0.*". Raises ValueError for a pattern that matches no layer.
+    """
+    layers = {name: each for name, each in model.named_modules() if _is_prunable(each)}
+    for pattern in skip:
+        if not any(fnmatch(name, pattern) for name in layers):
+            raise ValueError(f"skip: {pattern!r} matches none of the {len(layers)} layers with weights")
+    embeddings = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
+    first = next((name for name, each in layers.items() if isinstance(each, nn.Conv2d)), None)
+    found, skipped, seen = [], {}, set[int]()
+    for name, module in layers.items():
+        matrix = Matrix(name, module)
+        if any(fnmatch(name, pattern) for pattern in skip):
+            skipped[name] = "as asked for"
+        elif id(matrix.weight) in embeddings:
+            skipped[name] = "its weight is that of an embedding"
+        elif HEADS & set(name.split(".")):
+            skipped[name] = "a head"
+        elif name == first:
+            skipped[name] = "the first convolution"
+        elif id(matrix.weight) in seen:
+            skipped[name] = "its weight is that of an earlier layer"
+        else:
+            found.append(matrix)
+            seen.add(id(matrix.weight))
+    return Found(found, skipped)
+
+
+def _is_prunable(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    kind = isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
+    return kind and isinstance(weight, nn.Parameter) and weight.is_floating_point()
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    utilities = sys.modules.get("transformers.pytorch_utils")
+    return utilities is not None and isinstance(module, utilities.Conv1D)

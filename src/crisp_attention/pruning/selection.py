@@ -1,0 +1,158 @@
+"""Which weights are kept, by their scores: groups, balanced blocks, one threshold for all matrices (section 4.4)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crisp_attention.methods.checks import check_one_of
+from crisp_attention.pruning.matrices import Matrix
+from crisp_attention.pruning.patterns import Pattern
+
+NORMALISED = ("sum", "mean")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest share of zero weights that a pattern can give these matrices."""
+
+    least: float
+    largest: float
+
+
+def range_of(matrices: Sequence[Matrix], pattern: Pattern) -> Range:
+    """What share of all weights of `matrices` can be zero."""
+    total = sum(each.weight.numel() for each in matrices)
+    every = sum(_column(each, pattern) * _columns(each, pattern) for each in matrices)
+    one = sum(_column(each, pattern) for each in matrices)
+    return Range(1 - every / total, 1 - one / total)
+
+
+def select(
+    matrices: Sequence[Matrix],
+    scores: Mapping[str, Tensor],
+    pattern: Pattern,
+    target: float,
+    before: Mapping[str, Tensor] | None = None,
+    *,
+    normalised: str = "sum",
+) -> dict[str, Tensor]:
+    """Masks by name, bool (outputs, inputs): True for weights that are kept.
+
+    In each group the largest scores are kept. The scores of blocks, which are their sums, are sorted within each row of
+    blocks; the k-th of all rows of a matrix are one rank column, which is kept or pruned together, so that every row
+    keeps as many blocks. Of all matrices' rank columns the largest are kept that the target leaves room for, at least
+    one of each matrix. So the share of zeros is the target, or more by less than a rank column.
+
+    Parameters
+    ----------
+    matrices
+        What is pruned; the target is for all of them together.
+    scores
+        By name, (outputs, inputs); larger is more important, of either sign.
+    pattern
+        Which zeros are allowed.
+    target
+        The share of all these weights that is to be zero.
+    before
+        Masks of an earlier selection: what they prune stays pruned.
+    normalised
+        How rank columns of different matrices compare: by the "sum" of their scores, as the paper's code, or by the
+        "mean", of which matrices with many rows have no more than others.
+
+    Raises
+    ------
+    ValueError
+        If the pattern cannot reach the target, or gives more zeros.
+    """
+    check_one_of("normalised", normalised, NORMALISED)
+    check_target(matrices, pattern, target)
+    grouped, pooled = {}, []
+    for number, each in enumerate(matrices):
+        own = scores[each.name].double()
+        if before is not None:
+            own = torch.where(before[each.name], own, -torch.inf)
+        grouped[each.name] = keep_in_groups(own, pattern) if pattern.groups_fit(each) else own > -torch.inf
+        if pattern.blocks_fit(each):
+            _, sums = _ranked(own, pattern)
+            value = sums / (each.shape[0] if normalised == "mean" else 1)
+            pooled += [(value[rank].item(), number, rank) for rank in range(len(value))]
+    room = (1 - target) * sum(each.weight.numel() for each in matrices)
+    kept = [1 if pattern.blocks_fit(each) else 0 for each in matrices]
+    room -= sum(_column(each, pattern) for each in matrices)
+    for _, number, rank in sorted(pooled, key=lambda each: (-each[0], each[1], each[2])):
+        if rank == 0:
+            continue
+        room -= _column(matrices[number], pattern)
+        if room < -1e-6:
+            break
+        kept[number] += 1
+    return {
+        each.name: grouped[each.name] & _blocks(each, scores[each.name], before, pattern, count)
+        for each, count in zip(matrices, kept, strict=True)
+    }
+
+
+def check_target(matrices: Sequence[Matrix], pattern: Pattern, target: float) -> None:
+    """Raise ValueError unless the pattern can make this share of the weights of `matrices` zero."""
+    possible = range_of(matrices, pattern)
+    words = f"got {target:g}; {pattern} in these {len(matrices)} layers gives "
+    if pattern.block_size is None:
+        if abs(target - possible.least) > 1e-6:
+            raise ValueError(f"target must be what groups give, {words}{possible.least:.4g}")
+    elif not possible.least - 1e-9 <= target <= possible.largest + 1e-9:
+        raise ValueError(
+            f"target must be within the pattern's reach, {words}{possible.least:.4g} to {possible.largest:.4g}"
+        )
+
+
+def keep_in_groups(scores: Tensor, pattern: Pattern) -> Tensor:
+    """The largest scores of each group of each row, bool like `scores`; of equals the first; never one of -inf."""
+    grouped = scores.unflatten(-1, (-1, pattern.of))
+    order = grouped.argsort(dim=-1, descending=True, stable=True)
+    first = torch.arange(pattern.of, device=scores.device) < pattern.kept
+    keep = torch.zeros_like(grouped, dtype=torch.bool).scatter(-1, order, first.expand_as(grouped))
+    return (keep & (grouped > -torch.inf)).flatten(-2)
+
+
+def _ranked(scores: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """The blocks of each row of blocks, best first (R, C), and the sums of the rank columns (C,)."""
+    size = pattern.block_size
+    assert size is not None
+    blocks = scores.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    pruned = (blocks == -torch.inf).all(dim=3).all(dim=1)
+    sums = torch.where(blocks == -torch.inf, 0.0, blocks).sum(dim=(1, 3)).masked_fill(pruned, -torch.inf)
+    order = sums.argsort(dim=1, descending=True, stable=True)
+    return order, sums.gather(1, order).sum(dim=0)
+
+
+def _blocks(
+    matrix: Matrix, scores: Tensor, before: Mapping[str, Tensor] | None, pattern: Pattern, count: int
+) -> Tensor:
+    """The `count` best blocks of each row, as weights, bool (outputs, inputs)."""
+    if not pattern.blocks_fit(matrix):
+        return torch.ones_like(scores, dtype=torch.bool)
+    own = scores.double()
+    if before is not None:
+        own = torch.where(before[matrix.name], own, -torch.inf)
+    order, _ = _ranked(own, pattern)
+    first = torch.arange(order.shape[1], device=scores.device) < count
+    kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, first.expand_as(order))
+    size = pattern.block_size
+    assert size is not None
+    return kept.repeat_interleave(size, 0).repeat_interleave(size, 1)
+
+
+def _columns(matrix: Matrix, pattern: Pattern) -> int:
+    """How many rank columns a matrix has; one that has no blocks is a single one."""
+    if not pattern.blocks_fit(matrix):
+        return 1
+    assert pattern.block_size is not None
+    return matrix.shape[1] // pattern.block_size
+
+
+def _column(matrix: Matrix, pattern: Pattern) -> float:
+    """How many weights are kept in one rank column."""
+    density = pattern.density if pattern.groups_fit(matrix) else 1.0
+    return matrix.weight.numel() / _columns(matrix, pattern) * density
