@@ -65,16 +65,14 @@ def test_a_matrix_has_the_channels_of_one_position_side_by_side() -> None:
     assert matrix.back(matrix.rows(matrix.weight)).equal(matrix.weight)
 
 
-def test_gradients_count_by_pass_however_they_are_accumulated() -> None:
-    layer, (one, two) = (
-        nn.Linear(3, 2, bias=False),
-        torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)),
-    )
+def test_gradients_are_averaged_over_losses_each_by_its_size() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    one, two = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     matrices = matrices_of(nn.Sequential(layer)).matrices
     gradients = Gradients(matrices)
-    with gradients.recorded(lambda: 8.0):
-        for each in (one, two):
-            (8 * layer(each).square().sum()).backward()  # without zero_grad in between
+    for each in (one, two):
+        gradients.add(8 * layer(each).square().sum(), scale=8.0)
+    assert layer.weight.grad is None
     grads = [torch.autograd.grad(layer(each).square().sum(), layer.weight)[0] for each in (one, two)]
     weight, mean = layer.weight.detach(), (grads[0] + grads[1]) / 2
     torch.testing.assert_close(
@@ -82,26 +80,21 @@ def test_gradients_count_by_pass_however_they_are_accumulated() -> None:
     )
     torch.testing.assert_close(gradients.scores("signed")["0"], -weight * mean)
     assert gradients.scores("magnitude")["0"].equal(weight.abs())
-    layer(one).square().sum().backward()
-    assert gradients.passes == {"0": 2}  # the block is over
-    with pytest.raises(ValueError, match="no gradient of 0 was recorded"):
-        Gradients(matrices).scores()
-    with pytest.raises(ValueError, match="saliency must be one of taylor, signed, magnitude, got 'hessian'"):
-        gradients.scores("hessian")
+    with pytest.raises(ValueError, match="a gradient of 0 is not finite"):
+        gradients.add(torch.inf * layer(one).sum())
 
 
 def test_signed_scores_say_what_pruning_adds_to_the_loss() -> None:
     layer = nn.Linear(4, 1, bias=False).double()
     inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    matrices = matrices_of(nn.Sequential(layer)).matrices
-    gradients = Gradients(matrices)
-    with gradients.recorded():
-        loss = layer(inputs).exp().mean()
-        loss.backward()
+    gradients = Gradients(matrices_of(nn.Sequential(layer)).matrices)
+    gradients.add(loss := layer(inputs).exp().mean())
     small = copy.deepcopy(layer)
     small.weight.data[0, 2] *= 1 - 1e-6
     added = (small(inputs).exp().mean() - loss) / 1e-6
-    torch.testing.assert_close(gradients.scores("signed")["0"][0, 2].double(), added, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        gradients.scores("signed")["0"][0, 2].double(), added.detach(), rtol=1e-4, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(

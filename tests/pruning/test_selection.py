@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crisp_attention.pruning.matrices import Matrix
 from crisp_attention.pruning.patterns import Pattern
-from crisp_attention.pruning.selection import range_of, select
+from crisp_attention.pruning.selection import check_target, range_of, select
 from tests.pruning.layers import KINDS
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +119,7 @@ def test_one_threshold_for_all_matrices_of_sums_or_of_means() -> None:
 def test_targets_out_of_reach_name_the_reach(groups, size, target, message) -> None:
     matrices = [KINDS["Linear"](16, 32)]
     with pytest.raises(ValueError, match=message):
-        select(matrices, scores_of(matrices), Pattern.parse(groups, size), target)
+        check_target(matrices, Pattern.parse(groups, size), target)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ class Masks:
 
     @classmethod
     def of(cls, matrices: Sequence[Matrix]) -> "Masks":
-        """Those of weights as they are: what is zero is pruned."""
-        return cls(matrices, {each.name: each.rows(each.weight.detach()) != 0 for each in matrices})
+        """Those of weights as they are: what is zero is pruned, unless all of a matrix is, as at its start."""
+        zeros = {each.name: each.rows(each.weight.detach()) == 0 for each in matrices}
+        return cls(matrices, {name: ~each if not each.all() else each for name, each in zeros.items()})
 
     @property
     def sparsity(self) -> float:

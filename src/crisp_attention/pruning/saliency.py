@@ -1,50 +1,42 @@
 """How much weights matter to the loss, by its gradients (section 4.2)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.checks import check_one_of
 from crisp_attention.pruning.matrices import Matrix
 
 SALIENCIES = ("taylor", "signed", "magnitude")
 
 
 class Gradients:
-    """Gradients of weights, averaged over backward passes: their sizes, and themselves."""
+    """Gradients of weights, averaged over losses: their sizes, and themselves."""
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
         self.matrices = list(matrices)
-        self.passes = {each.name: 0 for each in matrices}
-        self._sizes = {each.name: torch.zeros_like(each.weight, dtype=torch.float32) for each in matrices}
-        self._signed = {each.name: torch.zeros_like(each.weight, dtype=torch.float32) for each in matrices}
+        self.losses = 0
+        self._sizes, self._signed = (
+            [torch.zeros_like(each.weight, dtype=torch.float32) for each in matrices] for _ in range(2)
+        )
 
-    @contextmanager
-    def recorded(self, scale: Callable[[], float] = lambda: 1.0) -> Iterator[None]:
-        """Record every backward pass inside the block, each by itself, however gradients are accumulated.
+    def add(self, loss: Tensor, *, scale: float = 1.0) -> None:
+        """Add those of one loss, a scalar; what the parameters have as gradients stays as it is.
 
-        `scale` says by what the loss is multiplied, as by a `GradScaler`. Passes with gradients that are not finite,
-        which such a scaler skips, are not recorded.
+        `scale` is what the loss was multiplied by so that gradients do not vanish in float16. Raises ValueError if a
+        gradient is not finite, or the loss does not depend on a weight.
         """
-
-        def hook(matrix: Matrix) -> Callable[[Tensor], None]:
-            def add(gradient: Tensor) -> None:
-                found = gradient.detach().float() / scale()
-                if bool(found.isfinite().all()):
-                    self.passes[matrix.name] += 1
-                    self._sizes[matrix.name] += found.abs()
-                    self._signed[matrix.name] += found
-
-            return add
-
-        handles = [each.weight.register_hook(hook(each)) for each in self.matrices]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        found = torch.autograd.grad(loss, [each.weight for each in self.matrices], allow_unused=True)
+        for each, gradient in zip(self.matrices, found, strict=True):
+            if gradient is None:
+                raise ValueError(f"the loss does not depend on the weight of {each.name}: skip that layer")
+            if not gradient.isfinite().all():
+                raise ValueError(f"a gradient of {each.name} is not finite")
+        self.losses += 1
+        for gradient, size, signed in zip(found, self._sizes, self._signed, strict=True):
+            own = gradient.float() / scale
+            size += own.abs()
+            signed += own
 
     def scores(self, saliency: str = "taylor") -> dict[str, Tensor]:
         """Scores of all weights by name, (outputs, inputs), larger for what matters more.
@@ -52,21 +44,16 @@ class Gradients:
         `taylor`: |W| mean |∂L/∂W| (the paper's). `signed`: -W mean ∂L/∂W, what pruning the weight adds to the loss, to
         first order; less than 0 for weights that hurt. `magnitude`: |W|, which needs no gradients.
 
-        Raises ValueError for another word, and without a backward pass.
+        Raises ValueError where gradients are needed and no loss was added.
         """
-        check_one_of("saliency", saliency, SALIENCIES)
+        if saliency != "magnitude" and not self.losses:
+            raise ValueError(f"saliency {saliency!r} needs gradients: expected at least one batch, got none")
         found = {}
-        for each in self.matrices:
+        for each, size, signed in zip(self.matrices, self._sizes, self._signed, strict=True):
             weight = each.weight.detach().float()
             if saliency == "magnitude":
                 score = weight.abs()
-            elif not (passes := self.passes[each.name]):
-                raise ValueError(
-                    f"no gradient of {each.name} was recorded: expected a backward pass through it"
-                )
-            elif saliency == "taylor":
-                score = weight.abs() * self._sizes[each.name] / passes
             else:
-                score = -weight * self._signed[each.name] / passes
+                score = (weight.abs() * size if saliency == "taylor" else -weight * signed) / self.losses
             found[each.name] = each.rows(score)
         return found

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.checks import check_one_of
 from crisp_attention.pruning.matrices import Matrix
 from crisp_attention.pruning.patterns import Pattern
 
@@ -61,13 +60,8 @@ def select(
         How rank columns of different matrices compare: by the "sum" of their scores, as the paper's code, or by the
         "mean", of which matrices with many rows have no more than others.
 
-    Raises
-    ------
-    ValueError
-        If the pattern cannot reach the target, or gives more zeros.
+    The target must have been found possible by `check_target`.
     """
-    check_one_of("normalised", normalised, NORMALISED)
-    check_target(matrices, pattern, target)
     grouped, pooled = {}, []
     for number, each in enumerate(matrices):
         own = scores[each.name].double()
