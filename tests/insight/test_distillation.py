@@ -103,6 +103,22 @@ def test_the_loss_is_that_of_the_problem(problem: str | None) -> None:
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-3, atol=1e-7)
 
 
+class Wrapped(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, **inputs):
+        return self.module(**inputs)
+
+
+def test_a_wrapped_student_has_the_loss_of_what_is_in_the_wrapper() -> None:
+    teacher = apart()
+    teacher.config.problem_type = "regression"
+    student = crisp.sparsify(copy.deepcopy(teacher), TopK(0.8))
+    assert crisp.distill(Wrapped(student), teacher)(BATCH).equal(crisp.distill(student, teacher)(BATCH))
+
+
 def test_labels_of_an_encoder_decoder_are_the_input_of_its_decoder() -> None:
     teacher = noisy(bart())
     loss = crisp.distill(crisp.sparsify(copy.deepcopy(teacher), TopK(0.8)), teacher)

@@ -8,16 +8,24 @@ import sys
 import pytest
 import torch
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import crisp_attention as crisp
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import operators
+from crisp_attention.kernels.cpu.linear import operators as linear_operators
 from crisp_attention.methods.method import Method, as_method
 from tests.cases import normal
 
 TOPK, BLOCKS = as_method(crisp.TopK(0.8)), as_method(crisp.BlockTopK(0.5, block_size=16))
-METHODS = pytest.mark.parametrize("method", [TOPK, BLOCKS], ids=["topk", "blocks"])
+LINEAR = crisp.SparseLinear(0.4, 0.1, block_size=16, combine="sum")
+METHODS = pytest.mark.parametrize("method", [TOPK, BLOCKS, LINEAR], ids=["topk", "blocks", "linear"])
+OPERATORS = {
+    TOPK: (operators, "rows"),
+    BLOCKS: (operators, "rows"),
+    LINEAR: (linear_operators, "sparse_linear"),
+}
 
 
 def states(*shape: int) -> list[torch.Tensor]:
@@ -56,6 +64,15 @@ def test_what_inference_left_does_not_hinder_training() -> None:
 
 
 @METHODS
+def test_checkpointing_lets_nobody_read_what_was_saved_twice(method) -> None:
+    given = [each.requires_grad_() for each in states()]
+    plain = torch.autograd.grad(attend(method, *given).square().sum(), given)
+    output = checkpoint(lambda *each: attend(method, *each), *given, use_reentrant=False)
+    for one, other in zip(torch.autograd.grad(output.square().sum(), given), plain, strict=True):
+        assert one.equal(other)
+
+
+@METHODS
 def test_without_dropout_the_generator_is_left_alone(method) -> None:
     before = torch.get_rng_state()
     attend(method)
@@ -75,7 +92,7 @@ class Attention(torch.nn.Module):
 def test_export_gives_what_eager_gives_and_leaves_nothing_behind(method) -> None:
     given = tuple(states(1, 2, 59, 16))
     length = torch.export.Dim("length", min=2, max=128)
-    dynamic = None if method is BLOCKS else ({2: length},) * 3
+    dynamic = None if method is not TOPK else ({2: length},) * 3
     program = torch.export.export(Attention(method), given, dynamic_shapes=dynamic, strict=False)
     assert program.module()(*given).equal(attend(method, *given))
 
@@ -90,13 +107,14 @@ def test_export_gives_what_eager_gives_and_leaves_nothing_behind(method) -> None
 )
 def test_torch_sees_the_operators_on_strided_inputs(method, tests) -> None:
     seen: list[tuple] = []
-    real = operators.rows
+    module, name = OPERATORS[method]
+    real = getattr(module, name)
     try:
-        operators.rows = lambda *inputs: seen.append(inputs) or real(*inputs)
+        setattr(module, name, lambda *inputs: seen.append(inputs) or real(*inputs))
         given = [normal(1, 2, 16, 72, seed=s, dtype=torch.float32).transpose(2, 3) for s in range(3)]
         attend(method, *given)
     finally:
-        operators.rows = real
+        setattr(module, name, real)
     query, key, value, *rest = seen[0]
     learning = [each.detach().requires_grad_() for each in (query, key, value)]
     torch.library.opcheck(real, (*learning, *rest), test_utils=tests)

@@ -1,13 +1,15 @@
 """SLA in models: its projection is trained, saved, loaded and missed where it is missing; text stays as it is."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch.utils.checkpoint import checkpoint
+from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 
 import crisp_attention as crisp
 from crisp_attention import BlockTopK, Method, SparseLinear
@@ -169,3 +171,106 @@ def test_llama_generates_the_same_with_and_without_a_cache() -> None:
 def test_block_top_k_is_what_it_begins_as() -> None:
     sparse = crisp.sparsify(distilbert(), BlockTopK(0.7, 2, local_blocks=0))
     torch.testing.assert_close(logits(crisp.sparsify(distilbert(), METHOD)), logits(sparse))
+
+
+def bert() -> BertModel:
+    """Of heads that the CPU kernel takes."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return BertModel(config)
+
+
+def gradients(model: BertModel, tokens: int = 64, *, checkpointed: bool = False) -> dict[str, Tensor]:
+    ids = torch.arange(tokens)[None] % 32
+    outputs = checkpoint(model, ids, use_reentrant=False) if checkpointed else model(ids)
+    outputs.last_hidden_state.square().sum().backward()
+    return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+
+@pytest.mark.parametrize("block_size", [8, 16])
+@pytest.mark.parametrize("combine", ["project", "sum", "alpha"])
+@pytest.mark.parametrize("feature_map", ["softmax", "hedgehog"])
+def test_checkpointing_gives_the_same_gradients(block_size: int, combine: str, feature_map: str) -> None:
+    method = SparseLinear(0.3, 0.1, block_size, feature_map, combine=combine)
+    model = taught(bert(), method).train()
+    assert "cpu" in repr(crisp.explain(model, length=64, training=True))
+    plain = gradients(model)
+    model.zero_grad()
+    found = gradients(model, checkpointed=True)
+    for name, each in plain.items():
+        torch.testing.assert_close(found[name], each)
+
+
+@pytest.mark.parametrize("tokens", [8, 60])
+def test_what_learns_has_a_gradient_in_every_step_as_ddp_asks_for(tokens: int) -> None:
+    model = crisp.sparsify(bert(), SparseLinear(0.5, block_size=8)).train()
+    if tokens == 60:
+        crisp.set_sparsity(model, 0.0)
+    found = gradients(model, tokens)
+    assert all(name in found for name in projections(model))
+    with torch.no_grad():
+        whole = bert().eval()(torch.arange(tokens)[None] % 32).last_hidden_state
+        assert model.eval()(torch.arange(tokens)[None] % 32).last_hidden_state.equal(whole)
+
+
+def test_parameters_that_are_dropped_or_never_trained_are_told_of() -> None:
+    model = taught(distilbert())
+    with pytest.warns(UserWarning, match=r"what distilbert.transformer.layer.1.* had learned is dropped"):
+        crisp.sparsify(model, METHOD, layers=[0])
+    assert len(projections(model)) == 2
+    with pytest.warns(UserWarning, match="phase='eval' trains none"):
+        crisp.sparsify(distilbert(), METHOD, phase="eval")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crisp.sparsify(model, METHOD.with_sparsity(0.5), layers=[0])
+        crisp.sparsify(crisp.sparsify(distilbert(), METHOD), crisp.TopK(0.5))  # they were as at the start
+
+
+def test_alone_is_nothing_without_a_marginal_block_whoever_computes_it() -> None:
+    alone = SparseLinear(0.5, block_size=64, combine="alone")
+    found = [
+        crisp.sparsify(bert(), alone, backend=backend).eval()(torch.arange(16)[None]).last_hidden_state
+        for backend in ("auto", "reference")
+    ]
+    torch.testing.assert_close(*found)
+    states = torch.ones(1, 2, 16, 8)
+    assert (crisp.attention(states, states, states, alone) == 0).all()
+
+
+def test_adapters_that_would_be_saved_without_the_projections_are_refused() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(built("DiT"), LoraConfig(target_modules=["to_q"]))
+    with pytest.raises(
+        ValueError, match=r'make the model sparse first, and give PEFT modules_to_save=\["crisp'
+    ):
+        crisp.sparsify(adapted, METHOD)
+    assert not crisp.is_sparse(adapted)
+    crisp.sparsify(adapted, crisp.TopK(0.5))
+    kept = get_peft_model(
+        crisp.sparsify(built("DiT"), METHOD),
+        LoraConfig(target_modules=["to_q"], modules_to_save=["crisp_learned"]),
+    )
+    crisp.sparsify(kept, METHOD.with_sparsity(0.5))
+
+
+def test_a_sparsity_of_a_schedule_can_be_written_and_read() -> None:
+    early = SparseLinear(0.2, block_size=16).with_sparsity(0.05)
+    assert early.spec == "sparse_linear:sparsity=0.05:block_size=16"
+    assert crisp.parse(early.spec) == early
+
+
+def test_the_projection_is_float32_whatever_the_default_is() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = crisp.sparsify(distilbert(), METHOD)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {each.dtype for each in projections(model).values()} == {torch.float32}
+
+
+def test_no_queries_give_no_output() -> None:
+    states = torch.ones(1, 2, 64, 16)
+    found = crisp.attention(states[:, :, :0], states, states, SparseLinear(0.3, block_size=16, combine="sum"))
+    assert found.shape == (1, 2, 0, 16)

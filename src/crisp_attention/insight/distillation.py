@@ -95,7 +95,8 @@ class Distillation:
             raise TypeError(
                 f"expected a mapping of what the models are called with, got {type(batch).__name__}"
             )
-        given = _without_labels(self.student, batch)
+        root = _configured(self.student)
+        given = _without_labels(root, batch)
         outputs = student(**given)
         with evaluating(self.teacher):
             wanted = _predicted(self.teacher(**given))
@@ -105,10 +106,10 @@ class Distillation:
                 f"the student predicts {tuple(found.shape)}, the teacher {tuple(wanted.shape)}: expected the same shape"
             )
         found, wanted = found.float(), wanted.float()
-        real = _real_tokens(self.student, batch)
+        real = _real_tokens(root, batch)
         if found.dim() == 3 and real is not None and real.shape == found.shape[:2]:
             found, wanted = found[real], wanted[real]
-        problem = getattr(getattr(self.student, "config", None), "problem_type", None)
+        problem = getattr(getattr(root, "config", None), "problem_type", None)
         is_one_logit = found.dim() == 2 and found.shape[1] == 1 and problem is None
         if "logits" not in _named(outputs) or problem == "regression" or is_one_logit:
             return mse_loss(found, wanted), outputs
@@ -119,6 +120,11 @@ class Distillation:
             one, other = (each.log_softmax(-1) for each in (one, other))
         loss = kl_div(one, other, reduction="batchmean", log_target=True)
         return loss * self.temperature**2, outputs
+
+
+def _configured(model: nn.Module) -> nn.Module:
+    """The model inside wrappers, such as that of DDP: the outermost module that has a configuration."""
+    return next((each for each in model.modules() if hasattr(each, "config")), model)
 
 
 def _without_labels(model: nn.Module, batch: Batch) -> dict[str, Any]:

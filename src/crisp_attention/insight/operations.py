@@ -90,10 +90,10 @@ class Operations:
         shown, kept = _known(one, tokens)
         each = heads * width
         branch = 0.0, 0.0
+        if _is_alone(one):
+            shown = kept = 0.0
         if _reaches(one, tokens):
             branch = _branch(one, float(tokens), float(tokens), width, width)
-            if _is_alone(one):
-                shown = kept = 0.0
         return cls(
             4.0 * tokens**2 * each, 2.0 * shown * each, 2.0 * kept * each, *(heads * part for part in branch)
         )
@@ -239,8 +239,8 @@ def _of_call(method: LayerMethod, seen: Observation) -> Operations:
             pairs = None if together else float(reached.sum())
             part = _branch(one, queries, keys, width, value_width, pairs)
             linear, projection = linear + part[0], projection + part[1]
-            if _is_alone(one):
-                continue
+        if _is_alone(one):
+            continue
         scores += 2.0 * int(shown[:, own].sum()) * width
         values += 2.0 * int(kept[:, own].sum()) * value_width
     return Operations(2.0 * int(valid.sum()) * (width + value_width), scores, values, linear, projection)

@@ -24,19 +24,26 @@ def combined(layout: Layout, rule: Rule, branch: Branch | None) -> tuple[str, di
     if layout.sink_blocks or layout.local_blocks:
         return None
     own = {name: getattr(layout if name == "block_size" else branch, name) for name in list(OPTIONS)[1:]}
-    return SPARSE_LINEAR, {"critical": round(1 - layout.sparsity, DIGITS), **own}
+    critical = round(1 - layout.sparsity, DIGITS)
+    # a schedule may begin with more than what is negligible leaves, which nobody may write
+    share = {"critical": critical} if _fit(critical, branch.negligible) else {"sparsity": layout.sparsity}
+    return SPARSE_LINEAR, {**share, **own}
 
 
 def check_shares(critical: float, negligible: float) -> None:
     """Raise TypeError or ValueError unless these can be shares of the same blocks."""
     check_number("critical", critical, "(0, 1]")
     check_number("negligible", negligible, "[0, 1)")
-    if critical + negligible > 1 + 10**-DIGITS:
+    if not _fit(critical, negligible):
         raise ValueError(
             "critical and negligible are shares of the same blocks, at most 1 together, "
             f"got {critical} and {negligible}: "
             f"beside critical={critical}, negligible may be {round(1 - critical, DIGITS):g} at most"
         )
+
+
+def _fit(critical: float, negligible: float) -> bool:
+    return critical + negligible <= 1 + 10**-DIGITS
 
 
 def divided(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,8 @@ class Parameter:
     Parameters
     ----------
     value
-        The initial value where it is trained, and the shape and dtype.
+        The initial value where it is trained, and the shape and dtype. Floating numbers become float32, whatever the
+        default dtype is.
     trained
         Trained with the model, or else fitted beforehand by `crisp.fit` and frozen.
     per_head
@@ -38,6 +39,10 @@ class Parameter:
     value: Tensor
     trained: bool = True
     per_head: bool = True
+
+    def __post_init__(self) -> None:
+        if self.value.is_floating_point():
+            object.__setattr__(self, "value", self.value.float())
 
 
 # which pairs of some rows, bool (B, H, L, S), a method's rule keeps of all the valid ones

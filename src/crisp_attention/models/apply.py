@@ -1,5 +1,6 @@
 """Making a model sparse, and dense again."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -9,7 +10,15 @@ from crisp_attention.kernels.dispatch import AUTO, check_backend
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.models.host import CRISP, AttentionLayer, Host, host_of, look
-from crisp_attention.models.parameters import give_parameters, holding, take_parameters
+from crisp_attention.models.parameters import (
+    give_parameters,
+    holding,
+    is_trained,
+    kinds,
+    parameters_of,
+    take_parameters,
+    wanted_by,
+)
 from crisp_attention.models.rollback import all_or_nothing, everything
 from crisp_attention.models.selection import Choice, ForLayer, Heads, Which, select
 from crisp_attention.models.settings import ATTRIBUTE, PHASES, Phase, Settings, settings_of, settings_on
@@ -33,8 +42,9 @@ def sparsify(
     """Make the attention of a model sparse, in place, and return the model.
 
     Call it on the model that you save: a part's settings are not in the configuration of the whole. Calling it again
-    replaces the earlier settings; learned parameters are kept as long as the layer's method has them. On a PEFT
-    model they are trained and saved with the adapters.
+    replaces the earlier settings, those of layers that are not chosen too; learned parameters are kept as long as the
+    layer's method has them, and a warning says where they were trained and are dropped. On a PEFT model of transformers
+    they are trained and saved with the adapters.
 
     Parameters
     ----------
@@ -45,8 +55,7 @@ def sparsify(
         One method for all chosen layers, or budgets, as `crisp.budgets` reads them.
     layers
         Attention modules by index (`[2, 3]`), range (`["2-5"]`) or name pattern (`["encoder.*"]`); or each with
-        its own method (`{"*": TopK(0.8), "0": Dense()}`: an index beats a pattern). Other layers stay as the
-        model had them.
+        its own method (`{"*": TopK(0.8), "0": Dense()}`: an index beats a pattern). Other layers are dense.
     heads
         A method for each head (`{"0-3": TopK(0.9), "*": TopK(0.5)}`; heads without one are dense), in every chosen
         layer. Such a mapping can also stand for a method in `layers`.
@@ -110,10 +119,20 @@ def sparsify(
     chosen = select(host, found, method, layers, attention)
     host.check_savable(root)
     with all_or_nothing(everything(host, root)):
+        dropped = _dropped(host, root, chosen)
         sparse = activate(host, root, chosen, phase, backend, dense_tokens)
         host.adopt(model, root, holding(sparse.layers))
         host.erase(root)
         sparse.write()
+        never = phase == "eval" and any(is_trained(layer.module) for layer in holding(sparse.layers))
+    if dropped:
+        warnings.warn(
+            f"what {', '.join(dropped)} had learned is dropped with the earlier method", stacklevel=2
+        )
+    if never:
+        warnings.warn(
+            "the method has parameters, and phase='eval' trains none: they stay as they are", stacklevel=2
+        )
     return model
 
 
@@ -150,6 +169,23 @@ def densify(model: Model) -> Model:
         deactivate(sparse)
         sparse.host.forget(model, sparse.root)
     return model
+
+
+def _dropped(host: Host, root: nn.Module, chosen: Mapping[int, LayerMethod]) -> list[str]:
+    """The layers whose trained parameters have no place in the methods that are chosen now."""
+    found = []
+    for layer in carrying(host, root):
+        held = parameters_of(layer.module)
+        before = wanted_by(host, layer.module, settings_on(layer).method) if held else {}
+        now = kinds(wanted_by(host, layer.module, chosen.get(layer.index)))
+        trained = (
+            name
+            for name, each in before.items()
+            if each.trained and name in held and not held[name].detach().cpu().equal(each.value.cpu())
+        )
+        if any(now.get(name) != kinds(before)[name] for name in trained):
+            found.append(layer.name)
+    return found
 
 
 def activate(

@@ -104,6 +104,11 @@ def parameters_of(module: nn.Module) -> Values:
     return {} if held is None else held()
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Whether this attention module holds parameters that are being trained."""
+    return any(each.requires_grad for each in parameters_of(module).values())
+
+
 def holding(layers: Iterable[AttentionLayer]) -> list[AttentionLayer]:
     """Those of the layers whose method has parameters."""
     return [layer for layer in layers if hasattr(layer.module, MODULE)]

@@ -21,8 +21,9 @@ def remember(things: Iterable[object]) -> Callable[[], None]:
 
     def put_back() -> None:
         for attributes, contents in before:
-            attributes.clear()
-            attributes.update(contents)
+            if not _same(attributes, contents):  # those of diffusers' configurations cannot be written to
+                attributes.clear()
+                attributes.update(contents)
 
     return put_back
 
@@ -53,3 +54,10 @@ def _held(attributes: Attributes) -> list[tuple[Attributes, Attributes]]:
     """An object's attributes and those that are dictionaries, such as a module's parameters and hooks, with copies."""
     own = [attributes, *(value for value in attributes.values() if isinstance(value, dict))]
     return [(each, dict(each)) for each in own]
+
+
+def _same(attributes: Attributes, contents: Attributes) -> bool:
+    pairs = zip(attributes.items(), contents.items(), strict=False)
+    return len(attributes) == len(contents) and all(
+        one == other and value is kept for (one, value), (other, kept) in pairs
+    )

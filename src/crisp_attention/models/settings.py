@@ -13,7 +13,7 @@ from crisp_attention.kernels.reference import Observation
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.method import Method
 from crisp_attention.models.host import AttentionLayer, Host
-from crisp_attention.models.parameters import parameters_of
+from crisp_attention.models.parameters import is_trained, parameters_of
 
 ATTRIBUTE = "_crisp"
 Phase = Literal["always", "train", "eval"]
@@ -49,10 +49,11 @@ class Settings:
         """The method to use now, None when the module is dense in this phase."""
         return self.method if self.phase in ("always", "train" if training else "eval") else None
 
-    def why_dense(self, training: bool, keys: int | None) -> str | None:
+    def why_dense(self, training: bool, keys: int | None, *, learns: bool = False) -> str | None:
         """Why a call with this many keys is left to the attention that the model had; None if it is not.
 
-        `keys` None stands for any number of them.
+        `keys` None stands for any number of them. What `learns` gets a gradient in every step, if it is zero: DDP waits
+        for it.
         """
         if self.method is None:
             return "it is dense"
@@ -60,7 +61,7 @@ class Settings:
         if method is None:
             return f"its method is for phase {self.phase!r} only"
         # a kernel that was asked for by name gets what it was asked for
-        if self.backend == dispatch.AUTO and method.drops_nothing(keys):
+        if self.backend == dispatch.AUTO and not learns and method.drops_nothing(keys):
             return "it drops nothing" if method.drops_nothing() else f"it drops nothing of {keys} keys"
         return None
 
@@ -82,9 +83,9 @@ def left_alone(module: nn.Module, keys: int) -> bool:
         return True
     # under a compiler lengths may be symbols
     symbolic = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return (
-        not settings.observers and settings.why_dense(module.training, None if symbolic else keys) is not None
-    )
+    learns = module.training and torch.is_grad_enabled() and is_trained(module)
+    why = settings.why_dense(module.training, None if symbolic else keys, learns=learns)
+    return not settings.observers and why is not None
 
 
 def attend(

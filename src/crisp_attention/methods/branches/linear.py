@@ -30,7 +30,8 @@ class Linear(Branch):
     - `project`: Oˢ + W O + b, with one W and b for all heads of a layer, zero at the start (SLA).
     - `alpha`: α Oˢ + (1 - α) O, α in [0, 1] trained for every head, one at the start. SLA2 (arXiv 2602.12675), whose
       authors have published no code, has one for every block of rows.
-    - `sum`: Oˢ + O; `alone`: O. Both learn nothing: the paper compares with them.
+    - `sum`: Oˢ + O; `alone`: O, so nothing where a row has no marginal block. Both learn nothing: the paper compares
+      with them.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ class Linear(Branch):
             )
 
     def adds_nothing(self) -> bool:
-        return self.scope == "marginal"
+        return self.scope == "marginal" and self.combine != "alone"
 
     def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
         width, found = shape.width, {}

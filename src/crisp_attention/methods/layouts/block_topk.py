@@ -84,7 +84,7 @@ class BlockTopK(Layout):
         return BlockGraph.of(rows, blocks, self._kept(ranked, forced, present), ranked)
 
     def visible(self, rows: Rows) -> Tensor:
-        if self.sparsity == 0 or rows.query.shape[2] == 0:
+        if self.sparsity == 0:
             return rows.valid
         ranking = self.ranking(rows)
         return rows.valid & ranking.pairs(ranking.kept)
@@ -112,7 +112,9 @@ class BlockTopK(Layout):
         if self.local_blocks == 0:
             later = (valid & (rows.key_positions > rows.query_positions)).flatten(-2).any(dim=-1)
             forced = forced | (present & (block == own) & ~later[..., None, None])
-        ranked, forced = self._ranked(self._mean_query(products, valid), present, forced)
+        if valid.shape[-2]:
+            products = self._mean_query(products, valid)
+        ranked, forced = self._ranked(products, present, forced)
         return ranked, present, forced
 
     def _forced(self, present: Tensor, own: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The host of models that call torch's `scaled_dot_product_attention` themselves: any `nn.Module`."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from crisp_attention.methods.heads import LayerMethod
 from crisp_attention.methods.part import Shape
 from crisp_attention.models.host import ANY, CRISP, AttentionLayer, Host, register
+from crisp_attention.models.parameters import MODULE, Parameters
 from crisp_attention.models.record import parse
 from crisp_attention.models.sdpa.finding import SEEN, attention_modules_of, is_cross, look, shape_of
 from crisp_attention.models.sdpa.mode import RUNNING, begin, end
@@ -93,6 +94,16 @@ class AnyModule(Host):
     def read(self, model: nn.Module, root: nn.Module) -> tuple[dict[str, LayerMethod], str] | None:
         found = getattr(root, RECORD, None)
         return None if found is None else parse(found, f"the record of this {type(root).__name__}")
+
+    def adopt(self, model: nn.Module, root: nn.Module, layers: Sequence[AttentionLayer]) -> None:
+        adapted = getattr(model, "peft_config", None) or getattr(root, "peft_config", None)
+        # those that PEFT has wrapped are among its `modules_to_save`
+        alone = [each for each in layers if isinstance(getattr(each.module, MODULE), Parameters)]
+        if adapted and alone:
+            raise ValueError(
+                f"{alone[0].name} would learn parameters that the adapters of this {type(root).__name__} are saved "
+                f'without: make the model sparse first, and give PEFT modules_to_save=["{MODULE}"]'
+            )
 
     def erase(self, root: nn.Module) -> None:
         for module in root.modules():

@@ -45,7 +45,9 @@ class Launch:
         if lengths is not None:
             self.job.flat("lengths", lengths)
         for name, lines in (("sums", 1), ("chosen", self.shared)):
-            self.job.flat(name, torch.empty(pairs * lines * self.blocks * each, device="cpu"))
+            self.job.flat(
+                name, torch.empty(pairs * lines * self.blocks * each, dtype=torch.float32, device="cpu")
+            )
         self.job.flat(
             "direct", torch.empty(pairs * self.shared * self.blocks, dtype=torch.uint8, device="cpu")
         )
@@ -54,7 +56,7 @@ class Launch:
         self.job.set(segments=SEGMENTS)
         rows = block_size * 2 * (features + width + 1) + features * width
         size = -(-max(rows, 6 * max(STRETCH, features) + self.shared * self.blocks) // LANES) * LANES
-        self.job.flat("scratch", torch.empty(self.threads, size, device="cpu"))
+        self.job.flat("scratch", torch.empty(self.threads, size, dtype=torch.float32, device="cpu"))
         self.job.set(scratch_size=size)
 
     def attend(

@@ -88,8 +88,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, weight, bias = linear_backward(grad, *ctx.saved_tensors, *ctx.options)
-    projected = (weight, bias) if ctx.saved_tensors[5] is not None else (None, None)
+    saved = ctx.saved_tensors  # which torch's checkpointing lets nobody read twice
+    query, key, value, weight, bias = linear_backward(grad, *saved, *ctx.options)
+    projected = (weight, bias) if saved[5] is not None else (None, None)
     return query, key, value, None, None, *projected, None, None
 
 
@@ -184,8 +185,9 @@ def _remember_both(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _gradients_of_both(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    query, key, value, weight, bias = sparse_linear_backward(grad, *ctx.saved_tensors, *ctx.options)
-    projected = (weight, bias) if ctx.saved_tensors[8] is not None else (None, None)
+    saved = ctx.saved_tensors
+    query, key, value, weight, bias = sparse_linear_backward(grad, *saved, *ctx.options)
+    projected = (weight, bias) if saved[8] is not None else (None, None)
     return query, key, value, *[None] * 5, *projected, *[None] * len(ctx.options)
 
 
