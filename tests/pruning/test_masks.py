@@ -16,9 +16,9 @@ from crisp_attention.pruning.selection import select
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def bert() -> BertForSequenceClassification:
+def bert(**sizes: int) -> BertForSequenceClassification:
     torch.manual_seed(0)
-    return BertForSequenceClassification(BertConfig(vocab_size=32, num_labels=4, **SIZES)).eval()
+    return BertForSequenceClassification(BertConfig(vocab_size=32, num_labels=4, **SIZES | sizes)).eval()
 
 
 def test_what_of_a_model_is_pruned_and_why_the_rest_is_not() -> None:

@@ -1,6 +1,7 @@
 """Pruning weights for the classes that a user needs (CRISP, arXiv 2311.14272), which is not about attention."""
 
+from crisp_attention.pruning.compressed import BlockLinear, compress
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.steps import step
 
-__all__ = ["Masks", "step"]
+__all__ = ["BlockLinear", "Masks", "compress", "step"]

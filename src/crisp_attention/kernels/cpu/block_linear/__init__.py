@@ -1,0 +1,37 @@
+"""Linear layers whose weights are blocks, as many in every row of blocks, on CPUs."""
+
+import torch
+from torch import Tensor
+
+SIZES = (8, 16, 32, 64)
+ROWS = 120  # of input for one item of work: with a few blocks of columns they stay in the first caches
+
+
+@torch.library.custom_op("crisp::block_linear", mutates_args=(), device_types="cpu")
+def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
+    """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), float32.
+
+    `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
+    int32 says which block of inputs each is for.
+    """
+    from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
+    from crisp_attention.kernels.cpu.threads import Job, loaded
+
+    blocks, kept, size, _ = packed.shape
+    out = _empty(inputs, packed)
+    if not len(inputs):
+        return out
+    job = Job(BLOCK_LINEAR)
+    for name, values in (("inputs", inputs), ("packed", packed), ("index", index), ("out", out)):
+        job.flat(name, values)
+    if bias is not None:
+        job.flat("bias", bias)
+    job.set(width=inputs.shape[1], rows=len(inputs), blocks=blocks, kept=kept, size=size, stretch=ROWS)
+    items = blocks * -(-len(inputs) // ROWS)
+    job.start(loaded("block_linear.forward", "forward"), min(torch.get_num_threads(), items))
+    return out
+
+
+@block_linear.register_fake
+def _empty(inputs: Tensor, packed: Tensor, *_: Tensor | None) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[2])

@@ -1,0 +1,115 @@
+"""Rows of inputs times the blocks of a weight."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
+from crisp_attention.kernels.cpu.native import compiled, entry, floats_after, floats_at, indices_at, next_item
+from crisp_attention.kernels.cpu.panels import FEATURES
+from crisp_attention.kernels.cpu.vectors import FLOAT, INDICES, INT, LANES, POINTER
+
+# rows by two vectors of sums fill the registers, but for the factors
+MANY, FEW = (12, 4) if "+avx512f" in FEATURES else (3, 1)
+
+
+@intrinsic(prefer_literal=True)
+def _panel(typing, out, out_row, a, a_row, b, index, kept, size, bias, has_bias, rows, width):
+    """out[r, :width] = bias + the sum over k < kept of a[r, index[k] * size :][:size] · b[k * size :, :width].
+
+    All sums stay in registers until the last block.
+    """
+
+    def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
+        out, out_row, a, a_row, b, index, kept, size, bias, has_bias, _, _ = arguments
+        rows, width = (each.literal_value for each in types_.args[-2:])
+        lanes = min(width, LANES)
+        kind = ir.VectorType(FLOAT, lanes)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.v{lanes}f32"
+        )
+
+        def at(pointer: Any, offset: int) -> Any:
+            moved = builder.gep(pointer, [ir.Constant(ir.IntType(64), offset)])
+            return builder.bitcast(moved, kind.as_pointer())
+
+        def spread(scalar: Any) -> Any:
+            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT(0))
+            return builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(INT, lanes), [0] * lanes))
+
+        goals = [(r, column) for r in range(rows) for column in range(0, width, lanes)]
+        sums = {goal: cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for goal in goals}
+        for total in sums.values():
+            builder.store(ir.Constant(kind, None), total)
+        with builder.if_then(has_bias):
+            for (_, column), total in sums.items():
+                builder.store(builder.load(at(bias, column), align=4), total)
+        lefts = [builder.gep(a, [builder.mul(a_row, a_row.type(r))]) for r in range(rows)]
+        with cgutils.for_range(builder, kept) as blocks:
+            chosen = builder.sext(builder.load(builder.gep(index, [blocks.index])), size.type)
+            start = builder.mul(chosen, size)
+            lines = builder.gep(b, [builder.mul(blocks.index, builder.mul(size, size))])
+            with cgutils.for_range(builder, size) as loop:
+                line = builder.gep(lines, [builder.mul(loop.index, size)])
+                right = {c: builder.load(at(line, c), align=4) for c in range(0, width, lanes)}
+                place = builder.add(start, loop.index)
+                for r, row in enumerate(lefts):
+                    left = spread(builder.load(builder.gep(row, [place])))
+                    for column, each in right.items():
+                        total = sums[r, column]
+                        builder.store(builder.call(fma, [left, each, builder.load(total)]), total)
+        for (r, column), total in sums.items():
+            goal = builder.gep(out, [builder.mul(out_row, out_row.type(r))])
+            builder.store(builder.load(total), at(goal, column), align=4)
+        return context.get_dummy_value()
+
+    strided = (POINTER, types.int64)
+    return types.void(
+        *strided, *strided, POINTER, INDICES, types.int64, types.int64, POINTER, types.boolean, rows, width
+    ), code
+
+
+@compiled
+def _columns(out, out_row, a, a_row, b, index, kept, size, bias, has_bias, rows, width):
+    r = 0
+    while rows - r >= MANY:
+        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, MANY, width)
+        r += MANY
+    while rows - r >= FEW:
+        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, FEW, width)
+        r += FEW
+    while r < rows:
+        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, 1, width)
+        r += 1
+
+
+@entry(BLOCK_LINEAR)
+def forward(jobs):
+    """Take rows of blocks, for a stretch of inputs, until none is left."""
+    job = carray(jobs, 1)[0]
+    item, size = next_item(jobs), job.size
+    stretches = (job.rows + job.stretch - 1) // job.stretch
+    while item < stretches * job.blocks:
+        first, block = item // job.blocks * job.stretch, item % job.blocks
+        rows, width = min(job.stretch, job.rows - first), job.blocks * size
+        left = floats_at(job.inputs + 4 * first * job.width)
+        right = floats_at(job.packed + 4 * block * job.kept * size * size)
+        index = indices_at(job.index + 4 * block * job.kept)
+        out = floats_at(job.out + 4 * (first * width + block * size))
+        bias = floats_at(job.bias + 4 * block * size)
+        has_bias = job.bias != 0
+        if size == 8:
+            _columns(out, width, left, job.width, right, index, job.kept, size, bias, has_bias, rows, 8)
+        elif size == 16:
+            _columns(out, width, left, job.width, right, index, job.kept, size, bias, has_bias, rows, 16)
+        else:
+            for c in range(0, size, 32):
+                goal, own, more = floats_after(out, c), floats_after(right, c), floats_after(bias, c)
+                _columns(goal, width, left, job.width, own, index, job.kept, size, more, has_bias, rows, 32)
+        item = next_item(jobs)

@@ -1,0 +1,20 @@
+"""What a linear layer of blocks hands to its threads."""
+
+from crisp_attention.kernels.cpu.job import VERSION
+from crisp_attention.kernels.cpu.native import job_type
+
+# all addresses are of contiguous tensors; `bias` is 0 where there is none
+BLOCK_LINEAR = job_type(
+    "inputs",
+    "packed",
+    "index",
+    "bias",
+    "out",
+    "width",
+    "rows",
+    "blocks",
+    "kept",
+    "size",
+    "stretch",
+    VERSION,
+)

@@ -1,0 +1,141 @@
+"""Layers that hold and compute the blocks of a pruned weight, and nothing of the others."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import crisp_attention as crisp
+from crisp_attention import pruning
+from crisp_attention.kernels.cpu.block_linear import block_linear
+from crisp_attention.pruning import BlockLinear
+from crisp_attention.pruning.matrices import Matrix
+from tests.pruning.test_masks import bert
+from tests.pruning.test_steps import BATCHES
+
+
+def blocks_of(rows: int, columns: int, size: int, share: float, seed: int = 0) -> torch.Tensor:
+    """A weight with about this share of its blocks, not as many in every row of blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows * size, columns * size, generator=generator)
+    kept = torch.rand(rows, columns, generator=generator) < share
+    return weight * kept.repeat_interleave(size, 0).repeat_interleave(size, 1)
+
+
+@settings(deadline=None)  # it compiles at first
+@given(
+    size=st.sampled_from([8, 16, 32, 64]),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 5),
+    share=st.floats(0, 1),
+    count=st.integers(0, 40) | st.just(250),
+    bias=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_outputs_are_those_of_the_dense_weight(size, rows, columns, share, count, bias, seed) -> None:
+    weight = blocks_of(rows, columns, size, share, seed)
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(count, columns * size, generator=generator)
+    own = torch.randn(rows * size, generator=generator) if bias else None
+    layer = BlockLinear.of(weight, own, size)
+    assert layer.weight.equal(weight)
+    wanted = states.double() @ weight.double().T + (0 if own is None else own.double())
+    with torch.no_grad():
+        found = layer(states)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_inputs_of_any_shape_and_strides() -> None:
+    layer = BlockLinear.of(blocks_of(2, 3, 16, 0.5), None, 16).requires_grad_(False)
+    states = torch.randn(48, 5, 2).permute(2, 1, 0)
+    torch.testing.assert_close(layer(states), states @ layer.weight.T)
+    assert layer(states[0, 0]).shape == (32,)
+    assert layer(states.bfloat16().float().double().float()).shape == (2, 5, 32)
+
+
+def test_blocks_are_trained_as_the_weight_would_be() -> None:
+    weight = blocks_of(2, 3, 16, 0.5)
+    layer, states = BlockLinear.of(weight, torch.zeros(32), 16), torch.randn(4, 48)
+    dense = weight.clone().requires_grad_()
+    nn.functional.linear(states, dense).square().sum().backward()
+    layer(states).square().sum().backward()
+    size, place = 16, layer.index.long()
+    tiles = dense.grad.unflatten(1, (-1, size)).unflatten(0, (-1, size)).transpose(1, 2).transpose(2, 3)
+    wanted = tiles.gather(1, place[:, :, None, None].expand(-1, -1, size, size))
+    torch.testing.assert_close(layer.blocks.grad, wanted)
+
+
+def test_a_pruned_model_is_compressed_into_another_of_the_same_outputs() -> None:
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, BATCHES, 0.85, pattern="2:4", block_size=16)
+    before = copy.deepcopy(model.state_dict())
+    fast = pruning.compress(model)
+    assert sum(isinstance(each, BlockLinear) for each in fast.modules()) >= 3
+    assert not any(isinstance(each, BlockLinear) for each in model.modules())
+    assert all(each.equal(before[name]) for name, each in model.state_dict().items())
+    tokens = BATCHES[0]["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(fast(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        with torch.no_grad():
+            assert again(tokens).logits.equal(fast(tokens).logits)
+    twin = pruning.compress(model)
+    twin.load_state_dict(fast.state_dict())
+
+
+def test_gpt2_and_sparse_attention() -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=64, n_layer=2, n_head=2, n_positions=32)).eval()
+    crisp.sparsify(model, crisp.TopK(0.5))
+    tokens = torch.arange(20)[None]
+    pruning.step(model, [{"input_ids": tokens, "labels": tokens}], 0.75, pattern=None, block_size=16)
+    fast = pruning.compress(model)
+    assert crisp.is_sparse(fast)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
+        wanted, found = (
+            each.generate(tokens[:, :4], max_new_tokens=8, do_sample=False) for each in (model, fast)
+        )
+    assert found.equal(wanted)
+
+
+def test_the_size_of_blocks_is_that_of_least_time() -> None:
+    def size(weight: torch.Tensor) -> int | None:
+        layer = nn.Linear(*reversed(weight.shape))
+        layer.weight.data = weight
+        return pruning.compressed.size_for(Matrix("layer", layer))
+
+    for wanted in (8, 16, 32, 64):
+        diagonal = torch.block_diag(*(torch.ones(wanted, wanted) for _ in range(512 // wanted)))
+        assert size(diagonal) == wanted
+    assert size(torch.ones(64, 64)) is None
+    assert size(torch.ones(12, 12)) is None
+    assert size(torch.zeros(64, 64)) is not None
+
+
+def test_a_dense_model_is_refused_and_skipped_layers_stay() -> None:
+    with pytest.raises(
+        ValueError, match="BertForSequenceClassification has no layer that blocks would make faster"
+    ):
+        pruning.compress(bert())
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, BATCHES, 0.85, block_size=16)
+    fast = pruning.compress(model, skip=["*.intermediate.*"])
+    assert isinstance(fast.bert.encoder.layer[0].intermediate.dense, nn.Linear)
+
+
+def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
+    layer = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.zeros(32), 16).requires_grad_(False)
+    states = torch.randn(5, 48)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert compiled(states).equal(layer(states))
+    torch.library.opcheck(
+        block_linear,
+        (states, layer.blocks.detach(), layer.index, None),
+        test_utils=("test_schema", "test_faketensor"),
+    )
