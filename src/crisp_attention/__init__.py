@@ -141,6 +141,7 @@ _HOST = "crisp_attention.models.transformers"
 register_post_import_hook(f"{_HOST}.config_notice:install", "transformers.configuration_utils")
 register_post_import_hook(f"{_HOST}.adapter_configs:install", "peft.config")
 register_post_import_hook(f"{_HOST}.adapter_configs:install_loading", "peft.peft_model")
+register_post_import_hook("crisp_attention.pruning.saved:install", "transformers.quantizers.auto")
 register_post_import_hook(
     "crisp_attention.models.diffusers.notice:install", "diffusers.models.modeling_utils"
 )

@@ -88,7 +88,31 @@ def test_a_pruned_model_is_compressed_into_another_of_the_same_outputs() -> None
     twin.load_state_dict(fast.state_dict())
 
 
-def test_gpt2_and_sparse_attention() -> None:
+def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -> None:
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, BATCHES, 0.75, pattern=None, block_size=16)
+    fast = pruning.compress(model)
+    for each, name in ((model, "pruned"), (fast, "small")):
+        each.save_pretrained(tmp_path / name)
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("pruned", "small")}
+    layers = [each for each in fast.modules() if isinstance(each, BlockLinear)]
+    dense = sum(4 * each.in_features * each.out_features for each in layers)
+    kept = sum(4 * (each.blocks.numel() + each.index.numel()) for each in layers)
+    assert sizes["small"] == pytest.approx(sizes["pruned"] - dense + kept, abs=4096)
+    tokens = BATCHES[0]["input_ids"]
+    for again in (crisp.load(tmp_path / "small"), type(model).from_pretrained(tmp_path / "small")):
+        assert [each.sizes for each in again.modules() if isinstance(each, BlockLinear)] == [
+            each.sizes for each in layers
+        ]
+        with torch.no_grad():
+            assert again.eval()(tokens).logits.equal(fast(tokens).logits)
+    again.save_pretrained(tmp_path / "again")
+    with torch.no_grad():
+        assert crisp.load(tmp_path / "again").eval()(tokens).logits.equal(fast(tokens).logits)
+    assert "quantization_config" not in model.config.to_diff_dict()
+
+
+def test_gpt2_and_sparse_attention(tmp_path) -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=64, n_layer=2, n_head=2, n_positions=32)).eval()
     crisp.sparsify(model, crisp.TopK(0.5))
@@ -102,6 +126,11 @@ def test_gpt2_and_sparse_attention() -> None:
             each.generate(tokens[:, :4], max_new_tokens=8, do_sample=False) for each in (model, fast)
         )
     assert found.equal(wanted)
+    fast.save_pretrained(tmp_path)
+    again = crisp.load(tmp_path).eval()
+    assert crisp.is_sparse(again)
+    with torch.no_grad():
+        assert again(tokens).logits.equal(fast(tokens).logits)
 
 
 def test_the_size_of_blocks_is_that_of_least_time() -> None:

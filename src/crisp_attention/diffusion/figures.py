@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from crisp_attention.diffusion.findings import lines
+from crisp_attention.diffusion.findings import Line, lines
+from crisp_attention.diffusion.options import LOSSES, TRAINED
 from crisp_attention.diffusion.runs import Run
 from crisp_attention.diffusion.variants import DENSE
 from crisp_attention.drawing.palette import INK, QUIET
@@ -18,8 +19,7 @@ from crisp_attention.studies.report.figures import Picture
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Those of the report."""
-    found = lines(runs)
-    look = looks([line.label for line in found], baseline=DENSE)
+    look = looks_of(runs)
     return [
         Picture(
             "digits",
@@ -40,6 +40,25 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
             "after the same steps.",
             drawn(draw_losses(runs, look), "losses"),
         ),
+    ]
+
+
+def looks_of(runs: Sequence[Run]) -> dict[str, Look]:
+    """How each variant is drawn: attentions differ by their colours and marks."""
+    labels = {line.label: _attention(line.label) for line in lines(runs)}
+    look = looks(list(dict.fromkeys(labels.values())), baseline=DENSE)
+    return {label: look[attention] for label, attention in labels.items()}
+
+
+def _attention(label: str) -> str:
+    return label.split(",")[0]
+
+
+def _dashes(line: Line) -> str:
+    """The style of a line: by its loss, and by what is trained."""
+    alone, distilled = line.first.trained != TRAINED[0], line.first.loss != LOSSES[0]
+    return {(False, False): "-", (False, True): "--", (True, False): ":", (True, True): "-."}[
+        alone, distilled
     ]
 
 
@@ -73,11 +92,13 @@ def draw_steps(runs: Sequence[Run], look: dict[str, Look]) -> Figure:
             "color": look[line.label].colour,
             "marker": look[line.label].marker,
             "markersize": 5,
+            "linestyle": _dashes(line),
         }
         axes.plot(steps, means, linewidth=1.8, **style)
         marks.append(Line2D([], [], label=line.label, **style))
     axes.set(xlabel="steps of fine-tuning", ylabel="denoising loss, held out", yscale="log")
     axes.set_xscale("symlog", linthresh=50)
+    axes.set_xlim(-4, steps[-1] * 1.06)
     axes.set_xticks(steps, [str(step) for step in steps])
     axes.minorticks_off()
     ticks = np.unique(np.round(np.geomspace(*axes.get_ylim(), 7), 2))

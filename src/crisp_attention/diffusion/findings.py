@@ -109,13 +109,24 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
             "accuracy": run.accuracy,
             "frechet": run.frechet,
             "operations": run.operations,
-            "softmax_share": run.softmax_share,
+            "softmax_share": run.softmax_pairs,
             "linear_share": run.linear_share,
             "seconds": run.seconds,
         }
         | {f"loss_at_{step}": loss for step, loss in run.losses.items()}
         for run in runs
     )
+
+
+def relative(differences: Sequence[float] | None) -> tuple[float | None, str]:
+    """The mean of differences, and in percent with its interval over seeds, as tables show it."""
+    if not differences:
+        return None, ""
+    middle = sum(differences) / len(differences)
+    known = seeds_interval(differences)
+    if known is None:
+        return middle, f"{100 * middle:+.1f}"
+    return middle, f"{100 * middle:+.1f} [{100 * known.low:+.1f} to {100 * known.high:+.1f}]"
 
 
 def _difference(differences: Sequence[float], form: str = "+.1f") -> str:

@@ -7,14 +7,13 @@ from typing import Any
 from markupsafe import Markup
 
 from crisp_attention.diffusion.figures import pictures
-from crisp_attention.diffusion.findings import Line, findings, lines, table
+from crisp_attention.diffusion.findings import Line, findings, lines, relative, table
 from crisp_attention.diffusion.options import DiffusionOptions
 from crisp_attention.diffusion.runs import Run
 from crisp_attention.diffusion.variants import DENSE
 from crisp_attention.drawing.svg import inline, standalone
 from crisp_attention.studies.report.templates import render
 from crisp_attention.studies.report.writing import write
-from crisp_attention.studies.statistics.intervals import seeds_interval
 
 
 def write_report(runs: Sequence[Run], output: Path, options: DiffusionOptions) -> None:
@@ -54,22 +53,12 @@ def _row(line: Line) -> dict[str, Any]:
         "label": line.label,
         "loss": (line.loss, f"{line.loss:.4f}"),
         "start": (line.start, f"{line.start:.4f}"),
-        "from_dense": _relative(line.from_dense if run.attention != DENSE else None),
-        "from_sla": _relative(line.from_sla),
+        "from_dense": relative(line.from_dense if run.attention != DENSE else None),
+        "from_sla": relative(line.from_sla),
         "accuracy": (line.accuracy, f"{100 * line.accuracy:.1f}"),
         "frechet": (line.frechet, f"{line.frechet:.2f}"),
         "operations": (run.operations, f"{100 * run.operations:.0f}"),
-        "softmax": (run.softmax_share, f"{100 * run.softmax_share:.1f}"),
+        "softmax": (run.softmax_pairs, f"{100 * run.softmax_pairs:.1f}"),
         "linear": (run.linear_share, f"{100 * run.linear_share:.1f}"),
         "seconds": (run.seconds, f"{sum(each.seconds for each in line.runs) / len(line.runs):.0f}"),
     }
-
-
-def _relative(differences: Sequence[float] | None) -> tuple[float | None, str]:
-    if not differences:
-        return None, ""
-    mean = sum(differences) / len(differences)
-    known = seeds_interval(differences)
-    if known is None:
-        return mean, f"{100 * mean:+.1f}"
-    return mean, f"{100 * mean:+.1f} [{100 * known.low:+.1f} to {100 * known.high:+.1f}]"

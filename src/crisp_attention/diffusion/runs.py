@@ -51,6 +51,11 @@ class Run:
         """The held-out loss after the last step."""
         return self.losses[max(self.losses)]
 
+    @property
+    def softmax_pairs(self) -> float:
+        """The share of pairs in the softmax part, where that is used."""
+        return 0.0 if self.attention == LINEAR else self.softmax_share
+
     def images(self) -> Tensor:
         """The generated digits that were kept, bytes (N, 8, 8)."""
         return torch.frombuffer(bytearray.fromhex(self.digits), dtype=torch.uint8).reshape(-1, 8, 8)

@@ -20,6 +20,9 @@ from crisp_attention.models.settings import settings_on
 from crisp_attention.models.sparse_model import SparseModel
 
 Model = TypeVar("Model", bound=nn.Module)
+COMPRESSED = (
+    "crisp_blocks"  # what the config of a model with compressed weights says in place of a quantization
+)
 
 
 def restore(model: Model, *, backend: str = AUTO) -> Model:
@@ -102,6 +105,9 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
         raise CheckpointError(f"cannot make the model in {path} sparse again: {error}") from error
     if recorded is not None:
         return restore_from(model, backend, place)
+    quantized: Any = getattr(getattr(model, "config", None), "quantization_config", None)
+    if getattr(quantized, "quant_method", None) == COMPRESSED:
+        return model  # it was made smaller, and attends densely
     message = f"{path} holds no Crisp settings: the model is dense"
     warnings.warn(message, SparseCheckpointLoadedDense, stacklevel=2)
     return model

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from crisp_attention.kernels.cpu.block_linear import SIZES, block_linear
+from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.matrices import Matrix, matrices_of
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows on AVX-512
@@ -79,6 +81,18 @@ class BlockLinear(nn.Module):
         found = block_linear(states.reshape(-1, self.in_features), self.blocks, self.index, self.bias)
         return found.reshape(*states.shape[:-1], self.out_features)
 
+    @property
+    def sizes(self) -> dict[str, int | bool]:
+        """What a layer of the same shape is made from."""
+        rows, kept, size, _ = self.blocks.shape
+        return {
+            "rows": rows,
+            "kept": kept,
+            "size": size,
+            "inputs": self.in_features,
+            "bias": self.bias is not None,
+        }
+
     def extra_repr(self) -> str:
         rows, kept, size, _ = self.blocks.shape
         return (
@@ -91,7 +105,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     """A copy of a model in which linear layers with enough blocks of zeros skip them; the model stays as it is.
 
     The size of blocks is found for each layer, whoever made the zeros. Outputs are the same but for the order of
-    additions. Convolutions, and layers that would not be faster, stay dense.
+    additions. Convolutions, and layers that would not be faster, stay dense. `save_pretrained` of a transformers model
+    saves the blocks alone; `crisp.load` brings them back, and so does transformers where Crisp is imported.
 
     Parameters
     ----------
@@ -130,9 +145,23 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
         matrix = Matrix(name, found.get_submodule(name))
         layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.module.bias, size)  # type: ignore[arg-type]
         layer.requires_grad_(matrix.weight.requires_grad).train(matrix.module.training)
-        parent, _, own = name.rpartition(".")
-        setattr(found.get_submodule(parent), own, layer)
+        replace_layer(found, name, layer)
+    note(found)
     return found
+
+
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one with a name."""
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, layer)
+
+
+def note(model: nn.Module) -> None:
+    """Write into the config of a transformers model which of its layers are compressed, as `saved` reads it."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_diff_dict"):
+        layers = {name: each.sizes for name, each in model.named_modules() if isinstance(each, BlockLinear)}
+        config.quantization_config = {"quant_method": COMPRESSED, "layers": layers}
 
 
 def size_for(matrix: Matrix) -> int | None:

@@ -1,0 +1,53 @@
+"""Models of transformers with compressed layers, saved by `save_pretrained` and loaded by `from_pretrained`.
+
+The config says which layers are compressed, in the place of what a quantized model says of itself, so that transformers
+makes those layers before it reads their weights. The package's `__init__` installs it when transformers can.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from crisp_attention.models.persistence import COMPRESSED
+from crisp_attention.pruning.compressed import BlockLinear, replace_layer
+
+
+def install(auto: ModuleType) -> None:
+    """Tell transformers how such a model is made; called with the module `transformers.quantizers.auto`."""
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    class BlocksConfig(QuantizationConfigMixin):
+        def __init__(self, layers: dict[str, dict[str, Any]], quant_method: str = COMPRESSED) -> None:
+            self.quant_method: Any = quant_method
+            self.layers = layers
+
+    class Blocks(HfQuantizer):
+        """Makes compressed layers; what transformers calls quantized is not."""
+
+        def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
+            config: Any = self.quantization_config
+            for name, sizes in config.layers.items():
+                replace_layer(model, name, empty(**sizes))
+
+        def is_serializable(self, *_: Any, **__: Any) -> bool:
+            return True
+
+        @property
+        def is_trainable(self) -> bool:
+            return True
+
+    auto.register_quantization_config(COMPRESSED)(BlocksConfig)
+    auto.register_quantizer(COMPRESSED)(Blocks)
+
+
+def empty(rows: int, kept: int, size: int, inputs: int, bias: bool) -> BlockLinear:
+    """A layer of these sizes, whose numbers are still to be read."""
+    return BlockLinear(
+        torch.empty(rows, kept, size, size),
+        torch.empty(rows, kept, dtype=torch.int32),
+        inputs,
+        torch.empty(rows * size) if bias else None,
+    )
