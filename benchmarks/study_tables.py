@@ -19,7 +19,7 @@ from crisp_attention.studies.numbers import (
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 UNIT = Unit(ACCURACY)
-NAMES = ("digits", "sst2", "rte", "rte-sla", "temperature")
+NAMES = ("digits", "sst2", "rte", "rte-sla", "sst2-sla", "temperature")
 HEADINGS = (
     "attention",
     "epochs",
