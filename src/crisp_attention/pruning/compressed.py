@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from crisp_attention.kernels.cpu.block_linear import SIZES, block_linear
+from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.matrices import Matrix, matrices_of
+from crisp_attention.pruning.patterns import BLOCK_SIZES
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows on AVX-512
 COST = {8: 2.8, 16: 1.6, 32: 1.2, 64: 1.2}
@@ -138,12 +139,12 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     if not sizes:
         raise ValueError(
             f"{type(model).__name__} has no layer that blocks would make faster: expected weights with whole blocks of "
-            f"zeros, of {', '.join(map(str, SIZES))} rows and columns"
+            f"zeros, of {', '.join(map(str, BLOCK_SIZES))} rows and columns"
         )
     found = copy.deepcopy(model)
     for name, size in sizes.items():
         matrix = Matrix(name, found.get_submodule(name))
-        layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.module.bias, size)  # type: ignore[arg-type]
+        layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.bias, size)
         layer.requires_grad_(matrix.weight.requires_grad).train(matrix.module.training)
         replace_layer(found, name, layer)
     note(found)
@@ -169,7 +170,7 @@ def size_for(matrix: Matrix) -> int | None:
     if matrix.weight.dim() != 2:
         return None
     best, least = None, 1.0
-    for size in SIZES:
+    for size in BLOCK_SIZES:
         if any(each % size for each in matrix.shape):
             continue
         tiles = matrix.rows(matrix.weight.detach()).unflatten(1, (-1, size)).unflatten(0, (-1, size))

@@ -1,6 +1,6 @@
 """Which weights of a model are kept, and keeping the others at zero."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -28,7 +28,8 @@ class Masks:
     @property
     def sparsity(self) -> float:
         """The share of weights that is pruned."""
-        return 1 - self._count(lambda mask: int(mask.sum())) / max(self._count(Tensor.numel), 1)
+        kept = sum(int(mask.sum()) for mask in self.kept.values())
+        return 1 - kept / sum(mask.numel() for mask in self.kept.values())
 
     @torch.no_grad()
     def zero(self) -> None:
@@ -57,6 +58,3 @@ class Masks:
             stack.callback(register_optimizer_step_post_hook(after).remove)
             yield
         self.zero()
-
-    def _count(self, of: Callable[[Tensor], int]) -> int:
-        return sum(of(mask) for mask in self.kept.values())

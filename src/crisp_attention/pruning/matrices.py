@@ -38,8 +38,16 @@ class Matrix:
     @property
     def weight(self) -> nn.Parameter:
         """The parameter itself."""
-        weight: nn.Parameter = self.module.weight  # type: ignore[assignment]
+        weight = self.module.weight
+        assert isinstance(weight, nn.Parameter)
         return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """That of the layer, if it has one."""
+        bias = self.module.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
 
     @property
     def channels(self) -> int:

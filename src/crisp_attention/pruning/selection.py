@@ -62,14 +62,14 @@ def select(
 
     The target must have been found possible by `check_target`.
     """
-    grouped, pooled = {}, []
+    grouped, orders, pooled = {}, {}, []
     for number, each in enumerate(matrices):
         own = scores[each.name].double()
         if before is not None:
             own = torch.where(before[each.name], own, -torch.inf)
         grouped[each.name] = keep_in_groups(own, pattern) if pattern.groups_fit(each) else own > -torch.inf
         if pattern.blocks_fit(each):
-            _, sums = _ranked(own, pattern)
+            orders[each.name], sums = _ranked(own, pattern)
             value = sums / (each.shape[0] if normalised == "mean" else 1)
             pooled += [(value[rank].item(), number, rank) for rank in range(len(value))]
     room = (1 - target) * sum(each.weight.numel() for each in matrices)
@@ -82,10 +82,10 @@ def select(
         if room < -1e-6:
             break
         kept[number] += 1
-    return {
-        each.name: grouped[each.name] & _blocks(each, scores[each.name], before, pattern, count)
-        for each, count in zip(matrices, kept, strict=True)
-    }
+    for each, count in zip(matrices, kept, strict=True):
+        if each.name in orders:
+            grouped[each.name] &= _first_blocks(orders[each.name], count, pattern)
+    return grouped
 
 
 def check_target(matrices: Sequence[Matrix], pattern: Pattern, target: float) -> None:
@@ -121,17 +121,9 @@ def _ranked(scores: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     return order, sums.gather(1, order).sum(dim=0)
 
 
-def _blocks(
-    matrix: Matrix, scores: Tensor, before: Mapping[str, Tensor] | None, pattern: Pattern, count: int
-) -> Tensor:
-    """The `count` best blocks of each row, as weights, bool (outputs, inputs)."""
-    if not pattern.blocks_fit(matrix):
-        return torch.ones_like(scores, dtype=torch.bool)
-    own = scores.double()
-    if before is not None:
-        own = torch.where(before[matrix.name], own, -torch.inf)
-    order, _ = _ranked(own, pattern)
-    first = torch.arange(order.shape[1], device=scores.device) < count
+def _first_blocks(order: Tensor, count: int, pattern: Pattern) -> Tensor:
+    """The first `count` blocks of each row in their `order` (R, C), as weights, bool (outputs, inputs)."""
+    first = torch.arange(order.shape[1], device=order.device) < count
     kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, first.expand_as(order))
     size = pattern.block_size
     assert size is not None

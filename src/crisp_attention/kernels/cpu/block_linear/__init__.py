@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-SIZES = (8, 16, 32, 64)
 ROWS = 120  # of input for one item of work: with a few blocks of columns they stay in the first caches
 
 
