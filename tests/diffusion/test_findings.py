@@ -20,10 +20,10 @@ def test_losses_are_compared_seed_by_seed_and_only_told_apart_where_the_interval
         "Dense attention has a denoising loss of 0.1100 on held-out images after 50 steps"
     )
     assert "SLA 90 % +2.0 % [+2.0 to +2.0]" in said[0]
-    assert said[1].startswith("sparse only 90 %: the loss is 10.0 % [9.9 to 10.1] above that of SLA")
-    assert said[2].startswith("plain sum 90 %: the loss is not told apart from that of SLA (+0.0 % [-")
+    assert said[1].startswith("sparse only 90 %: the loss is 10.0 % [9.9 to 10.1] above that of SLA 90 %")
+    assert said[2].startswith("plain sum 90 %: the loss is not told apart from that of SLA 90 % (+0.0 % [-")
     assert "linear only: the loss is 10.6 % [" in said[3]
-    assert said[3].endswith("below that of SLA.")
+    assert said[3].endswith("below that of SLA 90 %.")
     assert len(said) == 4
 
 
@@ -44,6 +44,7 @@ def test_what_has_no_sparsity_is_compared_with_the_sparsest_sla() -> None:
     }
     found = {line.label: line for line in lines(made.runs(finals, (0.8, 0.95)))}
     assert found["linear only"].from_sla == [pytest.approx(1.0)]
+    assert found["linear only"].sla == "SLA 95 %"
     assert found["sparse only 80 %"].from_sla == [pytest.approx(1.0)]
     assert found["SLA 80 %"].from_sla is None
     assert found["SLA 95 %"].from_dense == [pytest.approx(0.5)]

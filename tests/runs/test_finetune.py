@@ -20,6 +20,7 @@ from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.load import read_digits
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.finetune import Run
+from crisp_attention.runs.rehearsal import Rehearsed
 from crisp_attention.runs.sources import MINILM, load_source
 from crisp_attention.runs.spec import Data
 from tests.models.tiny import sparsity_of
@@ -194,10 +195,22 @@ def test_two_text_columns_and_some_layers_in_training_only(bert, tmp_path, pictu
     assert metrics["achieved_sparsity"] == 0
     assert "the test split has no labels and is left out" in said
     assert "attention: topk:sparsity=0.5, in training only, in 2 of 3 layers" in said
+    assert "nothing is dropped" not in said
     for figure in (run.directory / "figures").iterdir():
         drawn = figure.read_bytes()
         assert drawn.startswith(b"\x89PNG")
         assert len(drawn) > 10_000
+
+
+@pytest.mark.parametrize(("block_size", "dense"), [(2, False), (64, True)])
+def test_a_run_whose_examples_are_too_short_for_its_blocks_says_that_it_is_dense(
+    bert, reviews, tmp_path, block_size, dense
+):
+    method = f"sparse_linear:block_size={block_size}"
+    run, said = spoken(small.options(bert, reviews, tmp_path / "run", epochs=1, method=method, sparsity=0.7))
+    note = "attention: nothing is dropped, not even of the longest examples: this is dense attention"
+    assert (note in " ".join(said.split())) == dense
+    assert (run.metrics["achieved_sparsity"] == 0) == dense
 
 
 def test_a_decoder_without_a_padding_token(reviews, tmp_path):
@@ -229,7 +242,7 @@ def test_the_same_seed_gives_the_same_run_with_and_without_a_rehearsal_and_anoth
         return pd.read_parquet(run.directory / "predictions-test.parquet")
 
     first, other = table("a", 1), table("c", 2)
-    monkeypatch.setattr(prepare, "rehearse", lambda *given: None)
+    monkeypatch.setattr(prepare, "rehearse", lambda *given: Rehearsed(None, drops_nothing=False))
     pd.testing.assert_frame_equal(first, table("b", 1), check_exact=True)
     assert not np.array_equal(np.stack(first["logits"]), np.stack(other["logits"]))
 

@@ -78,7 +78,7 @@ def test_models_and_generators_stay_as_they_were(bert, reviews, resnet, tmp_path
             )
 
         before = state()
-        assert (rehearse(trainer, source, task) is None) == (method == "topk")
+        assert (rehearse(trainer, source, task).unmeasured is None) == (method == "topk")
         after = state()
         assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
         assert before[1:] == after[1:]
@@ -122,7 +122,7 @@ def test_what_only_measuring_cannot_do(bert, reviews, tmp_path, monkeypatch):
         small.tuned(small.options(bert, reviews, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     dense = prepared(small.options(bert, reviews, tmp_path / "run", method="dense", sparsity=None))
-    assert rehearse(*dense).startswith("BertForSequenceClassification cannot be measured: ")
+    assert rehearse(*dense).unmeasured.startswith("BertForSequenceClassification cannot be measured: ")
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -19,6 +19,7 @@ from crisp_attention.runs.spec import Data
 from crisp_attention.studies.folder import StudyFolder, failure_file
 from crisp_attention.studies.plan import planned
 from crisp_attention.studies.sweep import sweep as sweeping
+from crisp_attention.studies.sweep.check import check
 from crisp_attention.studies.sweep.sweep import Work, carry_out
 from tests.studies.sweeping import database, metrics_files, states, swept
 from tests.studies.toy import Magnitude
@@ -165,6 +166,15 @@ def test_what_would_change_results_or_remove_some_is_refused_before_anything_is_
     with pytest.raises(OptionError, match=message):
         crisp.sweep(plan.model, plan.data, output=output, verbose=False, **given)
     assert metrics_files(output) == before
+
+
+def test_a_method_that_leaves_the_data_dense_is_told_of_before_it_is_compared(small_bert, reviews, tmp_path):
+    methods = [crisp.SparseLinear(0.3), crisp.SparseLinear(0.3, block_size=2)]
+    said: list[str] = []
+    check(planned(small_bert, Data(source=reviews), methods, 1, recipe=RECIPE), tmp_path, said.append)
+    assert [each for each in said if "nothing is dropped" in each] == [
+        "sparse_linear:critical=0.3: nothing is dropped, not even of the longest examples: this is dense attention"
+    ]
 
 
 def test_a_storage_that_holds_another_study_is_refused(copied, small_bert, reviews, tmp_path, no_runs):

@@ -4,17 +4,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from crisp_attention.diffusion.findings import Line, lines
-from crisp_attention.diffusion.options import LOSSES, TRAINED
-from crisp_attention.diffusion.runs import Run
+from crisp_attention.diffusion.runs import ORDER, Run
 from crisp_attention.diffusion.variants import DENSE
 from crisp_attention.drawing.palette import INK, QUIET
 from crisp_attention.drawing.style import Look, finish, ink, legend, looks, new_figure, wrapped
 from crisp_attention.drawing.svg import drawn
 from crisp_attention.studies.report.figures import Picture
+
+# lines tell apart what they are fine-tuned by, and what of it
+DASHES: dict[str, dict[str, Any]] = {
+    "": {"linestyle": "-"},
+    "distillation": {"linestyle": "--"},
+    "projection alone": {"linestyle": ":"},
+    "distillation, projection alone": {"linestyle": "-."},
+}
 
 
 def pictures(runs: Sequence[Run]) -> list[Picture]:
@@ -30,7 +39,8 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
         Picture(
             "steps",
             "Denoising loss against steps of fine-tuning",
-            "On held-out images, means over seeds; lower is better. Where a line begins, attention was just replaced.",
+            "On held-out images, means over seeds, a panel for each sparsity; lower is better. Where a line begins, "
+            "attention was just replaced.",
             drawn(draw_steps(runs, look), "steps"),
         ),
         Picture(
@@ -44,22 +54,13 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
 
 
 def looks_of(runs: Sequence[Run]) -> dict[str, Look]:
-    """How each variant is drawn: attentions differ by their colours and marks."""
-    labels = {line.label: _attention(line.label) for line in lines(runs)}
-    look = looks(list(dict.fromkeys(labels.values())), baseline=DENSE)
-    return {label: look[attention] for label, attention in labels.items()}
+    """How each attention is drawn, whatever its sparsity."""
+    return looks([each for each in ORDER if any(run.attention == each for run in runs)], baseline=DENSE)
 
 
-def _attention(label: str) -> str:
-    return label.split(",")[0]
-
-
-def _dashes(line: Line) -> str:
-    """The style of a line: by its loss, and by what is trained."""
-    alone, distilled = line.first.trained != TRAINED[0], line.first.loss != LOSSES[0]
-    return {(False, False): "-", (False, True): "--", (True, False): ":", (True, True): "-."}[
-        alone, distilled
-    ]
+def _way(line: Line) -> str:
+    """The loss and what is trained, as far as they are not the usual ones."""
+    return line.label.partition(", ")[2]
 
 
 def draw_digits(runs: Sequence[Run]) -> Figure:
@@ -81,31 +82,47 @@ def draw_digits(runs: Sequence[Run]) -> Figure:
 
 
 def draw_steps(runs: Sequence[Run], look: dict[str, Look]) -> Figure:
-    """A line for every variant."""
-    figure = new_figure(10, 5)
-    axes = figure.subplots()
-    marks = []
-    for line in lines(runs):
-        steps = sorted(line.first.losses)
-        means = [sum(run.losses[step] for run in line.runs) / len(line.runs) for step in steps]
-        style: dict[str, Any] = {
-            "color": look[line.label].colour,
-            "marker": look[line.label].marker,
-            "markersize": 5,
-            "linestyle": _dashes(line),
-        }
-        axes.plot(steps, means, linewidth=1.8, **style)
-        marks.append(Line2D([], [], label=line.label, **style))
-    axes.set(xlabel="steps of fine-tuning", ylabel="denoising loss, held out", yscale="log")
-    axes.set_xscale("symlog", linthresh=50)
-    axes.set_xlim(-4, steps[-1] * 1.06)
-    axes.set_xticks(steps, [str(step) for step in steps])
-    axes.minorticks_off()
-    ticks = np.unique(np.round(np.geomspace(*axes.get_ylim(), 7), 2))
-    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
-    finish(axes, "both")
-    legend(figure, marks, 3)
+    """A panel for every sparsity, with a line for every variant; those without a sparsity are in all of them."""
+    found = lines(runs)
+    sparsities = sorted({line.first.sparsity for line in found if line.first.sparsity is not None})
+    figure = new_figure(10, 4.6)
+    panels = figure.subplots(1, len(sparsities), sharey=True, squeeze=False)[0]
+    for axes, sparsity in zip(panels, sparsities, strict=True):
+        for line in reversed(found):  # the first ones on top
+            if line.first.sparsity in (sparsity, None):
+                _draw_line(axes, line, look[line.first.attention])
+        axes.set(title=f"sparsity {100 * sparsity:g} %", xlabel="steps of fine-tuning", yscale="log")
+        axes.set_xscale("symlog", linthresh=50)
+        steps = sorted(found[0].first.losses)
+        axes.set_xlim(-4, steps[-1] * 1.06)
+        axes.set_xticks(steps, [str(step) for step in steps])
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        finish(axes, "both")
+    panels[0].set_ylabel("denoising loss, held out")
+    marks = [
+        Line2D([], [], label=attention, color=colour, marker=marker, markersize=5)
+        for attention, (colour, marker) in look.items()
+    ]
+    ways = {_way(line) for line in found} - {""}
+    marks += [Line2D([], [], label=way, color=QUIET, **DASHES[way]) for way in DASHES if way in ways]
+    legend(figure, marks, 4)
     return figure
+
+
+def _draw_line(axes: Axes, line: Line, look: Look) -> None:
+    steps = sorted(line.first.losses)
+    means = [sum(run.losses[step] for run in line.runs) / len(line.runs) for step in steps]
+    axes.plot(
+        steps,
+        means,
+        color=look.colour,
+        marker=look.marker,
+        markersize=5,
+        linewidth=1.8,
+        **DASHES[_way(line)],
+    )
 
 
 def draw_losses(runs: Sequence[Run], look: dict[str, Look]) -> Figure:
@@ -114,12 +131,10 @@ def draw_losses(runs: Sequence[Run], look: dict[str, Look]) -> Figure:
     figure = new_figure(9, 0.42 * len(found) + 0.9)
     axes = figure.subplots()
     for row, line in enumerate(found):
-        values = [100 * each for each in line.from_dense]
-        axes.plot(
-            values, [row] * len(values), look[line.label].marker, color=look[line.label].colour, alpha=0.7
-        )
+        values, (colour, marker) = [100 * each for each in line.from_dense], look[line.first.attention]
+        axes.plot(values, [row] * len(values), marker, color=colour, alpha=0.7)
         middle = sum(values) / len(values)
-        axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=look[line.label].colour, linewidth=2)
+        axes.plot([middle] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2)
     axes.axvline(0, color=QUIET, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(found)), [line.label for line in found])
     axes.invert_yaxis()

@@ -12,13 +12,14 @@ from crisp_attention.studies.statistics.intervals import seeds_interval
 
 @dataclass(frozen=True)
 class Line:
-    """A variant over its seeds; differences are None for what they are taken from."""
+    """A variant over its seeds; `sla` labels what `from_sla` compares it with, "" for SLA itself and for dense."""
 
     label: str
     runs: list[Run]
     loss: float
     from_dense: list[float]
     from_sla: list[float] | None
+    sla: str
     accuracy: float
     frechet: float
 
@@ -45,17 +46,16 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     dense = {run.seed: run.final for run in runs if run.attention == DENSE}
     found = []
     for label, own in by_label.items():
-        sla = _sla(runs, own[0])
         compared = own[0].attention not in (SLA, DENSE) or own[0].trained != "all"
+        sla = _sla(runs, own[0]) if compared else {}
         found.append(
             Line(
                 label,
                 own,
                 mean(own, lambda run: run.final),
                 [run.final / dense[run.seed] - 1 for run in own if run.seed in dense],
-                ([run.final / sla[run.seed] - 1 for run in own if run.seed in sla] or None)
-                if compared
-                else None,
+                [run.final / sla[run.seed].final - 1 for run in own if run.seed in sla] or None,
+                next((run.label for run in sla.values()), ""),
                 mean(own, lambda run: run.accuracy),
                 mean(own, lambda run: run.frechet),
             )
@@ -63,11 +63,11 @@ def lines(runs: Sequence[Run]) -> list[Line]:
     return found
 
 
-def _sla(runs: Sequence[Run], other: Run) -> dict[int, float]:
-    """The final losses by seed of SLA with the same sparsity and loss; of the sparsest where the other has none."""
+def _sla(runs: Sequence[Run], other: Run) -> dict[int, Run]:
+    """The runs by seed of SLA with the same sparsity and loss; of the sparsest where the other has none."""
     alike = [run for run in runs if (run.attention, run.trained, run.loss) == (SLA, "all", other.loss)]
     sparsity = other.sparsity or max((run.sparsity or 0.0 for run in alike), default=0.0)
-    return {run.seed: run.final for run in alike if run.sparsity == sparsity}
+    return {run.seed: run for run in alike if run.sparsity == sparsity}
 
 
 def findings(runs: Sequence[Run], *, quick: bool = False) -> list[str]:
@@ -84,7 +84,9 @@ def findings(runs: Sequence[Run], *, quick: bool = False) -> list[str]:
             + ", ".join(f"{line.label} {_difference(line.from_dense)}" for line in others)
         )
     sentences += [
-        f"{line.label}: the loss is {_judged(line.from_sla)}" for line in found if line.from_sla is not None
+        f"{line.label}: the loss is {_judged(line.from_sla, line.sla)}"
+        for line in found
+        if line.from_sla is not None
     ]
     if seeds < 3:
         few = "One seed" if seeds == 1 else "Two seeds"
@@ -136,11 +138,11 @@ def _difference(differences: Sequence[float], form: str = "+.1f") -> str:
     return f"{mean:{form}}\N{NO-BREAK SPACE}% [{100 * known.low:{form}} to {100 * known.high:{form}}]"
 
 
-def _judged(differences: Sequence[float]) -> str:
-    """A relative difference in words: above, below, or not told apart."""
+def _judged(differences: Sequence[float], sla: str) -> str:
+    """A relative difference from an SLA in words: above, below, or not told apart."""
     known = seeds_interval(differences)
     if known is not None and known.low <= 0 <= known.high:
-        return f"not told apart from that of SLA ({_difference(differences)})"
+        return f"not told apart from that of {sla} ({_difference(differences)})"
     above = sum(differences) > 0
     sizes = differences if above else [-each for each in differences]
-    return f"{_difference(sizes, '.1f')} {'above' if above else 'below'} that of SLA"
+    return f"{_difference(sizes, '.1f')} {'above' if above else 'below'} that of {sla}"

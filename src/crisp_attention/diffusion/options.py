@@ -33,14 +33,12 @@ class DiffusionOptions:
     sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="(default: 0.9)")] = (
         "0.9",
     )
-    """Shares of the blocks that are not critical, separated by commas or spaces. Whole blocks are kept, so what is
-    reached is a little less."""
+    """Shares of blocks that are not critical, such as 0.8,0.9. Whole blocks are kept: what is reached is a bit less."""
 
     loss: Annotated[tuple[str, ...], arg(metavar="LOSS ...", help_behavior_hint="(default: diffusion)")] = (
         "diffusion",
     )
-    """Fine-tune by the loss of diffusion (diffusion), by the predictions of the dense model (distillation), or once by
-    each (diffusion,distillation)."""
+    """Fine-tune by the loss of diffusion, by what the dense model predicts, or by each (diffusion,distillation)."""
 
     train: Annotated[tuple[str, ...], arg(metavar="WHAT ...", help_behavior_hint="(default: all)")] = ("all",)
     """Fine-tune all weights (all), of SLA the projections alone (projection), or once each (all,projection)."""

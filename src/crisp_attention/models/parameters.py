@@ -171,8 +171,9 @@ def not_held(place: object, key: str, wanted: Tensor, found: Tensor | None) -> C
     where = place or "a model without a checkpoint"
     if found is None:
         return CheckpointError(
-            f"{where} does not hold {key}, which this model's attention learned: load it with crisp.load, or call "
-            f"crisp.restore on a model just loaded from its own checkpoint"
+            f"{where} does not hold {key}, which this model's attention learned: either its settings belong to other "
+            f"weights, or they came from elsewhere: use crisp.load, or crisp.restore on a model just loaded from its "
+            f"own checkpoint"
         )
     shapes = [" x ".join(map(str, each.shape)) or "()" for each in (wanted, found)]
     return CheckpointError(

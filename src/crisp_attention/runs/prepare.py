@@ -30,7 +30,7 @@ from crisp_attention.runs.data import load_task
 from crisp_attention.runs.evaluation import scores_of
 from crisp_attention.runs.processes import OwnPart
 from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.rehearsal import rehearse
+from crisp_attention.runs.rehearsal import DROPS_NOTHING, rehearse
 from crisp_attention.runs.sources import Source, encoded, load_source
 from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.task import Metric, Task
@@ -74,10 +74,12 @@ def prepare(
     warn = warnings.warn if console.quiet else partial(say, console)
     scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
     trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
-    unmeasured = rehearse(trainer, source, task)
+    unmeasured, drops_nothing = rehearse(trainer, source, task)
     notes = (*source.notes, attention, *task.notes)
     if unmeasured:
         notes = (*notes, f"attention: dense, not measured: {unmeasured}")
+    if drops_nothing:
+        notes = (*notes, f"attention: {DROPS_NOTHING}")
     return Prepared(trainer, times, source, task, metric, progress, notes, unmeasured)
 
 

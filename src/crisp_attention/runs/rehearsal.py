@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import send_to_device
 from datasets import Dataset
@@ -12,22 +12,27 @@ from transformers import Trainer
 from crisp_attention.errors import OptionError, first_line
 from crisp_attention.insight.measuring import measuring
 from crisp_attention.models.borrowing import borrowed
-from crisp_attention.models.sparse_model import is_sparse
+from crisp_attention.models.sparse_model import SparseModel, is_sparse
 from crisp_attention.models.transformers.checkpoints import UNUSABLE
 from crisp_attention.runs.sources import Source
 from crisp_attention.runs.task import Task
 from crisp_attention.runs.trainer import longest_first
 
 FEW = 4  # examples of a split, its longest ones
+DROPS_NOTHING = "nothing is dropped, not even of the longest examples: this is dense attention"
 
 
-def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
+class Rehearsed(NamedTuple):
+    """Why attention cannot be measured in a run that is dense, and whether one that should be sparse drops nothing."""
+
+    unmeasured: str | None
+    drops_nothing: bool
+
+
+def rehearse(trainer: Trainer, source: Source, task: Task) -> Rehearsed:
     """Train, evaluate and measure on the longest and shortest examples of the encoded task.
 
-    Model and generators stay as they were.
-
-    Returns why attention cannot be measured in a run that is dense, None where it can. Raises OptionError
-    for everything that would make the run fail.
+    Model and generators stay as they were. Raises OptionError for everything that would make the run fail.
     """
     splits = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     if "test" in task.splits:
@@ -52,13 +57,16 @@ def rehearse(trainer: Trainer, source: Source, task: Task) -> str | None:
         with _doing(trainer, "be saved"), TemporaryDirectory() as folder:
             source.model.config.save_pretrained(folder)
         try:
-            with _doing(trainer, "be measured"), measuring(source.model):
+            with _doing(trainer, "be measured"), measuring(source.model) as measured:
                 _evaluate(trainer, longest["validation"], task.target.outputs)
+                sparsity = measured.summary()["sparsity"]
         except OptionError as error:
             if is_sparse(source.model):
                 raise
-            return str(error)
-    return None
+            return Rehearsed(str(error), drops_nothing=False)
+    sparse = SparseModel.find(source.model)
+    # it was measured in evaluation
+    return Rehearsed(None, sparsity == 0 and sparse is not None and sparse.phase != "train")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from crisp_attention.models.sparse_model import SparseModel
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.prepare import build, make_sparse
-from crisp_attention.runs.rehearsal import rehearse
+from crisp_attention.runs.rehearsal import DROPS_NOTHING, rehearse
 from crisp_attention.runs.sources import encoded, load_source
 from crisp_attention.runs.task import Metric
 from crisp_attention.studies.folder import RUNS, STUDY
@@ -52,13 +52,14 @@ def check(plan: Plan, output: Path, say: Callable[[str], None]) -> Checked:
     encoded_task = encoded(source, task)
     trainer, _ = build(source, encoded_task, arguments[0])
     layers = 0
-    for each in runs:
+    for configuration, each in zip(plan.configurations, runs, strict=True):
         treated = source
         if each.treatment is not None:  # which cannot be undone
             treated = load_source(plan.model, task, each.recipe.max_length)
             trainer, _ = build(treated, encoded_task, arguments[0])
         make_sparse(treated.model, each)
-        rehearse(trainer, treated, encoded_task)
+        if rehearse(trainer, treated, encoded_task).drops_nothing:
+            say(f"{configuration.treatment.spec}: {DROPS_NOTHING}")
         layers = max(layers, _made_dense(treated.model))
     for note in (*source.notes, *task.notes):
         say(note)
