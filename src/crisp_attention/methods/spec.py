@@ -94,7 +94,8 @@ def _combined(spec: str, options: Mapping[str, Any]) -> Method:
         if option not in OPTIONS:
             raise ValueError(f"method {spec!r} has no option {option}; it has sparsity, {', '.join(OPTIONS)}")
         if option in own:
-            raise ValueError(f"method {spec!r} sets {option} twice")
+            why = ", as sparsity is 1 - critical" if "sparsity" in dict(given) else ""
+            raise ValueError(f"method {spec!r} sets {option} twice{why}")
         own[option] = value
     if "critical" in dict(given):  # a sparsity may leave less for what is negligible, as a schedule's do
         check_shares(own["critical"], own.get("negligible", OPTIONS["negligible"]))

@@ -157,7 +157,7 @@ def test_it_is_written_and_read_as_one_name() -> None:
     assert crisp.parse(other.spec) == other
     with pytest.raises(ValueError, match="nothing can be joined to it"):
         crisp.parse("sparse_linear+topk")
-    with pytest.raises(ValueError, match="sets critical twice"):
+    with pytest.raises(ValueError, match="sets critical twice, as sparsity is 1 - critical"):
         crisp.parse("sparse_linear:critical=0.2", sparsity=0.5)
 
 
