@@ -161,6 +161,19 @@ def test_it_is_written_and_read_as_one_name() -> None:
         crisp.parse("sparse_linear:critical=0.2", sparsity=0.5)
 
 
+@pytest.mark.parametrize("block_size", [4, 16])
+def test_values_of_another_width_than_the_projection_are_refused(block_size: int) -> None:
+    for combine in ("project", "sum"):
+        call = Case(length=64, width=16).call(SparseLinear(0.3, 0.1, block_size, combine=combine))
+        call = replace(call, value=call.value[..., :8])
+        if combine == "sum":
+            expected = dispatch.attention(call, "reference")[0]
+            torch.testing.assert_close(dispatch.attention(call)[0], expected)
+        else:
+            with pytest.raises(ValueError, match="as wide as its model's heads, 16, got values of width 8"):
+                dispatch.attention(call)
+
+
 def test_marginal_blocks_need_a_layout_that_ranks() -> None:
     with pytest.raises(ValueError, match=r"needs a layout that ranks blocks, such as block_topk, got Window"):
         Method(Window(9), branch=Linear())

@@ -104,10 +104,16 @@ class Linear(Branch):
         )
 
     def projection(self, call: Attended) -> tuple[Tensor, Tensor] | None:
-        """Weight (Dv, Dv) and bias (Dv,), if there are some."""
+        """Weight (Dv, Dv) and bias (Dv,), if there are some. Raises ValueError for values of another width."""
         if self.combine != "project":
             return None
-        return self.parameter(call, "weight"), self.parameter(call, "bias")
+        weight = self.parameter(call, "weight")
+        if weight.shape[0] != call.value.shape[3]:
+            raise ValueError(
+                f"the projection of linear attention is for values as wide as its model's heads, {weight.shape[0]}, "
+                f"got values of width {call.value.shape[3]}; combine='alpha' or 'sum' takes any"
+            )
+        return weight, self.parameter(call, "bias")
 
     def added(self, call: Attended, output: Tensor, linear: Tensor, reached: Tensor) -> Tensor:
         """What is added to the `output` of layout and rule, given linear attention (B, H, L, Dv).
