@@ -77,11 +77,12 @@ def findings(runs: Sequence[Run], *, quick: bool = False) -> list[str]:
     dense = next((line for line in found if line.first.attention == DENSE), None)
     sentences = ["A quick run, which shows that everything works: its numbers say nothing"] if quick else []
     if dense is not None:
-        others = [line for line in found if line is not dense]
+        sla = [line for line in found if line.first.attention == SLA]
         sentences.append(
             f"Dense attention has a denoising loss of {dense.loss:.4f} on held-out images after {steps:,} steps of "
             f"fine-tuning. Relative to it: "
-            + ", ".join(f"{line.label} {_difference(line.from_dense)}" for line in others)
+            + "; ".join(f"{line.label} {_difference(line.from_dense)}" for line in sla)
+            + ". The table has the others"
         )
     sentences += [
         f"{line.label}: the loss is {_judged(line.from_sla, line.sla)}"
