@@ -117,7 +117,7 @@ def test_the_example_in_the_help_can_be_parsed():
         (
             ["--metric", "mc"],
             {},
-            "--metric must be one of accuracy, f1, mcc, pearson, spearman, rmse; got 'mc'",
+            "--metric must be one of accuracy, f1, mcc, pearson, spearman, rmse, class_accuracy; got 'mc'",
         ),
         (
             ["--metric", "rmse"],
@@ -252,7 +252,7 @@ def test_only_finetune_is_started_by_torchrun(crisp_command, monkeypatch, tmp_pa
     monkeypatch.setenv("RANK", "0")
     status, _, error = crisp_command("demo", "--output", str(tmp_path / "demo"))
     assert status == 2
-    assert "only crisp finetune runs in several processes" in error
+    assert "only crisp finetune and crisp prune run in several processes" in error
     assert not (tmp_path / "demo").exists()
 
 

@@ -62,9 +62,13 @@ if TYPE_CHECKING:
     from crisp_attention.models.sdpa.saving import save as save
     from crisp_attention.models.sparse_model import is_sparse as is_sparse
     from crisp_attention.models.sparse_model import set_sparsity as set_sparsity
+    from crisp_attention.pruning.compressed import compress as compress
     from crisp_attention.runs.callback import SparsityCallback as SparsityCallback
     from crisp_attention.runs.finetune import Run as Run
     from crisp_attention.runs.finetune import finetune as finetune
+    from crisp_attention.runs.pruning.prune import prune as prune
+    from crisp_attention.runs.pruning.pruned import PrunedModel as PrunedModel
+    from crisp_attention.runs.pruning.treatment import Pruning as Pruning
     from crisp_attention.runs.spec import Data as Data
     from crisp_attention.runs.spec import Recipe as Recipe
     from crisp_attention.runs.treatment import ModelTreatment as ModelTreatment
@@ -93,6 +97,8 @@ _HOME = {
     "ModelTreatment": "runs.treatment",
     "PerHead": "methods.heads",
     "Profile": "insight.profile.profile",
+    "PrunedModel": "runs.pruning.pruned",
+    "Pruning": "runs.pruning.treatment",
     "RandomK": "methods.rules",
     "RandomPairs": "methods.layouts",
     "Recipe": "runs.spec",
@@ -114,6 +120,7 @@ _HOME = {
     "attention": "functional",
     "attention_modules": "models.sdpa.listing",
     "budgets": "methods.budgets",
+    "compress": "pruning.compressed",
     "densify": "models.apply",
     "distill": "insight.distillation",
     "explain": "models.explain",
@@ -128,6 +135,7 @@ _HOME = {
     "Operations": "insight.operations",
     "counting": "insight.operations",
     "parse": "methods.spec",
+    "prune": "runs.pruning.prune",
     "profile": "insight.profile.profile",
     "restore": "models.persistence",
     "save": "models.sdpa.saving",

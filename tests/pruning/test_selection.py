@@ -135,3 +135,19 @@ def test_targets_out_of_reach_name_the_reach(groups, size, target, message) -> N
 def test_what_is_no_pattern(groups, size, message) -> None:
     with pytest.raises(ValueError, match=message):
         Pattern.parse(groups, size)
+
+
+def test_blocks_may_be_scored_by_what_groups_keep_alone() -> None:
+    matrix = KINDS["Linear"](8, 16)
+    scores = torch.ones(8, 16)
+    scores[:, :8] = torch.tensor([3.0, 3, 0, 0] * 2)  # two large of four: 48 in all, and as much kept
+    scores[:, 8:] = 2.0  # all alike: 128 in all, half of it kept
+    pattern = Pattern.parse("2:4", 8)
+    found = {
+        kept: select([matrix], {matrix.name: scores}, pattern, 0.75, score_kept=kept)[matrix.name]
+        for kept in (False, True)
+    }
+    assert found[False][:, 8:].any()
+    assert not found[False][:, :8].any()
+    assert found[True][:, :8].any()
+    assert not found[True][:, 8:].any()

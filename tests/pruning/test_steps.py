@@ -78,6 +78,35 @@ def test_convolutions_are_pruned_within_positions() -> None:
         assert kept.max() == 2
 
 
+def test_kinds_of_layers_have_their_own_share_and_the_others_are_left() -> None:
+    model = bert()
+    masks = pruning.step(model, BATCHES, {"attention": 0.5, "feed-forward": 0.7}, block_size=8)
+    kinds = {each.name: each.kind for each in masks.matrices}
+    for kind, share in (("attention", 0.5), ("feed-forward", 0.7)):
+        own = [masks.kept[name] for name in kinds if kinds[name] == kind]
+        assert (
+            share
+            <= 1 - sum(int(each.sum()) for each in own) / sum(each.numel() for each in own)
+            < share + 0.2
+        )
+    with pytest.raises(
+        ValueError, match="target names convolution; BertForSequenceClassification has no such"
+    ):
+        pruning.step(model, BATCHES, {"convolution": 0.7}, block_size=8)
+
+
+def test_a_pruned_model_is_trained_on_and_keeps_its_zeros() -> None:
+    model = bert()
+    pruning.step(model, BATCHES, 0.7, block_size=8)
+    before = zeros(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    with pruning.masks_of(model).held():
+        model(**BATCHES[0]).loss.backward()
+        optimizer.step()
+    for name, each in zeros(model).items():
+        assert each.equal(before[name]) or "encoder" not in name
+
+
 def test_weights_that_start_at_zero_are_not_taken_for_pruned() -> None:
     model = bert()
     layer = model.bert.encoder.layer[0].output.dense

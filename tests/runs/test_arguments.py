@@ -79,7 +79,7 @@ def test_any_other_field_by_its_own_type(tmp_path, pair, value):
         ),
         (
             "metric_for_best_model=bleu",
-            "metric_for_best_model must be loss, accuracy, f1, mcc, pearson, spearman, rmse; got bleu",
+            "metric_for_best_model must be loss, accuracy, f1, mcc, pearson, spearman, rmse, class_accuracy; got bleu",
         ),
         ("dataloader_persistent_workers=true", "dataloader_persistent_workers needs dataloader_num_workers"),
         ("accelerator_config=/none.json", "training: FileNotFoundError: "),

@@ -242,3 +242,11 @@ def test_budgets_from_the_command_fit_a_profile_of_other_data(bert, reviews, pro
             source.model(**batch)
     assert measured.summary()["sparsity"] == pytest.approx(sparsity, rel=1e-12)
     assert 0 < mass < 1
+
+
+def test_the_profile_may_be_of_some_classes(bert, reviews, tmp_path):
+    terminal = io.StringIO()
+    asked = options(bert, reviews, tmp_path / "one", classes=("1",), split="validation")
+    one = run_profile(asked, Console(file=terminal, width=200))
+    assert "profiling 8 examples of the validation split" in terminal.getvalue()
+    assert one.table()["rows"].sum() > 0

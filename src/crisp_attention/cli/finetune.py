@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crisp_attention.cli.options import FinetuneOptions
+from crisp_attention.cli.options import FinetuneOptions, run_values
+from crisp_attention.cli.pruning_options import PruneOptions
 from crisp_attention.runs.finetune import Run, carry_out
 from crisp_attention.runs.flat import spec_of
 from crisp_attention.runs.task import Target
@@ -20,7 +21,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
     from accelerate import PartialState
 
     run = carry_out(
-        spec_of(vars(options)),
+        spec_of(run_values(options)),
         options.output,
         console,
         resume=options.resume,
@@ -29,6 +30,11 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
         command=["crisp", *sys.argv[1:]],
     )
     PartialState().destroy_process_group()
+    print_summary(run, _attention(run))
+
+
+def print_summary(run: Run, sparsity: str) -> None:
+    """Print the scores, what it cost, and a line on its sparsity; of several processes in the main one alone."""
     output = table_console()
     output.quiet = not is_main()
     output.print(_table(run.metrics, run.target))
@@ -37,7 +43,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
     ]
     for line in (
         *([f"the run diverged: logits on {' and '.join(diverged)} are not finite"] if diverged else []),
-        _attention(run),
+        sparsity,
         f"{run.metrics['steps']:,} steps in {run.metrics['train_seconds']:.0f} s on "
         f"{run.metrics['device']}, {run.metrics['seconds_per_step']:.3f} s a step; "
         f"peak memory {run.metrics['peak_memory_bytes'] / 2**30:.1f} GiB",
@@ -46,7 +52,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
         output.print(line, highlight=False, soft_wrap=True)
 
 
-def to_continue(options: FinetuneOptions) -> str:
+def to_continue(options: FinetuneOptions | PruneOptions) -> str:
     """The command that continues an interrupted run; empty if it had not begun."""
     if not (options.output / "config.json").is_file():
         return ""

@@ -24,6 +24,7 @@ from crisp_attention.cli.options import (
     ReproduceOptions,
     SweepOptions,
 )
+from crisp_attention.cli.pruning_options import PruneOptions
 from crisp_attention.diffusion.options import DiffusionOptions
 from crisp_attention.errors import CrispError, OptionError, did_you_mean, first_line, listed, shortage
 from crisp_attention.runs.terminal import after_main, any_terminal, be_quiet, can_write, is_main
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
     "reproduce": (ReproduceOptions, "cli.reproduce", "run_reproduce"),
     "sparsefinder fit": (FitOptions, "sparsefinder.fit", "run_fit"),
     "sparsefinder study": (StudyOptions, "sparsefinder.study", "run_study"),
+    "prune": (PruneOptions, "cli.prune", "run_prune"),
     "profile": (ProfileOptions, "cli.profile", "run_profile"),
     "view": (ViewOptions, "view.command", "run_view"),
     "report": (ReportOptions, "cli.report", "run_report"),
@@ -55,6 +57,7 @@ COMMANDS: dict[str, tuple[type, str, str]] = {
 GROUPS = {
     "sparsefinder": "Predict which pairs entmax will connect: fit a model, or study how well it can be done."
 }
+RUNS = (FinetuneOptions, PruneOptions)
 STUDIES = (SweepOptions, ReproduceOptions, DemoOptions)
 FLAGS = {
     "data": "dataset",
@@ -138,8 +141,10 @@ def _run() -> None:
         _refuse(console, as_typed(error, FinetuneOptions))
     be_quiet()
     try:
-        if not isinstance(options, FinetuneOptions) and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise OptionError("only crisp finetune runs in several processes; start this without torchrun")
+        if not isinstance(options, RUNS) and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise OptionError(
+                "only crisp finetune and crisp prune run in several processes; start this without torchrun"
+            )
         _, module, function = next(each for each in COMMANDS.values() if isinstance(options, each[0]))
         found = getattr(import_module(f"crisp_attention.{module}"), function)(options, console)
     except KeyboardInterrupt:
@@ -190,7 +195,7 @@ def _refuse(console: "Console", reason: str) -> NoReturn:
 def _to_continue(options: Any) -> str:
     if isinstance(options, STUDIES):
         return "; run the same command again to continue"
-    if isinstance(options, FinetuneOptions):
+    if isinstance(options, RUNS):
         from crisp_attention.cli.finetune import to_continue
 
         return to_continue(options)

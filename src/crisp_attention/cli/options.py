@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from crisp_attention.flags import Count, Flag, Real, Text, Texts
+from crisp_attention.flags import Count, Flag, Real, Text, Texts, separated
 
 REPEATED = ("training", "recipe")  # options that are given again for each value
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
-    """Model, data and training: the options that the runs of a study share."""
+class TrainingOptions:
+    """Model, data and training: what every run has."""
 
     model: str
     """A hub id, the folder of a model or of a run, `builtin:minilm` (pretrained text encoder) or `builtin:vit` (small,
@@ -26,21 +26,6 @@ class RecipeOptions:
     revision: Text = None
     """For a data set of the Hub: the branch, tag or commit to read. Default: the latest."""
 
-    layers: Texts = ()
-    """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
-
-    attention: Literal["self", "cross", "all"] = "self"
-    """Which attention to make sparse in encoder-decoder models."""
-
-    phase: Literal["always", "train", "eval"] = "always"
-    """When attention is sparse: in training, in evaluation, or in both."""
-
-    schedule: Literal["constant", "linear", "cosine", "cubic"] = "constant"
-    """How the sparsity rises from 0 during training; `constant` means full sparsity from the start."""
-
-    ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END", help_behavior_hint="")] = None
-    """Fractions of training between which the sparsity rises. Default: 0 0.5."""
-
     text_columns: Texts = ()
     """One or two text columns. Default: detected automatically."""
 
@@ -52,6 +37,13 @@ class RecipeOptions:
 
     train_examples: Count = None
     """Train on this many examples, the same ones for every seed. Default: all."""
+
+    classes: Texts = ()
+    """Train on the examples of these classes alone, by name or number, separated by commas or spaces, and judge by the
+    accuracy on them. Default: all."""
+
+    draw_classes: Count = None
+    """In place of --classes: how many classes, drawn anew for every seed."""
 
     epochs: float = 3.0
     """Passes over the training examples."""
@@ -70,13 +62,34 @@ class RecipeOptions:
     """Any other field of transformers.TrainingArguments, for example weight_decay=0.01."""
 
     metric: Annotated[
-        str | None, arg(metavar="{accuracy,f1,mcc,pearson,spearman,rmse}", help_behavior_hint="")
+        str | None,
+        arg(metavar="{accuracy,f1,mcc,pearson,spearman,rmse,class_accuracy}", help_behavior_hint=""),
     ] = None
     """The main metric, which verdicts follow and, if given, the choice of the best checkpoint too, instead of the loss.
-    Default: accuracy for classes, pearson for numbers."""
+    Default: accuracy for classes, that on the user's classes where there are such, pearson for numbers."""
 
     report_to: Literal["none", "tensorboard", "mlflow", "wandb"] = "none"
     """Log the run there too; TensorBoard's files go into the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(TrainingOptions):
+    """With how attention is made sparse: the options that the runs of a study share."""
+
+    layers: Texts = ()
+    """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""
+
+    attention: Literal["self", "cross", "all"] = "self"
+    """Which attention to make sparse in encoder-decoder models."""
+
+    phase: Literal["always", "train", "eval"] = "always"
+    """When attention is sparse: in training, in evaluation, or in both."""
+
+    schedule: Literal["constant", "linear", "cosine", "cubic"] = "constant"
+    """How the sparsity rises from 0 during training; `constant` means full sparsity from the start."""
+
+    ramp: Annotated[tuple[float, float] | None, arg(metavar="BEGIN END", help_behavior_hint="")] = None
+    """Fractions of training between which the sparsity rises. Default: 0 0.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +165,9 @@ class ProfileOptions:
 
     split: Literal["train", "validation"] = "train"
     """The split that the examples are drawn from."""
+
+    classes: Texts = ()
+    """Examples of these classes alone, by name or number, separated by commas or spaces. Default: all."""
 
     examples: int = 512
     """How many examples, drawn at random, the same ones every time; all if there are fewer."""
@@ -247,12 +263,16 @@ class SweepOptions(RecipeOptions, StudyOptions):
         --sparsity 0.5,0.8 --seeds 5 --output runs/sst2
     """
 
-    method: Texts = ("topk", "random")
+    method: Texts = ()
     """Methods, separated by commas, such as topk,random or topk,window:width=9; `crisp methods` lists them.
-    Default: topk,random."""
+    Default: topk,random; with --treatment none."""
+
+    treatment: Texts = ()
+    """What is done to weights, separated by commas: prune and its options, such as prune,prune:gradients=random;
+    `crisp prune --help` explains them. Default: nothing."""
 
     sparsity: Annotated[tuple[str, ...], arg(metavar="FLOAT ...", help_behavior_hint="")] = ()
-    """Sparsities, separated by commas, for every method that has one and does not set it itself; 0 is dense.
+    """Sparsities, separated by commas, for every method and treatment that does not set its own; 0 is dense.
     Default: 0.8. With --search: the bounds, by default 0.3 and 0.95."""
 
     seeds: int = 5
@@ -317,6 +337,11 @@ class ReportOptions:
 
     output: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder for the report; an earlier report there is replaced. Default: `report` in the study's folder."""
+
+
+def run_values(options: Any) -> dict[str, Any]:
+    """The options by name, with the classes one by one."""
+    return vars(options) | {"classes": tuple(separated(options.classes))}
 
 
 def words(options: Any) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from crisp_attention.cli.options import ProfileOptions
+from crisp_attention.cli.options import ProfileOptions, run_values
 from crisp_attention.errors import OptionError, listed
 from crisp_attention.files import check_folder
 from crisp_attention.insight.profile.profile import MASSES, Profile, profile
@@ -21,10 +21,12 @@ from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.rules.share import DEFAULT_SPARSITY
 from crisp_attention.runs.data import load_task
+from crisp_attention.runs.data.classes import of_classes
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.sources import Source, load_source
 from crisp_attention.runs.sources.encoding import encoded
 from crisp_attention.runs.spec import Data
+from crisp_attention.runs.task.target import Classification
 from crisp_attention.runs.terminal import table_console
 from crisp_attention.runs.trainer import longest_first
 
@@ -43,11 +45,14 @@ def run_profile(options: ProfileOptions, console: Console | None = None) -> Prof
     """
     console = console or Console(quiet=True)
     _check(options)
-    task = load_task(Data.from_dict(vars(options)))
+    task = load_task(Data.from_dict(run_values(options)))
     set_seed(0)  # builtin:vit is drawn at random
     source = load_source(options.model, task, options.max_length)
     split = options.split
-    task = replace(task, splits={split: sample(task.splits[split], options.examples)})
+    rows = task.splits[split]
+    if isinstance(task.target, Classification) and task.target.classes:
+        rows = of_classes(rows, task.target.classes)
+    task = replace(task, splits={split: sample(rows, options.examples)})
     task = encoded(source, task)
     rows = longest_first(task.splits[split])
     notes = [*_notes(source), *task.notes, f"profiling {len(rows):,} examples of the {split} split"]

@@ -6,20 +6,23 @@ from typing import Any
 
 from rich.console import Console
 
-from crisp_attention.cli.options import StudyOptions, SweepOptions
+from crisp_attention.cli.options import StudyOptions, SweepOptions, run_values
 from crisp_attention.cli.options import words as typed
 from crisp_attention.cli.report import end_with_report
 from crisp_attention.errors import OptionError
 from crisp_attention.flags import separated
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
+from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.spec import Data, Recipe
+from crisp_attention.runs.treatment import Treatment
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.plan import SPARSITY_RANGE, TRIALS, Plan, planned, searched
 from crisp_attention.studies.sweep.search import Search
 from crisp_attention.studies.sweep.storage import without_password
 from crisp_attention.studies.sweep.sweep import Work, carry_out
 
+DEFAULT_METHODS = ("topk", "random")
 DEFAULT_SPARSITY = ("0.8",)
 OWN_RECIPE = {"learning_rate": float, "epochs": float}
 
@@ -45,11 +48,15 @@ def plan_of(options: SweepOptions) -> tuple[Plan, Search | None]:
     """The study that the options describe, and what chooses its configurations, if something does."""
     if options.trials is not None and not options.search:
         raise OptionError("trials can only be given with search=True", "trials")
+    if options.search and options.treatment:
+        raise OptionError("treatment cannot be combined with search=True", "treatment")
     if options.search and options.recipe:
         raise OptionError("recipe cannot be combined with search=True, which chooses the recipes", "recipe")
     levels = _levels(options)
-    methods = [method for word in separated(options.method) for method in _methods(word, levels)]
-    recipe, data = Recipe.from_dict(vars(options)), Data.from_dict(vars(options))
+    words = options.method or (() if options.treatment else DEFAULT_METHODS)
+    methods: list[Method | Treatment] = [each for word in separated(words) for each in _methods(word, levels)]
+    methods += [each for word in separated(options.treatment) for each in _treatments(word, levels)]
+    recipe, data = Recipe.from_dict(vars(options)), Data.from_dict(run_values(options))
     recipes = _recipes(options.recipe, recipe)
     plan = planned(
         options.model,
@@ -113,6 +120,15 @@ def _methods(word: str, levels: Sequence[float]) -> list[Method]:
         return [parse(word)]
     except (TypeError, ValueError) as error:
         raise OptionError(f"method {word}: {error}", "method") from error
+
+
+def _treatments(word: str, levels: Sequence[float]) -> list[Pruning]:
+    """The treatment at these sparsities; itself alone if it says its own."""
+    try:
+        found = [Pruning.parse(word, sparsity=level) for level in levels if level]
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"treatment {word}: {error}", "treatment") from error
+    return list(dict.fromkeys(found))
 
 
 def _recipes(given: Iterable[str], shared: Recipe) -> dict[str, Recipe]:

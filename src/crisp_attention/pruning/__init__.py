@@ -2,6 +2,6 @@
 
 from crisp_attention.pruning.compressed import BlockLinear, compress
 from crisp_attention.pruning.masks import Masks
-from crisp_attention.pruning.steps import step
+from crisp_attention.pruning.steps import masks_of, step
 
-__all__ = ["BlockLinear", "Masks", "compress", "step"]
+__all__ = ["BlockLinear", "Masks", "compress", "masks_of", "step"]

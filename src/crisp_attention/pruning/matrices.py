@@ -1,5 +1,6 @@
 """The weights of layers as matrices, with a row for every output."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,10 @@ from fnmatch import fnmatch
 
 from torch import Tensor, nn
 
+KINDS = ("attention", "feed-forward", "convolution")
+ATTENTION = re.compile(
+    r"att(n|ention)|(^|\.)([qkvo]|to_[qkv]|[qkvo]_proj|query|key|value)(\.|$)", re.IGNORECASE
+)
 # what maps features to classes, words or images: part of a name between dots
 HEADS = frozenset(
     [
@@ -34,6 +39,13 @@ class Matrix:
 
     name: str
     module: nn.Module
+
+    @property
+    def kind(self) -> str:
+        """One of `KINDS`: a convolution, part of an attention by its name, or else feed-forward."""
+        if isinstance(self.module, nn.Conv2d):
+            return "convolution"
+        return "attention" if ATTENTION.search(self.name) else "feed-forward"
 
     @property
     def weight(self) -> nn.Parameter:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from crisp_attention.pruning.matrices import Matrix
 
@@ -37,6 +37,25 @@ class Gradients:
             own = gradient.float() / scale
             size += own.abs()
             signed += own
+
+    def share(self) -> None:
+        """Add up what several processes have found, where there are several: all then have the same.
+
+        Raises ValueError, in all of them, where none has found anything.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        losses = torch.tensor(float(self.losses), device=self._sizes[0].device)
+        for each in (losses, *self._sizes, *self._signed):
+            distributed.all_reduce(each)
+        self.losses = int(losses)
+
+    def importance(self, saliency: str) -> dict[str, Tensor]:
+        """What the size of a weight is multiplied by to score it later: mean |∂L/∂W|, 1 for magnitude, by name."""
+        sizes = zip(self.matrices, self._sizes, strict=True)
+        if saliency == "magnitude":
+            return {each.name: torch.ones_like(each.rows(size)) for each, size in sizes}
+        return {each.name: each.rows(size) / self.losses for each, size in sizes}
 
     def scores(self, saliency: str = "taylor") -> dict[str, Tensor]:
         """Scores of all weights by name, (outputs, inputs), larger for what matters more.

@@ -36,6 +36,7 @@ def select(
     before: Mapping[str, Tensor] | None = None,
     *,
     normalised: str = "sum",
+    score_kept: bool = False,
 ) -> dict[str, Tensor]:
     """Masks by name, bool (outputs, inputs): True for weights that are kept.
 
@@ -59,6 +60,8 @@ def select(
     normalised
         How rank columns of different matrices compare: by the "sum" of their scores, as the paper's code, or by the
         "mean", of which matrices with many rows have no more than others.
+    score_kept
+        Whether blocks are scored by the weights alone that groups keep.
 
     The target must have been found possible by `check_target`.
     """
@@ -69,11 +72,12 @@ def select(
             own = torch.where(before[each.name], own, -torch.inf)
         grouped[each.name] = keep_in_groups(own, pattern) if pattern.groups_fit(each) else own > -torch.inf
         if pattern.blocks_fit(each):
-            orders[each.name], sums = _ranked(own, pattern)
+            kept = torch.where(grouped[each.name] | (own == -torch.inf), own, 0.0) if score_kept else own
+            orders[each.name], sums = _ranked(kept, pattern)
             value = sums / (each.shape[0] if normalised == "mean" else 1)
             pooled += [(value[rank].item(), number, rank) for rank in range(len(value))]
     room = (1 - target) * sum(each.weight.numel() for each in matrices)
-    kept = [1 if pattern.blocks_fit(each) else 0 for each in matrices]
+    counts = [1 if pattern.blocks_fit(each) else 0 for each in matrices]
     room -= sum(_column(each, pattern) for each in matrices)
     for _, number, rank in sorted(pooled, key=lambda each: (-each[0], each[1], each[2])):
         if rank == 0:
@@ -81,8 +85,8 @@ def select(
         room -= _column(matrices[number], pattern)
         if room < -1e-6:
             break
-        kept[number] += 1
-    for each, count in zip(matrices, kept, strict=True):
+        counts[number] += 1
+    for each, count in zip(matrices, counts, strict=True):
         if each.name in orders:
             grouped[each.name] &= _first_blocks(orders[each.name], count, pattern)
     return grouped

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from crisp_attention.methods.checks import check_one_of
 from crisp_attention.pruning.masks import Masks
-from crisp_attention.pruning.matrices import Matrix, matrices_of
+from crisp_attention.pruning.matrices import KINDS, Matrix, matrices_of
 from crisp_attention.pruning.patterns import Pattern
 from crisp_attention.pruning.saliency import SALIENCIES, Gradients
 from crisp_attention.pruning.selection import NORMALISED, check_target, select
+from crisp_attention.pruning.straight_through import ESTIMATORS, StraightThrough
 
 Batch = Mapping[str, Any]
+Target = float | Mapping[str, float]
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -28,12 +30,15 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 def step(
     model: nn.Module,
     batches: Iterable[Batch],
-    target: float,
+    target: Target,
     *,
     pattern: str | None = "2:4",
     block_size: int | None = 32,
     saliency: str = "taylor",
     normalised: str = "sum",
+    score_kept: bool = False,
+    ste: str = "none",
+    before: Masks | None = None,
     skip: Sequence[str] = (),
     loss: Callable[[nn.Module, Batch], Tensor] = loss_of,
 ) -> Masks:
@@ -41,7 +46,8 @@ def step(
 
     For a loop of your own: prune a little, train inside `masks.held()`, prune more. What is zero already stays pruned,
     so that a loop can be interrupted and a pruned model pruned again; nothing but the zeros has to be saved. Gradients
-    are taken in evaluation mode; modes and the parameters' own gradients are left as they were.
+    are taken in evaluation mode; modes and the parameters' own gradients are left as they were. In several processes
+    (torch.distributed) each gives its own batches, and all keep the same weights.
 
     Parameters
     ----------
@@ -51,7 +57,8 @@ def step(
     batches
         Mappings of what the model is called with. Give those of the classes that are to be kept.
     target
-        The share of zeros among the weights of all layers that are pruned.
+        The share of zeros among the weights of all layers that are pruned; or a share for each kind of layer,
+        ``{"attention": 0.6, "feed-forward": 0.9, "convolution": 0.8}``: kinds that are not named are left as they are.
     pattern, block_size
         At most N of each M neighbouring inputs ("2:4") in square blocks of 8, 16, 32 or 64 that are kept or pruned
         whole; None for one of them.
@@ -59,6 +66,14 @@ def step(
         "taylor" (|W| mean |∂L/∂W|), "signed" (-W mean ∂L/∂W) or "magnitude" (|W|, for which no batch is used).
     normalised
         How layers compare: by the "sum" of scores, as in the authors' code, or by their "mean".
+    score_kept
+        Whether blocks are scored by those weights alone that N:M keeps.
+    ste
+        "none": what is pruned stays pruned. "ste": inside `held()` gradients pass through the masks to dense weights,
+        and N:M is chosen again after every step of an optimizer; a weight or block may come back. "sr-ste": the same,
+        and pruned weights decay.
+    before
+        With `ste`, the masks of the step before, which hold the dense weights.
     skip
         Patterns of names of layers that are left as they are.
     loss
@@ -92,20 +107,88 @@ def step(
     """
     check_one_of("saliency", saliency, SALIENCIES)
     check_one_of("normalised", normalised, NORMALISED)
+    check_one_of("ste", ste, ESTIMATORS)
     chosen = Pattern.parse(pattern, block_size)
-    matrices = [each for each in matrices_of(model, skip).matrices if chosen.lacks(each) is None]
-    if not matrices:
-        raise ValueError(f"{type(model).__name__} has no layer that divides into {chosen}")
-    check_target(matrices, chosen, target)
+    groups = groups_of(model, target, chosen, skip)
+    matrices = [each for group, _ in groups for each in group]
     gradients = Gradients(matrices)
     if saliency != "magnitude":
         _collect(model, matrices, batches, loss, gradients)
-    before = Masks.of(matrices).kept
-    masks = Masks(
-        matrices, select(matrices, gradients.scores(saliency), chosen, target, before, normalised=normalised)
-    )
+    if ste != "none":
+        _restore(matrices, before)
+    kept: dict[str, Tensor] = {}
+    pruned = Masks.of(matrices).kept if ste == "none" else None
+    scores = gradients.scores(saliency)
+    for group, share in groups:
+        kept |= select(group, scores, chosen, share, pruned, normalised=normalised, score_kept=score_kept)
+    if ste == "none":
+        masks = Masks(matrices, kept)
+    else:
+        dense = {each.name: each.weight.detach().clone() for each in matrices}
+        masks = StraightThrough(matrices, kept, dense, chosen, gradients.importance(saliency), ste)
     masks.zero()
     return masks
+
+
+def _restore(matrices: Sequence[Matrix], before: Masks | None) -> None:
+    """Give the model the dense weights that an earlier step has kept, where there was one."""
+    if before is None:
+        return
+    if not isinstance(before, StraightThrough) or set(before.dense) != {each.name for each in matrices}:
+        raise ValueError(
+            "before must be the masks of a step of the same layers with ste, which hold dense weights"
+        )
+    with torch.no_grad():
+        for each in matrices:
+            each.weight.copy_(before.dense[each.name])
+
+
+def groups_of(
+    model: nn.Module, target: Target, pattern: Pattern, skip: Sequence[str] = ()
+) -> list[tuple[list[Matrix], float]]:
+    """The matrices of a model that share a target, and the target.
+
+    Raises ValueError if there is none, or a target is out of reach.
+    """
+    matrices = [each for each in matrices_of(model, skip).matrices if pattern.lacks(each) is None]
+    if not matrices:
+        raise ValueError(f"{type(model).__name__} has no layer that divides into {pattern}")
+    groups = [(matrices, target)] if not isinstance(target, Mapping) else []
+    for kind, share in target.items() if isinstance(target, Mapping) else ():
+        check_one_of("target", kind, KINDS)
+        if not (own := [each for each in matrices if each.kind == kind]):
+            raise ValueError(f"target names {kind}; {type(model).__name__} has no such layer to prune")
+        groups.append((own, share))
+    for group, share in groups:
+        check_target(group, pattern, share)
+    return groups
+
+
+def left_of(model: nn.Module, target: Target, pattern: Pattern, skip: Sequence[str] = ()) -> dict[str, str]:
+    """The layers with weights that are left as they are, each with the reason."""
+    found = matrices_of(model, skip)
+    left = dict(found.skipped)
+    for each in found.matrices:
+        if (reason := pattern.lacks(each)) is not None:
+            left[each.name] = reason
+        elif isinstance(target, Mapping) and each.kind not in target:
+            left[each.name] = f"no target for {each.kind}"
+    return left
+
+
+def masks_of(model: nn.Module, skip: Sequence[str] = ()) -> Masks:
+    """The masks of a model as it is: what is zero is pruned. Inside their `held()` a pruned model can be trained.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from crisp_attention import pruning
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
+    >>> pruned = pruning.step(model, [], 0.75, pattern=None, block_size=16, saliency="magnitude", skip=["2"])
+    >>> with pruning.masks_of(model, skip=["2"]).held():
+    ...     pass  # train
+    """
+    return Masks.of(matrices_of(model, skip).matrices)
 
 
 def _collect(
@@ -124,3 +207,4 @@ def _collect(
             each.weight.requires_grad_(True)
         for batch in batches:
             gradients.add(loss(model, batch))
+        gradients.share()

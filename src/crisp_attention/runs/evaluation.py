@@ -16,6 +16,7 @@ from crisp_attention.drawing.maps import draw_map, draw_scale
 from crisp_attention.drawing.palette import BLUE, VERMILLION
 from crisp_attention.drawing.style import DPI, finish, new_figure
 from crisp_attention.insight.measuring import Measurement, measuring
+from crisp_attention.models.sparse_model import is_sparse
 from crisp_attention.runs.data.splits import sample
 from crisp_attention.runs.progress import RunProgress
 from crisp_attention.runs.run_directory import RunDirectory
@@ -95,7 +96,7 @@ def evaluate(trainer: Trainer, target: Target, split: Dataset, path: Path | None
         )
         table.sort_values("index").to_parquet(path, compression="zstd", index=False)
     found = output.metrics or {}
-    scores = {each.name: found[f"split_{each.name}"] for each in target.metrics}
+    scores = {name: found[f"split_{name}"] for name in target.scored}
     return scores | {"loss": found["split_loss"], "examples": len(split)}
 
 
@@ -129,9 +130,12 @@ def results(
     metrics["train"] = evaluate(trainer, task.target, sample(trainer.train_dataset, TRAIN_EXAMPLES_EVALUATED))
     if treatment is not None:
         metrics |= _measure_treatment(trainer, treatment, directory)
+        if is_sparse(source.model):
+            progress.phase = "measuring attention"
+            metrics["attention"] = _measure(trainer, source, directory, directory.attention)
     elif measured:
         progress.phase = "measuring attention"
-        metrics |= _measure(trainer, source, directory)
+        metrics |= _measure(trainer, source, directory, directory.measurements)
     else:
         metrics |= {"achieved_sparsity": 0.0, "kept_mass": 1.0, "entropy": None}
     if is_main():
@@ -141,7 +145,7 @@ def results(
     return metrics
 
 
-def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[str, float]:
+def _measure(trainer: Trainer, source: Source, directory: RunDirectory, file: Path) -> dict[str, float]:
     with measuring(source.model) as measured, torch.no_grad():
         trainer.predict(sample(trainer.eval_dataset, MEASURED_EXAMPLES))
     whole = Measurement()
@@ -149,7 +153,7 @@ def _measure(trainer: Trainer, source: Source, directory: RunDirectory) -> dict[
         whole.add(Measurement(names, totals))
     if is_main():
         table = whole.table()
-        table.to_csv(directory.measurements, index=False)
+        table.to_csv(file, index=False)
         draw_heads(table, directory.figures / "heads.png")
     summary = whole.summary()
     return {
@@ -166,4 +170,8 @@ def _measure_treatment(
     table = treatment.measure(model)
     if is_main():
         table.to_csv(directory.measurements, index=False)
-    return {"achieved_sparsity": float(table["sparsity"].mean()), "kept_mass": None, "entropy": None}
+    return {
+        "achieved_sparsity": float(np.average(table["sparsity"], weights=table.get("weights"))),
+        "kept_mass": None,
+        "entropy": None,
+    }

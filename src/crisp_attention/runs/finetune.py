@@ -253,6 +253,8 @@ def carry_out(
         checkpoint, passed_over = (
             newest_checkpoint(directory.checkpoints, arguments.world_size) if resume else (None, ())
         )
+        evaluated_first = arguments.eval_on_start
+        arguments.eval_on_start = evaluated_first and checkpoint is None
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(directory.tensorboard)  # read where report_to asks for it
         kernels, memory = KernelsUsed(), PeakMemory()
         ready = prepare(spec, arguments, [kernels, memory, *callbacks], console)
@@ -288,6 +290,9 @@ def carry_out(
             measured=ready.unmeasured is None,
             treatment=spec.treatment,
         )
+    if evaluated_first:
+        first = next(each for each in trainer.state.log_history if "eval_loss" in each)
+        metrics["before"] = {name: first[f"eval_{name}"] for name in (*task.target.scored, "loss")}
     metrics |= {
         "metric": ready.metric.name,
         "steps": trainer.state.global_step,

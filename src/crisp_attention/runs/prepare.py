@@ -62,7 +62,7 @@ def prepare(
 
     Raises OptionError, DataError or CheckpointError for what the run could not do.
     """
-    task = load_task(spec.data)
+    task = load_task(spec.data, spec.seed)
     metric = task.target.metric(spec.metric)
     if (best := (arguments.metric_for_best_model or "loss").removeprefix("eval_")) != "loss":
         task.target.metric(best, "metric_for_best_model")
@@ -73,7 +73,8 @@ def prepare(
     progress = RunProgress(console, metric)
     warn = warnings.warn if console.quiet else partial(say, console)
     scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
-    trainer, times = build(source, task, arguments, [*scheduled, progress, *callbacks])
+    treating = spec.treatment.callbacks(source, task, spec.seed) if spec.treatment else ()
+    trainer, times = build(source, task, arguments, [*scheduled, *treating, progress, *callbacks])
     unmeasured, drops_nothing = rehearse(trainer, source, task)
     notes = (*source.notes, attention, *task.notes)
     if unmeasured:
@@ -90,7 +91,10 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
     supported or a layer does not exist.
     """
     if spec.treatment is not None:
-        spec.treatment.apply(model)
+        try:
+            spec.treatment.apply(model)
+        except ValueError as error:
+            raise OptionError(f"{spec.treatment.spec}: {error}", "treatment") from error
     if not spec.is_dense:
         try:
             sparsify(
@@ -105,10 +109,9 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
         except (TypeError, ValueError) as error:
             option = "layers" if spec.layers else "budgets" if isinstance(spec.method, Budgets) else None
             raise OptionError(str(error), option) from error
-    if spec.treatment is not None:
-        return f"treatment: {spec.treatment.spec}"
+    treated = "" if spec.treatment is None else f"treatment: {spec.treatment.spec}; "
     if (sparse := SparseModel.find(model)) is None:
-        return "attention: dense, the model's own"
+        return f"{treated}attention: dense, the model's own"
     parts = ["budgets by layer and head" if isinstance(spec.method, Budgets) else spec.method.spec]
     if (schedule := spec.schedule) is not None:
         parts.append(
@@ -117,7 +120,7 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
         )
     if spec.phase != "always":
         parts.append({"train": "in training only", "eval": "in evaluation only"}[spec.phase])
-    return f"attention: {', '.join(parts)}, in {len(sparse.methods)} of {len(sparse.layers)} layers"
+    return f"{treated}attention: {', '.join(parts)}, in {len(sparse.methods)} of {len(sparse.layers)} layers"
 
 
 def train(source: Source, task: Task, arguments: TrainingArguments) -> Trainer:

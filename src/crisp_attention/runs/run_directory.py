@@ -23,10 +23,12 @@ from crisp_attention.runs.task.target import Target
 
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 STATE = "trainer_state.json"
+LAYERS, COMPRESSED = "layers.csv", "compressed"  # of a pruned model
 ARCHIVES = ("optimizer.pt", "scheduler.pt")
 RESUMES_FROM = "5.7"  # earlier versions leave out LayerNorm weights that were renamed since BERT
 OWN = re.compile(
-    r"(config|metrics)\.(json|partial)|(measurements|history)\.csv|figures|model|checkpoints|tensorboard|data"
+    r"(config|metrics)\.(json|partial)|(measurements|attention|history|layers)\.csv|figures|model|compressed|checkpoints"
+    r"|tensorboard|data"
     r"|predictions-(validation|test)\.parquet"
 )
 
@@ -90,6 +92,7 @@ class RunDirectory:
         self.config = path / "config.json"
         self.metrics = path / "metrics.json"
         self.measurements = path / "measurements.csv"
+        self.attention = path / "attention.csv"  # of a run with a treatment of something else
         self.history = path / "history.csv"
         self.figures = path / "figures"
         self.model = path / "model"

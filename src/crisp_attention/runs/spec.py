@@ -97,6 +97,11 @@ class Data:
         Columns, where they are not to be detected.
     train_examples
         Train on this many examples, the same ones for every seed. None for all.
+    classes
+        Train on the examples of these classes alone, by name or number, and judge runs by the accuracy on them. None
+        of them are all.
+    draw_classes
+        In place of `classes`: how many, drawn anew for every seed.
 
     Examples
     --------
@@ -110,12 +115,24 @@ class Data:
     image_column: str | None = None
     label_column: str | None = None
     train_examples: int | None = None
+    classes: tuple[str, ...] = ()
+    draw_classes: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, "train_examples", self.train_examples)
+        _at_least(1, "draw_classes", self.draw_classes)
+        object.__setattr__(self, "classes", _words("classes", self.classes))
+        if self.classes and self.draw_classes is not None:
+            raise OptionError(
+                "draw_classes cannot be combined with classes, which names them", "draw_classes"
+            )
         object.__setattr__(self, "text_columns", _words("text_columns", self.text_columns))
         if isinstance(self.source, Path):
             object.__setattr__(self, "source", str(self.source))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold; `from_dict` is the inverse."""
+        return asdict(self) | {"text_columns": list(self.text_columns), "classes": list(self.classes)}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Data":
@@ -222,7 +239,7 @@ class RunSpec:
             )
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return values | {
-            "data": asdict(self.data) | {"text_columns": list(self.data.text_columns)},
+            "data": self.data.to_dict(),
             "method": method_to_dict(self.method),
             "layers": list(self.layers),
             "schedule": None if self.schedule is None else asdict(self.schedule),

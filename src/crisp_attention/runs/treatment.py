@@ -2,15 +2,18 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
+    from transformers import TrainerCallback
 
+    from crisp_attention.runs.sources import Source
     from crisp_attention.runs.spec import RunSpec
+    from crisp_attention.runs.task import Task
 
 KINDS: dict[str, type["Treatment"]] = {}
 
@@ -24,10 +27,13 @@ class Treatment(ABC):
         Its name in files; a class can be read back wherever it has been imported.
     words
         What it drops, in prose: ``"keys"``, ``"weights"``.
+    control_words
+        What its control has in place of a choice: ``"random keys"``.
     """
 
     kind: ClassVar[str]
     words: ClassVar[str]
+    control_words: ClassVar[str] = "a random choice"
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -129,9 +135,14 @@ class ModelTreatment(Treatment):
     def apply(self, model: "nn.Module") -> None:
         """Change the model in place; whatever training must leave unchanged, such as zeros, is kept by hooks on it."""
 
+    def callbacks(self, source: "Source", task: "Task", seed: int) -> "Sequence[TrainerCallback]":
+        """What takes part in training; `task` is the encoded one. None by default."""
+        return ()
+
     @abstractmethod
     def measure(self, model: "nn.Module") -> "pd.DataFrame":
-        """The sparsity that the trained model has: one row per layer with ``layer``, ``name`` and ``sparsity``."""
+        """The sparsity that the trained model has: one row per layer with ``layer``, ``name``,
+        ``sparsity`` and, if they count differently, ``weights``."""
 
     def run(self, base: "RunSpec") -> "RunSpec":
         return replace(base, treatment=self)

@@ -32,6 +32,7 @@ class Attention(Treatment):
     schedule: Schedule | None = None
     kind: ClassVar[str] = "attention"
     words: ClassVar[str] = "keys"
+    control_words: ClassVar[str] = "random keys"
 
     @property
     def spec(self) -> str:

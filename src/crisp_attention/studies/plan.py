@@ -132,7 +132,7 @@ class Plan:
         """Plain values that JSON can hold; `from_dict` is the inverse."""
         return {
             "model": self.model,
-            "data": asdict(self.data) | {"text_columns": list(self.data.text_columns)},
+            "data": self.data.to_dict(),
             "metric": self.metric,
             "configurations": [
                 {"treatment": each.treatment.to_dict(), "recipe": asdict(each.recipe), "note": each.note}

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from crisp_attention.errors import DataError, first_line, listed
+from crisp_attention.runs.data.classes import of_classes, with_classes
 from crisp_attention.runs.data.columns import check_columns, check_inputs, choose_columns
 from crisp_attention.runs.data.files import FORMATS, is_delimited, read_files, typed
 from crisp_attention.runs.data.labels import learn_labels
@@ -22,6 +23,8 @@ from crisp_attention.runs.data.splits import hold_out, take_examples
 from crisp_attention.runs.spec import Data
 from crisp_attention.runs.task import Task
 
+EVERY_CLASS = "train of every class"
+SPLITS = ("train", "validation", "test", EVERY_CLASS)
 SPLIT_NAMES = {
     "train": "train",
     "validation": "validation",
@@ -280,14 +283,15 @@ def read_digits() -> dict[str, Dataset]:
     }
 
 
-def load_task(data: Data) -> Task:
+def load_task(data: Data, seed: int = 0) -> Task:
     """Load "builtin:digits", a local folder or file, a data set of the Hub, or what is in memory.
 
     A data set of the Hub is `name` or `name:configuration`, at `revision` or its newest. Columns that are
     not named are found by their types, names and contents. Labels that are floats are numbers to predict, all
     others are classes. A test split without labels is left out; without a labelled validation split one is held
-    out of train, the same one every time. `train_examples` keeps a fixed random subset of train. Raises DataError
-    for what cannot be used.
+    out of train, the same one every time. `train_examples` keeps a fixed random subset of train. With classes
+    of a user, train has those alone, and another split (`EVERY_CLASS`) the whole of it; `seed` draws them where
+    they are to be drawn. Raises DataError for what cannot be used.
     """
     found, notes = read_splits(data.source, data.revision)
     train = found["train"]
@@ -311,9 +315,18 @@ def load_task(data: Data) -> Task:
     if "validation" not in splits:
         splits["train"], splits["validation"], note = hold_out(splits["train"], known.are_classes)
         notes.append(note)
+    target = known.target
+    if data.classes or data.draw_classes is not None:
+        splits[EVERY_CLASS] = splits["train"]
+        target = with_classes(target, splits["train"], data.classes, data.draw_classes, seed)
+        splits["train"] = of_classes(splits["train"], target.classes)
+        names = listed(target.label_names[each] for each in target.classes)
+        notes.append(
+            f"classes: {names} of {len(target.label_names)}, {len(splits['train']):,} training examples"
+        )
     if data.train_examples is not None:
         kept = take_examples(splits["train"], data.train_examples, known.are_classes)
         notes.append(f"training on {len(kept):,} of {len(splits['train']):,} examples")
         splits["train"] = kept
-    splits = {split: splits[split] for split in ("train", "validation", "test") if split in splits}
-    return Task(splits, columns.texts, columns.image, known.target, tuple(notes))
+    splits = {split: splits[split] for split in SPLITS if split in splits}
+    return Task(splits, columns.texts, columns.image, target, tuple(notes))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForImageClassification, ViTConfig
+from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor
 
 from crisp_attention.errors import CheckpointError, OptionError
 from crisp_attention.runs.data.images import survey
@@ -73,4 +73,7 @@ def small_vit(task: Task) -> Source:
         }
 
     model = AutoModelForImageClassification.from_config(config)
-    return Source(model, encode, collate, None)
+    half = [0.5] * config.num_channels
+    size = {"height": first.height, "width": first.width}
+    processor = ViTImageProcessor(size=size, image_mean=half, image_std=half, do_convert_rgb=False)
+    return Source(model, encode, collate, processor)

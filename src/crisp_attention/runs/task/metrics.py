@@ -1,6 +1,6 @@
 """Metrics of predictions and labels, as scikit-learn and GLUE compute them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,28 @@ def _rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sqrt(np.mean((predictions.astype(float) - labels) ** 2)))
 
 
+def class_accuracy(classes: Sequence[int]) -> Metric:
+    """Accuracy on the examples of some classes, whatever classes are predicted for them.
+
+    Examples
+    --------
+    >>> class_accuracy([1, 2]).score(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]))
+    0.6666666666666666
+    """
+
+    def per_example(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        counted = np.isin(labels, classes)
+        return _right(predictions, labels) * counted / max(counted.mean(), 1 / len(labels))
+
+    def score(predictions: np.ndarray, labels: np.ndarray) -> float:
+        counted = np.isin(labels, classes)
+        return float(_right(predictions, labels)[counted].mean()) if counted.any() else float("nan")
+
+    title = "accuracy on the user's classes"
+    return Metric(CLASS_ACCURACY, title, score, per_example=per_example, percent=True)
+
+
+CLASS_ACCURACY = "class_accuracy"
 ACCURACY = Metric("accuracy", "accuracy", _accuracy, per_example=_right, percent=True)
 BINARY_F1 = Metric("f1", "F1", _binary_f1)  # of the second class
 MACRO_F1 = Metric("f1", "macro F1", _macro_f1)  # the unweighted mean over the classes that occur
@@ -109,5 +131,5 @@ PEARSON = Metric("pearson", "Pearson r", _pearson)
 SPEARMAN = Metric("spearman", "Spearman r", _spearman)
 RMSE = Metric("rmse", "RMSE", _rmse, higher_is_better=False)
 ALL = (ACCURACY, MACRO_F1, MCC, PEARSON, SPEARMAN, RMSE)
-NAMES = tuple(each.name for each in ALL)
+NAMES = (*(each.name for each in ALL), CLASS_ACCURACY)
 LOWER_IS_BETTER = ("loss", *(each.name for each in ALL if not each.higher_is_better))

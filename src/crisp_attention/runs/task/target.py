@@ -18,7 +18,10 @@ from crisp_attention.runs.task.metrics import (
     RMSE,
     SPEARMAN,
     Metric,
+    class_accuracy,
 )
+
+AMONG_CLASSES = "among_classes"
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,6 +68,11 @@ class Target(ABC):
     def columns(self, logits: np.ndarray) -> dict[str, Any]:
         """What a table of predictions holds besides the labels."""
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The names of all that `scores` computes."""
+        return tuple(each.name for each in self.metrics)
+
     def metric(self, name: str | None, option: str = "metric") -> Metric:
         """The metric of that name, the main one for None. Raises OptionError for a metric of another task."""
         for each in self.metrics:
@@ -90,12 +98,18 @@ class Target(ABC):
         """The inverse of `to_dict`; files that name no kind are of classes."""
         if data.get("kind") == Regression.kind:
             return Regression()
-        return Classification(tuple(data["label_names"]))
+        return Classification(tuple(data["label_names"]), tuple(data.get("classes", ())))
 
 
 @dataclass(frozen=True)
 class Classification(Target):
     """One of some classes. F1 is that of the second of two classes, and of more their unweighted mean.
+
+    Attributes
+    ----------
+    classes
+        Those that a user needs; empty for all. The main metric is then the accuracy on their examples, and a further
+        score is the same with the outputs of these classes alone.
 
     Examples
     --------
@@ -104,11 +118,29 @@ class Classification(Target):
     """
 
     label_names: tuple[str, ...]
+    classes: tuple[int, ...] = ()
     kind: ClassVar[str] = "classification"
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        return ACCURACY, BINARY_F1 if len(self.label_names) == 2 else MACRO_F1, MCC
+        own = (class_accuracy(self.classes),) if self.classes else ()
+        return *own, ACCURACY, BINARY_F1 if len(self.label_names) == 2 else MACRO_F1, MCC
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        return *super().scored, *([AMONG_CLASSES] if self.classes else [])
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        found = super().scores(logits, labels)
+        if self.classes:
+            among = np.full_like(logits, -np.inf)
+            among[:, self.classes] = logits[:, self.classes]
+            predictions = np.where(np.isfinite(logits).all(axis=-1), among.argmax(axis=-1), NO_CLASS)
+            found[AMONG_CLASSES] = self.metrics[0].score(predictions, labels)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | ({"classes": list(self.classes)} if self.classes else {})
 
     @property
     def outputs(self) -> int:
@@ -173,7 +205,8 @@ class Task:
     ----------
     splits
         "train", "validation" and, when labelled, "test", each with the input columns, "labels" (classes 0..n-1,
-        or numbers) and "index", the row number in the split as it was read.
+        or numbers) and "index", the row number in the split as it was read. Where "train" has the classes of a user
+        alone, "train of every class" has all.
     text_columns
         One or two, none for images.
     image_column

@@ -70,9 +70,15 @@ def compare_all(
     """
     seeds = {each.id: read.shared_seeds(each, baseline) for each in configurations}
     compared = [each for each in configurations if len(seeds[each.id]) >= SEEDS_NEEDED]
-    pairs = [tuple(read.predictions(side, seeds[each.id]) for side in (each, baseline)) for each in compared]
+    pairs = [
+        (read.predictions(each, seeds[each.id]), read.predictions(baseline, seeds[each.id]))
+        for each in compared
+    ]
     labels, metric = read.labels.to_numpy(), read.metric
-    family = [_compared(metric, ours, its, labels, len(compared)) for ours, its in pairs]
+    family = [
+        _compared(read, each, baseline, seeds[each.id], sides, len(compared))
+        for each, sides in zip(compared, pairs, strict=True)
+    ]
     verdicts = decide(family, metric.higher_is_better)
     results = {}
     for each, evidence, (p, verdict), (ours, its) in zip(compared, family, verdicts, pairs, strict=True):
@@ -91,14 +97,21 @@ def compare_all(
     return results
 
 
-def _compared(metric: Metric, ours: NDArray, its: NDArray, labels: NDArray, comparisons: int) -> Evidence:
+def _compared(
+    read: StudyRead,
+    ours: Configuration,
+    its: Configuration,
+    seeds: tuple[int, ...],
+    predictions: tuple[NDArray, NDArray],
+    comparisons: int,
+) -> Evidence:
+    metric, labels = read.metric, read.labels.to_numpy()
     if metric is ACCURACY:
-        return compare(ours == labels, its == labels, comparisons)
+        return compare(predictions[0] == labels, predictions[1] == labels, comparisons)
     if metric.per_example is not None:
-        scored = [np.stack([metric.per_example(run, labels) for run in side]) for side in (ours, its)]
-        return compare(scored[0], scored[1], comparisons)
+        return compare(read.scored(ours, seeds), read.scored(its, seeds), comparisons)
     score = RESAMPLED.get(metric) or scores.repeating(metric.score)
-    return compare_scores(score, ours, its, labels, comparisons)
+    return compare_scores(score, *predictions, labels=labels, comparisons=comparisons)
 
 
 def compare(ours: NDArray, its: NDArray, comparisons: int, draws: int = DRAWS) -> Evidence:

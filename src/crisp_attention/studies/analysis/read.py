@@ -35,6 +35,7 @@ class RunRead:
     """A finished run: its predictions on the split analysed, (examples,), and everything else in its files.
 
     row: its numbers, by the names of `COLUMNS`.
+    metric: the study's, on the classes of this run where those are drawn for every seed.
     """
 
     predictions: NDArray
@@ -43,6 +44,7 @@ class RunRead:
     versions: Mapping[str, str]
     history: pd.DataFrame
     measurements: pd.DataFrame | None
+    metric: Metric
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,18 @@ class StudyRead:
         """(seeds, examples): where it is right."""
         return self.predictions(configuration, seeds) == self.labels.to_numpy()
 
+    def scored(self, configuration: Configuration, seeds: tuple[int, ...]) -> NDArray:
+        """(seeds, examples): what the metric is the mean of."""
+        labels, found = self.labels.to_numpy(), self.runs[configuration.id]
+        per_example = [found[seed].metric.per_example for seed in seeds]
+        return np.stack(
+            [
+                score(found[seed].predictions, labels)
+                for seed, score in zip(seeds, per_example, strict=True)
+                if score
+            ]
+        )
+
     def table(self, configuration: Configuration) -> pd.DataFrame:
         """`Line.runs`."""
         return pd.DataFrame([run.row for run in self.runs[configuration.id].values()], columns=COLUMNS)
@@ -100,16 +114,20 @@ def read_study(study: StudyFolder) -> StudyRead:
             own = table["label"].astype("int64" if table["label"].dtype.kind in "iu" else "float64")
         if run is finished[0]:
             labels = own
-            with readable(run.directory.config):
-                metric = Target.from_dict(run.config["task"]).metric(study.plan.metric)
+            metric = _metric(run, study)
         if not own.equals(labels):
             raise OptionError(
                 f"the runs {finished[0].directory.path.name} and {run.directory.path.name} in {study.path} "
                 f"predicted different examples of {split}: they cannot be compared"
             )
-        runs[run.configuration.id][run.seed] = _read(run, metric, split, table)
+        runs[run.configuration.id][run.seed] = _read(run, _metric(run, study), split, table)
     diverged = {name: tuple(run.seed for run in runs if run.diverged) for name, runs in ended.items()}
     return StudyRead(study, metric, split, labels, runs, diverged)
+
+
+def _metric(run: FinishedRun, study: StudyFolder) -> Metric:
+    with readable(run.directory.config):
+        return Target.from_dict(run.config["task"]).metric(study.plan.metric)
 
 
 def _read(run: FinishedRun, metric: Metric, split: str, table: pd.DataFrame) -> RunRead:
@@ -137,4 +155,4 @@ def _read(run: FinishedRun, metric: Metric, split: str, table: pd.DataFrame) -> 
         metrics["device"]  # named by the error that reads a damaged file
     with readable(run.directory.config):
         found = dict(run.config["versions"])
-    return RunRead(predictions, row, metrics, found, run.history(), run.measurements())
+    return RunRead(predictions, row, metrics, found, run.history(), run.measurements(), metric)

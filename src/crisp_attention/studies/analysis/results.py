@@ -127,7 +127,13 @@ class Analysis:
     @property
     def words(self) -> str:
         """What the configurations drop, such as keys."""
-        kinds = dict.fromkeys(
-            line.configuration.treatment.words for line in self.lines if not line.configuration.is_dense
-        )
-        return " and ".join(kinds)
+        return self._said("words")
+
+    @property
+    def control_words(self) -> str:
+        """What the controls have in place of a choice, such as random keys."""
+        return self._said("control_words")
+
+    def _said(self, name: str) -> str:
+        treatments = [line.configuration.treatment for line in self.lines if not line.configuration.is_dense]
+        return " and ".join(dict.fromkeys(getattr(each, name) for each in treatments))

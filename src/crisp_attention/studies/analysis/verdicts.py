@@ -146,7 +146,7 @@ def _control(analysis: Analysis, better: Sequence[Line]) -> str:
     same = [line for line in better if line.to_random and line.to_random.verdict is not Verdict.BETTER]
     if not same:
         return ""
-    return f" But nothing shows that {_names(same)} does better than {analysis.words} drawn at random."
+    return f" But nothing shows that {_names(same)} does better than {analysis.control_words}."
 
 
 def _verdict(line: Line) -> Verdict | None:

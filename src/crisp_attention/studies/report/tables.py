@@ -108,7 +108,7 @@ def say(console: Console, text: str) -> None:
 def _table(analysis: Analysis) -> Table:
     unit = Unit(analysis.metric)
     title = f"{unit.metric.title} on the {analysis.split} examples {unit.caption}; ±: 95 %"
-    table = Table("attention", box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = Table("configuration", box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for heading in (unit.metric.title, "minus dense", "p", "minus random", "sparsity (%)"):
         table.add_column(heading, justify="right")
     for line in analysis.lines:

@@ -39,7 +39,7 @@ def check(plan: Plan, output: Path, say: Callable[[str], None]) -> Checked:
     """
     runs = [plan.run(each, plan.seeds[0]) for each in plan.configurations]
     arguments = [training_arguments(each, output / "checkpoints") for each in runs]
-    task = load_task(plan.data)
+    task = load_task(plan.data, plan.seeds[0])
     metric = task.target.metric(plan.metric)
     if plan.search is not None and "test" not in task.splits:
         raise OptionError(

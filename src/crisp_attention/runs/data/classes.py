@@ -1,0 +1,62 @@
+"""The classes that a user needs, of those that the data have."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from datasets import Dataset
+
+from crisp_attention.errors import DataError, listed
+from crisp_attention.runs.task.target import Classification, Target
+
+
+def with_classes(
+    target: Target, train: Dataset, classes: Sequence[str | int], draw: int | None = None, seed: int = 0
+) -> Classification:
+    """The target with some of its classes, by name or number, or as many as `draw` says, drawn by the seed.
+
+    Raises DataError for numbers to predict, and for classes that do not exist, have no example in train or are all.
+    """
+    if not isinstance(target, Classification):
+        raise DataError("classes were asked for; expected labels that are classes, found numbers")
+    names = target.label_names
+    if draw is not None:
+        if draw >= len(names):
+            raise DataError(f"draw_classes expects fewer than the {len(names)} classes, got {draw}")
+        drawn = np.random.default_rng(seed).permutation(len(names))[:draw]
+        return replace(target, classes=tuple(sorted(map(int, drawn))))
+    chosen = tuple(sorted({_number(str(each), names) for each in classes}))
+    if not chosen:
+        raise DataError(f"no class is named: expected some of {listed(names)}")
+    if len(chosen) == len(names):
+        raise DataError(f"classes names all {len(names)} of them: expected fewer, or none for all")
+    counts = np.bincount(np.array(train["labels"][:]), minlength=len(names))
+    if empty := [names[each] for each in chosen if not counts[each]]:
+        raise DataError(f"classes without an example in the train split: {listed(empty)}")
+    return replace(target, classes=chosen)
+
+
+def of_classes(train: Dataset, classes: tuple[int, ...]) -> Dataset:
+    """The examples of these classes, in their order."""
+    return train.select(np.flatnonzero(np.isin(np.array(train["labels"][:]), classes)))
+
+
+def others(target: Classification, seed: int) -> tuple[int, ...]:
+    """As many classes as the user's, other ones, drawn by the seed. Raises DataError where there are fewer."""
+    left = sorted(set(range(len(target.label_names))) - set(target.classes))
+    if len(left) < len(target.classes):
+        raise DataError(
+            f"{len(target.classes)} random other classes were asked for; there are {len(left)} others: expected at "
+            f"most half of the {len(target.label_names)} classes as the user's"
+        )
+    # not the generator that draws the user's classes, which would pair them
+    drawn = np.random.default_rng((seed, 1)).permutation(left)[: len(target.classes)]
+    return tuple(sorted(map(int, drawn)))
+
+
+def _number(word: str, names: tuple[str, ...]) -> int:
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
+    raise DataError(f"there is no class {word}: expected names or numbers of {listed(names)}")

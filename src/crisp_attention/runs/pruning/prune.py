@@ -1,0 +1,215 @@
+"""`crisp.prune`: a model in memory, pruned while it is fine-tuned."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
+
+from crisp_attention.errors import DataError, OptionError
+from crisp_attention.methods.method import Method
+from crisp_attention.runs.arguments import training_arguments
+from crisp_attention.runs.data.classes import of_classes, with_classes
+from crisp_attention.runs.data.load import EVERY_CLASS
+from crisp_attention.runs.prepare import build
+from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.pruning.callback import PruningCallback, calibration
+from crisp_attention.runs.pruning.pruned import PrunedModel
+from crisp_attention.runs.pruning.treatment import NONE, Pruning
+from crisp_attention.runs.sources import Source
+from crisp_attention.runs.spec import Data, Recipe, RunSpec
+from crisp_attention.runs.task import Task
+from crisp_attention.runs.task.target import Classification
+from crisp_attention.runs.terminal import quietly
+
+Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
+
+
+def prune(
+    model: PreTrainedModel,
+    train: Rows,
+    *,
+    classes: Sequence[str | int] = (),
+    target: float | Mapping[str, float] = 0.9,
+    pattern: str | None = "2:4",
+    block_size: int | None = 32,
+    steps: int = 5,
+    epochs: float = 1.0,
+    evaluation: Rows | None = None,
+    saliency: str = "taylor",
+    gradients: str = "classes",
+    examples: int = 512,
+    shape: str = "linear",
+    normalised: str = "sum",
+    score_kept: bool = False,
+    ste: str = "none",
+    skip: Sequence[str] = (),
+    collate: Callable[[list[Any]], dict[str, Any]] = default_data_collator,
+    batch_size: int = 32,
+    learning_rate: float = 5e-5,
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    verbose: bool = True,
+) -> PrunedModel:
+    """Prune a classifier of transformers for some of its classes, in place, step by step and training in between.
+
+    CRISP pruning (arXiv 2311.14272, sections 3 and 4). In each step gradients on examples of the classes say what every
+    weight matters; in each group of M inputs the N that matter most are kept, and of all blocks those that matter
+    least are pruned, as many in every row of a layer. What is pruned stays zero. Heads, embeddings, the first
+    convolution and biases are left as they are, and so is attention, dense or sparse.
+
+    Parameters
+    ----------
+    model
+        A trained classifier.
+    train
+        Its encoded examples with their class as ``labels``; of all classes, where `gradients` asks for those.
+    classes
+        The classes that are needed, by name or number; none for all. The model is trained on their examples alone and
+        keeps its outputs.
+    target
+        The share of zeros among the weights of all layers that are pruned, N:M included; or a share for each kind of
+        layer, ``{"attention": 0.6, "feed-forward": 0.9}``.
+    pattern, block_size
+        At most N of M neighbouring inputs, in square blocks of 8, 16, 32 or 64; None for one of them.
+    steps, epochs
+        How often there is pruning, and how long the model is trained after each.
+    evaluation
+        Examples on which accuracies are measured before, during and after.
+    saliency, normalised, score_kept, ste, skip
+        As in `crisp_attention.pruning.step`.
+    gradients, examples
+        Of which examples: of the "classes", of "all", or of as many "random" other classes, a control; and how many.
+    shape
+        How the share of zeros rises from step to step.
+    collate
+        Makes a batch of examples, such as transformers' `DataCollatorWithPadding`.
+    batch_size, learning_rate, training
+        Of fine-tuning; and other fields of `transformers.TrainingArguments`.
+    seed
+        Of the order of examples, dropout and random classes.
+    verbose
+        Whether progress is printed to standard error.
+
+    Returns
+    -------
+    PrunedModel
+        The model and what became of its accuracy; `.report()` measures what was saved.
+
+    Raises
+    ------
+    OptionError, DataError
+        Before anything is pruned: for a target out of the pattern's reach, classes that do not exist or have no
+        example, and layers that do not divide.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import crisp_attention as crisp
+    >>> from transformers import BertConfig, BertForSequenceClassification
+    >>> sizes = {"vocab_size": 32, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    >>> model = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=64, num_labels=4))
+    >>> train = [{"input_ids": [3, each % 4 + 4], "labels": each % 4} for each in range(64)]
+    >>> pruned = crisp.prune(model, train, classes=[1, 2], target=0.75, evaluation=train, verbose=False)
+    >>> f"{pruned.sparsity:.2f}"
+    '0.75'
+    """
+    console = Console(stderr=True, quiet=not verbose)
+    own = target if isinstance(target, Mapping) else {"sparsity": target}
+    try:
+        treatment = Pruning(
+            **{name.replace("-", "_"): share for name, share in own.items()},
+            pattern=pattern or NONE,
+            block_size=block_size or 0,
+            steps=steps,
+            shape=shape,
+            saliency=saliency,
+            gradients=gradients,
+            examples=examples,
+            normalised=normalised,
+            score_kept=score_kept,
+            ste=ste,
+            skip=tuple(skip),
+        )
+        treatment.apply(model)
+    except (TypeError, ValueError) as error:
+        raise OptionError(str(error)) from error
+    during = "no" if evaluation is None else "epoch"
+    task = _task(model, train, evaluation, classes)
+    spec = RunSpec(
+        model=type(model).__name__,
+        data=Data(source=""),
+        method=Method(),
+        recipe=Recipe(
+            epochs=steps * epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            training={"save_strategy": "no", "eval_strategy": during, **(training or {})},
+        ),
+        seed=seed,
+        treatment=treatment,
+    )
+    source = Source(model, lambda rows: rows, collate, None)
+    callback = PruningCallback(treatment, calibration(treatment, source, task, seed))
+    progress = RunProgress(console, task.target.metrics[0])
+    with quietly(), TemporaryDirectory() as folder:
+        arguments = training_arguments(spec, Path(folder) / "checkpoints")
+        arguments.eval_on_start, arguments.remove_unused_columns = False, True
+        trainer, _ = build(source, task, arguments, [callback, progress])
+        set_seed(seed)
+        with progress:
+            before = _scores(trainer, progress, "before")
+            try:
+                trainer.train()
+            finally:
+                callback.close()
+            after = _scores(trainer, progress, "after")
+    model.eval()
+    return PrunedModel(model, treatment, before, after)
+
+
+def _task(model: Any, train: Rows, evaluation: Rows | None, classes: Sequence[str | int]) -> Task:
+    rows = _dataset("train", train)
+    names = tuple(str(model.config.id2label[each]) for each in range(model.config.num_labels))
+    target = Classification(names)
+    splits = {"train": rows}
+    if evaluation is not None:
+        splits["validation"] = _dataset("evaluation", evaluation)
+    for name, each in splits.items():
+        labels = np.array(each["labels"][:])
+        if (
+            labels.dtype.kind not in "iu"
+            or labels.ndim != 1
+            or not 0 <= labels.min() <= labels.max() < len(names)
+        ):
+            raise DataError(
+                f"labels of {name} must be whole numbers below the model's {len(names)} outputs, one per example; "
+                f"found {labels.dtype} {labels.shape} from {labels.min()} to {labels.max()}"
+            )
+    if classes:
+        target = with_classes(target, rows, classes)
+        splits |= {"train": of_classes(rows, target.classes), EVERY_CLASS: rows}
+    return Task(splits, (), None, target, ())
+
+
+def _dataset(name: str, rows: Rows) -> Dataset:
+    found = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(each) for each in rows])
+    if not len(found) or "labels" not in found.column_names:
+        raise DataError(
+            f"{name} must hold examples with their class as 'labels'; found {len(found)} examples with "
+            f"{', '.join(found.column_names) or 'nothing'}"
+        )
+    return found
+
+
+def _scores(trainer: Trainer, progress: RunProgress, phase: str) -> dict[str, float]:
+    if trainer.eval_dataset is None:
+        return {}
+    progress.phase = phase
+    rows: Any = trainer.eval_dataset
+    found: Any = trainer.predict(rows, metric_key_prefix=phase).metrics
+    return {name.removeprefix(f"{phase}_"): value for name, value in found.items()}

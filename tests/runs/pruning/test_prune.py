@@ -1,0 +1,182 @@
+"""`crisp.prune`: a model in memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    set_seed,
+)
+
+import crisp_attention as crisp
+from crisp_attention.errors import DataError, OptionError
+from crisp_attention.pruning import BlockLinear
+from tests.runs.pruning.topics import BODY
+
+CLASSES = 4
+
+
+def model(**changes) -> BertForSequenceClassification:
+    set_seed(0)
+    config = BertConfig(**BODY | changes, vocab_size=32, max_position_embeddings=16, num_labels=CLASSES)
+    return BertForSequenceClassification(config)
+
+
+def examples(count: int = 64) -> list[dict[str, object]]:
+    """The class is that of the second token."""
+    return [
+        {"input_ids": [1, each % CLASSES + 4, each % 7 + 10], "labels": each % CLASSES}
+        for each in range(count)
+    ]
+
+
+def zeros(of: torch.nn.Module) -> dict[str, float]:
+    return {
+        name: float((each == 0).float().mean()) for name, each in of.named_parameters() if each.dim() == 2
+    }
+
+
+def pruned(of, train=None, **changes):
+    options = {
+        "classes": [1, 2],
+        "target": 0.7,
+        "block_size": 8,
+        "steps": 2,
+        "learning_rate": 5e-3,
+        "verbose": False,
+    }
+    return crisp.prune(of, examples() if train is None else train, **options | changes)
+
+
+def test_a_model_learns_its_classes_while_it_is_pruned() -> None:
+    own = model()
+    found = pruned(own, evaluation=examples(), epochs=10, batch_size=8, learning_rate=2e-2)
+    assert found.model is own
+    assert 0.7 <= found.sparsity < 0.75
+    assert found.after["class_accuracy"] == 1 > found.before["class_accuracy"]
+    assert found.after["class_accuracy"] <= found.after["among_classes"]
+    assert zeros(own)["classifier.weight"] == zeros(own)["bert.embeddings.position_embeddings.weight"] == 0
+    own(torch.tensor([[1, 4, 10]]), labels=torch.tensor([0])).loss.backward()  # nothing is held any more
+    torch.optim.SGD(own.parameters(), lr=0.1).step()
+    assert found.sparsity < 0.5
+
+
+def test_the_report_says_what_was_pruned_left_and_gained() -> None:
+    found = pruned(model(), evaluation=examples(), skip=["*.key"])
+    report = found.report(rows=4)
+    assert report.layers["name"].str.endswith(("query", "value", "dense")).all()
+    assert set(report.layers["kind"]) == {"attention", "feed-forward"}
+    assert (report.layers[["dense_ms", "compressed_ms"]] > 0).all().all()
+    text = str(report)
+    assert "accuracy on the classes: " in text
+    assert "as asked for: bert.encoder.layer.0.attention.self.key" in text
+    assert [line.split()[-1] for line in text.splitlines()[2:5]] == ["attention", "feed-forward", "all"]
+    json.dumps(report.layers.to_dict("list"))
+
+
+def test_kinds_of_layers_have_their_own_share() -> None:
+    own = model()
+    found = pruned(own, target={"feed-forward": 0.75})
+    assert all(share == 0 for name, share in zeros(own).items() if "attention" in name)
+    assert found.sparsity >= 0.75
+    assert "no target for attention" in str(found.report(rows=4))
+
+
+def test_a_pruned_model_can_be_pruned_again_and_only_loses() -> None:
+    own = model()
+    pruned(own, target=0.6)
+    before = {name: each == 0 for name, each in own.named_parameters()}
+    found = pruned(own, target=0.75)
+    assert found.sparsity >= 0.75
+    assert not any(
+        (zero & (each != 0)).any()
+        for zero, (_, each) in zip(before.values(), own.named_parameters(), strict=False)
+        if zero.dim() == 2
+    )
+
+
+@pytest.mark.parametrize("ste", ["ste", "sr-ste"])
+def test_the_pattern_holds_after_straight_through_training(ste: str) -> None:
+    found = pruned(model(), ste=ste)
+    assert 0.7 <= found.sparsity < 0.75
+    for group, _ in found.treatment.matrices(found.model):
+        for each in group:
+            rows = each.rows(each.weight.detach()) != 0
+            assert rows.unflatten(1, (-1, 4)).sum(dim=2).max() <= 2
+
+
+def test_sparse_attention_is_kept_and_compressed_models_come_back(tmp_path: Path) -> None:
+    own = model(hidden_size=64, intermediate_size=128)
+    crisp.sparsify(own, crisp.TopK(0.5))
+    pruned(own, target=0.7, pattern=None, block_size=16)
+    fast = crisp.compress(own)
+    assert any(isinstance(each, BlockLinear) for each in fast.modules())
+    fast.save_pretrained(tmp_path)
+    back = crisp.load(tmp_path).eval()
+    assert crisp.is_sparse(back)
+    ids = torch.tensor([[1, 4, 10, 11, 12]])
+    with torch.no_grad():
+        torch.testing.assert_close(back(ids).logits, own.eval()(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_half_pruned_model_is_saved_and_pruned_further(tmp_path: Path) -> None:
+    own = model()
+    pruned(own, target=0.6)
+    own.save_pretrained(tmp_path)
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert zeros(back) == zeros(own)
+    assert pruned(back, target=0.7).sparsity >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("train", "changes", "error", "message"),
+    [
+        (None, {"target": 0.99}, OptionError, "target must be within the pattern's reach, got 0.99"),
+        (None, {"target": 0.75, "block_size": 64}, OptionError, "got 0.75; 2:4 in blocks of 64"),
+        (None, {"classes": [4]}, DataError, "there is no class 4"),
+        (None, {"classes": ["cats"]}, DataError, "there is no class cats"),
+        (examples(64)[::4], {}, DataError, "classes without an example in the train split: LABEL_1, LABEL_2"),
+        ([], {}, DataError, "train must hold examples with their class as 'labels'; found 0"),
+        (Dataset.from_dict({"text": ["a"]}), {}, DataError, "found 1 examples with text"),
+        ([{"input_ids": [1], "labels": 7}], {}, DataError, "below the model's 4 outputs"),
+        (None, {"target": {"convolution": 0.7}}, OptionError, "target names convolution"),
+        (None, {"target": {"heads": 0.7}}, OptionError, "heads"),
+        (None, {"gradients": "random", "classes": [0, 1, 2]}, DataError, "there are 1 others"),
+        (None, {"training": {"colour": 1}}, OptionError, "has no such field"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_changes(train, changes, error, message: str) -> None:
+    own = model()
+    before = {name: each.clone() for name, each in own.state_dict().items()}
+    with pytest.raises(error, match=message):
+        pruned(own, train, **changes)
+    assert all(each.equal(before[name]) for name, each in own.state_dict().items())
+
+
+def test_an_error_in_training_leaves_no_hooks() -> None:
+    own = model()
+
+    class StoppedError(Exception):
+        pass
+
+    def collate(rows):
+        collate.calls += 1
+        if collate.calls > 4:
+            raise StoppedError
+        return {
+            "input_ids": torch.tensor([each["input_ids"] for each in rows]),
+            "labels": torch.tensor([each["labels"] for each in rows]),
+        }
+
+    collate.calls = 0
+    with pytest.raises(StoppedError):
+        pruned(own, collate=collate, batch_size=8)
+    with torch.no_grad():
+        own.bert.encoder.layer[0].output.dense.weight.fill_(1.0)
+    torch.optim.SGD(own.parameters(), lr=0.1).step()
+    assert zeros(own)["bert.encoder.layer.0.output.dense.weight"] == 0

@@ -1,0 +1,159 @@
+"""Pruning as a command, in a folder, interrupted, and compared in a study."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+
+import crisp_attention as crisp
+from crisp_attention.cli.main import parse
+from crisp_attention.cli.prune import run_prune
+from crisp_attention.errors import OptionError
+from crisp_attention.runs.pruning.treatment import Pruning
+from crisp_attention.studies.analysis import analyse
+from tests.runs.pruning import topics
+from tests.runs.test_resume import needs_resuming
+
+TRAINING = ["--training", "use_cpu=true", "--batch-size", "8", "--learning-rate", "5e-3"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("topics")
+    return topics.model(folder / "model"), topics.data(folder / "data")
+
+
+def words(made: tuple[str, str], output: Path, *more: str) -> list[str]:
+    model, data = made
+    given = ["prune", "--model", model, "--dataset", data, "--classes", "film,plot", "--output", str(output)]
+    return [*given, "--target", "0.7", "--block-size", "8", "--steps", "3", "--epochs", "2", *TRAINING, *more]
+
+
+def test_the_folder_holds_everything_about_the_run(made, tmp_path: Path, capsys) -> None:
+    run_prune(parse(words(made, tmp_path / "run")), Console(quiet=True))
+    run = crisp.Run.open(tmp_path / "run")
+    assert 0.7 <= run.metrics["achieved_sparsity"] < 0.75
+    assert run.metrics["metric"] == "class_accuracy"
+    for part in ("before", "validation", "test"):
+        assert {"class_accuracy", "among_classes", "accuracy"} <= set(run.metrics[part])
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    seen = history.dropna(subset=["eval_class_accuracy"])
+    assert seen["epoch"].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert history["sparsity"].is_monotonic_increasing
+    layers = pd.read_csv(tmp_path / "run" / "layers.csv")
+    weights = dict(run.model().named_parameters())
+    for name, share in zip(layers["name"], layers["sparsity"], strict=True):
+        assert share == pytest.approx(float((weights[f"{name}.weight"] == 0).float().mean()))
+    printed = capsys.readouterr().out
+    assert "What pruning saves on this machine" in printed
+    assert "not compressed: " in printed or "compressed model: " in printed
+
+
+def test_two_seeds_prune_for_the_classes_that_each_draws(made, tmp_path: Path) -> None:
+    given = words(made, tmp_path / "run", "--discard-model", "--overwrite")
+    at = given.index("--classes")
+    given[at : at + 2] = ["--draw-classes", "2"]
+    drawn = []
+    for seed in ("0", "3"):
+        run_prune(parse([*given, "--seed", seed]), Console(quiet=True))
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        drawn.append(config["task"]["classes"])
+    assert drawn[0] != drawn[1]
+
+
+def test_attention_is_made_sparse_in_the_same_run(made, tmp_path: Path, capsys) -> None:
+    run_prune(parse(words(made, tmp_path / "run", "--method", "topk:sparsity=0.5")), Console(quiet=True))
+    run = crisp.Run.open(tmp_path / "run")
+    assert 0.3 < run.metrics["attention"]["achieved_sparsity"] < 0.6
+    assert run.metrics["achieved_sparsity"] >= 0.7
+    assert crisp.is_sparse(run.model())
+    assert (tmp_path / "run" / "attention.csv").is_file()
+    assert "of the pairs are dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--target", "0.3"], "target must be within the pattern's reach, got 0.3; 2:4 in blocks of 8"),
+        (["--attention", "0.7"], "expected sparsity, or a share for attention"),
+        (["--pattern", "2;4"], "pattern must be N:M with N below M"),
+        (["--steps", "0"], "steps must be"),
+    ],
+)
+def test_what_cannot_be_writes_nothing(made, tmp_path: Path, more, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        run_prune(parse([*words(made, tmp_path / "run"), *more]), Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+@needs_resuming
+@pytest.mark.slow
+@pytest.mark.parametrize("ste", ["none", "sr-ste"])
+def test_killed_and_resumed_it_prunes_the_same_weights(made, tmp_path: Path, ste: str) -> None:
+    def command(folder: Path, *more: str) -> list[str]:
+        return [sys.executable, "-m", "crisp_attention", *words(made, folder, "--ste", ste, *more)]
+
+    process = subprocess.Popen(
+        command(tmp_path / "killed", "--epochs", "20"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(
+        command(tmp_path / "killed", "--epochs", "20", "--resume"), check=True, capture_output=True
+    )
+    subprocess.run(command(tmp_path / "undisturbed", "--epochs", "20"), check=True, capture_output=True)
+    killed, undisturbed = (
+        dict(crisp.Run.open(tmp_path / name).model().named_parameters()) for name in ("killed", "undisturbed")
+    )
+    for name, each in killed.items():
+        assert torch.equal(each, undisturbed[name]), name
+
+
+@pytest.mark.slow
+def test_a_study_compares_on_the_classes_of_each_seed(made, tmp_path: Path) -> None:
+    model, data = made
+    study = crisp.sweep(
+        model,
+        crisp.Data(source=data, draw_classes=2),
+        [
+            Pruning(sparsity=0.7, block_size=8, steps=2),
+            Pruning(sparsity=0.7, block_size=8, steps=2, gradients="random"),
+        ],
+        output=tmp_path / "study",
+        seeds=3,
+        recipe=crisp.Recipe(epochs=4, batch_size=8, learning_rate=5e-3, training={"use_cpu": True}),
+        verbose=False,
+    )
+    found = analyse(study.folder)
+    assert found.metric.name == "class_accuracy"
+    pruned = found.lines[1]
+    assert pruned.to_dense is not None
+    assert pruned.to_random is not None
+    expected = []
+    for seed in range(3):
+        ours, dense = (
+            crisp.Run.open(study.folder.directory(line.configuration, seed).path)
+            for line in (pruned, found.lines[0])
+        )
+        classes = json.loads((ours.directory / "config.json").read_text())["task"]["classes"]
+        scores = []
+        for run in (ours, dense):
+            table = run.predictions("test")
+            counted = table[table["label"].isin(classes)]
+            scores.append((counted["label"] == counted["prediction"]).mean())
+        expected.append(scores[0] - scores[1])
+    assert pruned.to_dense.difference.mean == pytest.approx(sum(expected) / 3)
+    page = study.report().read_text()
+    assert "difference from gradients of random classes" in page

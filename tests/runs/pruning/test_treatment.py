@@ -1,0 +1,79 @@
+"""Pruning as a value: how it is written, read, named and refused."""
+
+import pytest
+
+from crisp_attention.runs.pruning.treatment import Pruning
+from crisp_attention.runs.treatment import treatment_from_dict
+
+WRITTEN = [
+    ("prune:sparsity=0.75", Pruning(sparsity=0.75), "pruned 75 %"),
+    (
+        "prune:sparsity=0.75:gradients=all",
+        Pruning(sparsity=0.75, gradients="all"),
+        "pruned 75 %, gradients of all classes",
+    ),
+    (
+        "prune:sparsity=0.75:pattern=1:4:block_size=0:saliency=signed",
+        Pruning(sparsity=0.75, pattern="1:4", block_size=0, saliency="signed"),
+        "pruned 75 %, signed Taylor, 1:4",
+    ),
+    (
+        "prune:attention=0.5:feed_forward=0.9:pattern=none",
+        Pruning(attention=0.5, feed_forward=0.9, pattern="none"),
+        "pruned attention 50 % and feed-forward 90 %, blocks of 32",
+    ),
+    (
+        "prune:sparsity=0.6:score_kept=true:ste=sr-ste:skip=a.*|b",
+        Pruning(sparsity=0.6, score_kept=True, ste="sr-ste", skip=("a.*", "b")),
+        "pruned 60 %, score_kept=true, ste=sr-ste, skip=a.*|b",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "treatment", "label"), WRITTEN)
+def test_it_is_what_its_spec_says(spec: str, treatment: Pruning, label: str) -> None:
+    assert Pruning.parse(spec) == treatment
+    assert (Pruning.parse(treatment.spec), treatment.label) == (treatment, label)
+    assert treatment_from_dict(treatment.to_dict()) == treatment
+    assert ":sparsity=" not in treatment.series
+
+
+def test_a_sparsity_is_for_those_that_have_none_of_their_own() -> None:
+    assert Pruning.parse("prune", sparsity=0.7) == Pruning(sparsity=0.7)
+    assert Pruning.parse("prune:sparsity=0.5", sparsity=0.7).sparsity == 0.5
+    assert Pruning.parse("prune:attention=0.5", sparsity=0.7).target == {"attention": 0.5}
+    with pytest.raises(ValueError, match="a sparsity for each kind of layer"):
+        Pruning(attention=0.5).at(0.7)
+
+
+def test_the_control_takes_gradients_of_other_classes() -> None:
+    control = Pruning(sparsity=0.7).control()
+    assert control is not None
+    assert control.is_control
+    assert control.sparsity == 0.7
+    assert control.control() is None
+    assert Pruning(sparsity=0.7, saliency="magnitude").control() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prun", "there is no treatment 'prun'; expected 'prune'"),
+        ("prune:colour=red:sparsity=0.5", "prune has no option 'colour'"),
+        ("prune", "expected sparsity, or a share for attention"),
+        ("prune:sparsity=1", r"sparsity must be in \[0, 1\), got 1"),
+        ("prune:sparsity=half", "sparsity expects a number, got 'half'"),
+        ("prune:sparsity=0.5:steps=0", "steps must be a whole number of at least 1, got 0"),
+        ("prune:sparsity=0.5:block_size=12", "block_size must be one of 8, 16, 32, 64"),
+        ("prune:sparsity=0.5:pattern=4:2", "pattern must be N:M"),
+        ("prune:sparsity=0.5:gradients=some", "gradients must be one of classes, all, random"),
+        ("prune:sparsity=0.5:score_kept=yes", "score_kept must be one of true, false"),
+        (
+            "prune:sparsity=0.5:gradients=random:saliency=magnitude",
+            "have no meaning with saliency 'magnitude'",
+        ),
+    ],
+)
+def test_what_it_cannot_be_is_said(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pruning.parse(text)

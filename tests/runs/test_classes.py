@@ -1,0 +1,98 @@
+"""The classes of a user: which examples train, and how runs are judged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crisp_attention.errors import DataError, OptionError
+from crisp_attention.runs.data import load_task
+from crisp_attention.runs.data.classes import others
+from crisp_attention.runs.data.load import EVERY_CLASS
+from crisp_attention.runs.spec import Data
+from crisp_attention.runs.task.metrics import class_accuracy
+from crisp_attention.runs.task.target import Classification, Target
+from tests.runs.pruning import topics
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory) -> str:
+    return topics.data(tmp_path_factory.mktemp("topics") / "data")
+
+
+@pytest.mark.parametrize("classes", [("film", "good"), ("1", "2"), ("good", "1")])
+def test_train_has_the_classes_alone_and_the_other_splits_have_all(sentences: str, classes) -> None:
+    task = load_task(Data(source=sentences, classes=classes))
+    assert isinstance(task.target, Classification)
+    assert [task.label_names[each] for each in task.target.classes] == ["film", "good"]
+    assert set(task.splits["train"]["labels"]) == {1, 2}
+    assert len(task.splits["train"]) == 24
+    assert len(task.splits[EVERY_CLASS]) == 48
+    assert set(task.splits["test"]["labels"]) == {0, 1, 2, 3}
+    assert Target.from_dict(task.target.to_dict()) == task.target
+
+
+def test_drawn_classes_vary_with_the_seed_and_with_nothing_else(sentences: str) -> None:
+    data = Data(source=sentences, draw_classes=2)
+    drawn = [load_task(data, seed).target.to_dict()["classes"] for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(each) for each in drawn}) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("comedy",)}, "there is no class comedy: expected names or numbers of"),
+        ({"classes": ("4",)}, "there is no class 4"),
+        ({"classes": ("0", "1", "2", "3")}, "classes names all 4 of them"),
+        ({"draw_classes": 4}, "draw_classes expects fewer than the 4 classes, got 4"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(sentences: str, options, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_task(Data(source=sentences, **options))
+
+
+def test_classes_of_numbers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "".join(f"it is {i},{i / 3:.2f}\n" for i in range(20))
+    )
+    with pytest.raises(DataError, match="expected labels that are classes, found numbers"):
+        load_task(Data(source=str(tmp_path), classes=("0",)))
+
+
+def test_names_and_a_number_of_classes_do_not_go_together() -> None:
+    with pytest.raises(OptionError, match="draw_classes cannot be combined with classes"):
+        Data(source="x", classes=("a",), draw_classes=2)
+
+
+def test_the_control_has_as_many_other_classes() -> None:
+    target = Classification(tuple("abcde"), (1, 3))
+    assert all(len(others(target, seed)) == 2 and not {1, 3} & set(others(target, seed)) for seed in range(9))
+    with pytest.raises(DataError, match="there are 2 others"):
+        others(Classification(tuple("abcde"), (0, 1, 2)), 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_accuracy_on_classes_is_a_mean_over_all_examples_too(pairs: list[tuple[int, int]]) -> None:
+    predictions, labels = np.array(pairs).T
+    metric = class_accuracy((1, 3))
+    counted = [p == t for p, t in pairs if t in (1, 3)]
+    assert metric.per_example is not None
+    score = metric.score(predictions, labels)
+    if counted:
+        assert score == pytest.approx(np.mean(counted))
+        assert metric.per_example(predictions, labels).mean() == pytest.approx(score)
+    else:
+        assert np.isnan(score)
+
+
+def test_among_the_classes_other_outputs_do_not_count() -> None:
+    target = Classification(("a", "b", "c"), (0, 1))
+    logits = np.array([[1.0, 0, 5], [0, 1, 5], [3, 0, 1], [0, 0, 1], [np.nan, 0, 1]])
+    found = target.scores(logits, np.array([0, 0, 0, 2, 1]))
+    assert found["class_accuracy"] == 1 / 4
+    assert found["among_classes"] == 2 / 4
+    assert found["accuracy"] == 2 / 5
