@@ -141,6 +141,19 @@ def predicted_ratios(each: Predicted) -> dict[str, float | None]:
     }
 
 
+# of pruned layers and models: by subject, size, pattern and target the largest ratio of time, of bytes in memory, and
+# of those of the saved model
+UP, BLOCKS = "768 to 3072", "blocks of 32"
+PRUNED: dict[tuple[str, str, str, float], tuple[float, float | None, float | None]] = {
+    (UP, "512", BLOCKS, 0.9): (0.15, 0.15, None),
+    (UP, "512", BLOCKS, 0.75): (0.35, None, None),
+    (UP, "512", BLOCKS, 0.4): (1.0, None, None),
+    (UP, "1", BLOCKS, 0.9): (0.35, None, None),
+    ("MiniLM", "32 x 128 tokens", BLOCKS, 0.9): (0.5, 0.15, 0.62),
+    ("MiniLM with block top-k", "8 x 512 tokens", BLOCKS, 0.9): (0.45, None, None),
+}
+
+
 HOOKS = 25e-6  # seconds that they may add to the attention of a GPT written by hand
 HOOKS_PER_CALL = 6e-6  # and for each call of torch inside an attention module of diffusers
 

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from crisp_attention.bench import pruned
 from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
@@ -60,6 +61,8 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 results.memory = [found for case in plan.memory for found in measure_memory(case, told)]
             elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
+            elif part == "pruning":
+                results.pruned = pruned.measure_pruned(plan.effort, options.quick, told)
             elif part == "hooks":
                 results.hooked = measure_hooks(plan.step_method, plan.effort, told)
             else:
@@ -97,6 +100,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         "memory": 4 * len(plan.memory),
         "first-call": 2 * len(plan.first_call),
         "hooks": len(MODELS),
+        "pruning": sum(map(len, pruned.planned(options.quick))),
         "sparsefinder": steps_of(options.quick),
     }
     columns = (

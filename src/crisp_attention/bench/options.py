@@ -9,8 +9,8 @@ from tyro.conf import arg
 from crisp_attention.flags import Count, Flag, Texts
 
 Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
-Part = Literal["attention", "step", "memory", "first-call", "hooks", "sparsefinder"]
-PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call", "hooks", "sparsefinder")
+Part = Literal["attention", "step", "memory", "first-call", "hooks", "pruning", "sparsefinder"]
+PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call", "hooks", "pruning", "sparsefinder")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class BenchOptions:
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), hooks
-    (what it costs to reach the attention of any model, such as your own), sparsefinder (attention between predicted
-    blocks, which needs --text). Default: all that can be; with --quick neither first-call nor hooks."""
+    (what it costs to reach the attention of any model, such as your own), pruning (layers and a model with pruned
+    weights), sparsefinder (attention between predicted blocks, which needs --text). Default: all that can be; with
+    --quick neither first-call nor hooks."""
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """A file of text, of at least 54,000 tokens (9,000 with --quick), needed by the part sparsefinder: it measures on

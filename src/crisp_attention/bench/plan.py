@@ -93,7 +93,7 @@ def planned(options: BenchOptions) -> Plan:
 def _usual(options: BenchOptions) -> tuple[Part, ...]:
     left_out = {"first-call", "hooks"} if options.quick else set[str]()
     if options.device != "cpu":
-        left_out |= {"hooks", "sparsefinder"}
+        left_out |= {"hooks", "pruning", "sparsefinder"}
     if options.text is None:
         left_out.add("sparsefinder")
     return tuple(part for part in PARTS if part not in left_out)
@@ -113,8 +113,10 @@ def _check(options: BenchOptions) -> None:
         raise OptionError(
             "text is for the part sparsefinder on the CPU, which this run does not have", "text"
         )
-    if "hooks" in (options.parts or ()) and options.device != "cpu":
-        raise _cpu_only("hooks", options)
+    alone: tuple[Part, ...] = ("hooks", "pruning")
+    for part in alone:
+        if part in (options.parts or ()) and options.device != "cpu":
+            raise _cpu_only(part, options)
     whole = [("lengths", length) for length in options.lengths]
     whole += [(name, getattr(options, name)) for name in ("batch", "heads", "width", "threads", "rounds")]
     name = "sparsity"

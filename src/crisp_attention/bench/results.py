@@ -110,6 +110,25 @@ class Hooked:
     absent: list[Absent] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """Times of a layer or a model with pruned weights, in the order dense, compressed.
+
+    sparsity: the share of zeros reached. layer_bytes, model_bytes: of pruned layers in memory, and of the saved model,
+    as ratios to dense.
+    """
+
+    subject: str
+    size: str  # inputs at a time
+    pattern: str
+    sparsity: float
+    target: float
+    layer_bytes: float | None = None
+    model_bytes: float | None = None
+    timed: list[Timed] = field(default_factory=list)
+    absent: list[Absent] = field(default_factory=list)
+
+
 @dataclass
 class Results:
     """All of a run; parts that were not asked for are empty."""
@@ -125,6 +144,7 @@ class Results:
     predicted: list[Predicted] = field(default_factory=list)
     listed: list[Listed] = field(default_factory=list)
     hooked: list[Hooked] = field(default_factory=list)
+    pruned: list[Pruned] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""

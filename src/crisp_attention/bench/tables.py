@@ -12,6 +12,7 @@ from crisp_attention.bench.bars import (
     HOOKS,
     HOOKS_PER_CALL,
     PREDICTED,
+    PRUNED,
     Verdict,
     crisp_ratio,
     predicted_ratios,
@@ -20,7 +21,7 @@ from crisp_attention.bench.bars import (
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.predicted import ALL, COMPARING, LISTING
-from crisp_attention.bench.results import Attention, Hooked, Predicted, Results
+from crisp_attention.bench.results import Attention, Hooked, Predicted, Pruned, Results
 
 MOST = 5  # lengths side by side, in 80 columns
 
@@ -47,6 +48,9 @@ def show(results: Results, console: Console) -> None:
     if results.hooked:
         _print(console, hooked(results.hooked))
         _missing(console, ((each.model, each.absent) for each in results.hooked))
+    if results.pruned:
+        _print(console, pruned(results.pruned))
+        _missing(console, ((each.subject, each.absent) for each in results.pruned))
     if results.predicted:
         _print(console, predicted(results.predicted))
         _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
@@ -206,6 +210,34 @@ def predicted(found: list[Predicted]) -> Table:
         )
     table.add_section()
     table.add_row("bar", *[""] * 4, *(f"{most:g}" for most in PREDICTED.values()))
+    return table
+
+
+def pruned(found: list[Pruned]) -> Table:
+    """Layers and models with pruned weights: time and bytes as ratios to dense, with the bars."""
+    table = _table("pruned weights, forward, float32: compressed as a ratio to dense", "of")
+    for heading in ("inputs", "pattern", "zeros", "dense, ms", "time", "bar", "layers' bytes", "saved"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        times = {timed.name: timed for timed in each.timed}
+        if not times:
+            continue
+        own = times[CRISP].ratio.median
+        bar = PRUNED.get((each.subject, each.size, each.pattern, each.target), (None, None, None))
+        ratios = (each.layer_bytes, bar[1]), (each.model_bytes, bar[2])
+        table.add_row(
+            each.subject,
+            each.size,
+            each.pattern,
+            f"{each.sparsity:.0%}",
+            f"{1000 * times[DENSE].seconds.median:.3g}",
+            _limited(f"{own:.3f}", bar[0] is None or own <= bar[0]),
+            "" if bar[0] is None else f"≤ {bar[0]:g}",
+            *(
+                "" if value is None else _limited(f"{value:.3f}", most is None or value <= most)
+                for value, most in ratios
+            ),
+        )
     return table
 
 
