@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from crisp_attention.runs.task import Task
 
 KINDS: dict[str, type["Treatment"]] = {}
+# where our own kinds are defined, for files that name one before anything has imported it
+HOMES = {
+    "attention": "crisp_attention.studies.attention",
+    "pruning": "crisp_attention.runs.pruning.treatment",
+}
 
 
 class Treatment(ABC):
@@ -150,8 +156,10 @@ class ModelTreatment(Treatment):
 
 def treatment_from_dict(data: Mapping[str, Any]) -> Treatment:
     """The treatment that `to_dict` describes. Raises ValueError for a kind that no imported class has."""
-    if (kind := data["kind"]) not in KINDS:
+    if (kind := data["kind"]) not in KINDS and kind in HOMES:
+        import_module(HOMES[kind])
+    if kind not in KINDS:
         raise ValueError(
-            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {', '.join(KINDS)}"
+            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {', '.join(dict.fromkeys([*HOMES, *KINDS]))}"
         )
     return KINDS[kind].from_dict({key: value for key, value in data.items() if key != "kind"})
