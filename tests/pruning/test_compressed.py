@@ -1,7 +1,10 @@
 """Layers that hold and compute the blocks of a pruned weight, and nothing of the others."""
 
 import copy
+import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -168,3 +171,23 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
         (states, layer.blocks.detach(), layer.index, None),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@pytest.mark.slow
+def test_another_process_loads_it(tmp_path) -> None:
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, [], 0.7, pattern=None, block_size=16, saliency="magnitude")
+    pruning.compress(model).save_pretrained(tmp_path)
+    program = (
+        "import sys, torch, crisp_attention\n"
+        "from transformers import AutoModelForSequenceClassification as Auto\n"
+        "ids = torch.arange(12)[None]\n"
+        "print([Auto.from_pretrained(sys.argv[1]).eval()(ids).logits.tolist(),"
+        " crisp_attention.load(sys.argv[1]).eval()(ids).logits.tolist()])\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    expected = model(torch.arange(12)[None]).logits
+    for each in json.loads(found.stdout):
+        torch.testing.assert_close(torch.tensor(each), expected.detach(), rtol=1e-5, atol=1e-5)

@@ -35,11 +35,14 @@ class Treatment(ABC):
         What it drops, in prose: ``"keys"``, ``"weights"``.
     control_words
         What its control has in place of a choice: ``"random keys"``.
+    question
+        What a study of it asks.
     """
 
     kind: ClassVar[str]
     words: ClassVar[str]
     control_words: ClassVar[str] = "a random choice"
+    question: ClassVar[str] = "Does sparsity help here?"
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -159,7 +162,8 @@ def treatment_from_dict(data: Mapping[str, Any]) -> Treatment:
     if (kind := data["kind"]) not in KINDS and kind in HOMES:
         import_module(HOMES[kind])
     if kind not in KINDS:
+        known = ", ".join(dict.fromkeys([*HOMES, *KINDS]))
         raise ValueError(
-            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {', '.join(dict.fromkeys([*HOMES, *KINDS]))}"
+            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {known}"
         )
     return KINDS[kind].from_dict({key: value for key, value in data.items() if key != "kind"})

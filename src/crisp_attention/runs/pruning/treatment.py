@@ -82,6 +82,7 @@ class Pruning(ModelTreatment):
     kind: ClassVar[str] = "pruning"
     words: ClassVar[str] = "weights"
     control_words: ClassVar[str] = "gradients of random classes"
+    question: ClassVar[str] = "What does pruning cost here?"
 
     def __post_init__(self) -> None:
         own = self.by_kind
