@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-ROWS = 120  # of input for one item of work: with a few blocks of columns they stay in the first caches
+ROWS = 60  # of inputs for one item of work, at most
+BYTES = 1 << 18  # of blocks for one item of work, at most: for all its rows they stay in the second cache
 
 
 @torch.library.custom_op("crisp::block_linear", mutates_args=(), device_types="cpu")
-def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), float32.
+def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """Rows (N, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (N, outputs), float32.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
     int32 says which block of inputs each is for.
@@ -25,12 +26,14 @@ def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | N
         job.flat(name, values)
     if bias is not None:
         job.flat("bias", bias)
-    job.set(width=inputs.shape[1], rows=len(inputs), blocks=blocks, kept=kept, size=size, stretch=ROWS)
-    items = blocks * -(-len(inputs) // ROWS)
-    job.start(loaded("block_linear.forward", "forward"), min(torch.get_num_threads(), items))
+    stretches, threads = -(-len(inputs) // ROWS), torch.get_num_threads()
+    group = max(1, min(BYTES // (4 * kept * size * size), stretches * blocks // (4 * threads), blocks))
+    job.set(width=inputs.shape[1], rows=len(inputs), blocks=blocks, kept=kept, size=size)
+    job.set(stretch=ROWS, group=group, gelu=gelu)
+    job.start(loaded("block_linear.forward", "forward"), min(threads, stretches * -(-blocks // group)))
     return out
 
 
 @block_linear.register_fake
-def _empty(inputs: Tensor, packed: Tensor, *_: Tensor | None) -> Tensor:
+def _empty(inputs: Tensor, packed: Tensor, *_: object) -> Tensor:
     return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[2])
