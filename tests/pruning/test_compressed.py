@@ -12,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import crisp_attention as crisp
 from crisp_attention import pruning
-from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.pruning import BlockLinear
 from crisp_attention.pruning.matrices import Matrix
 from tests.pruning.test_masks import bert
@@ -203,7 +202,7 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert compiled(states).equal(layer(states))
     torch.library.opcheck(
-        block_linear,
+        torch.ops.crisp.block_linear.default,
         (states, layer.blocks.detach(), layer.index, None, True),
         test_utils=("test_schema", "test_faketensor"),
     )

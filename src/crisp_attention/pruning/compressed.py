@@ -81,13 +81,13 @@ class BlockLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) to (…, outputs)."""
-        learns = torch.is_grad_enabled() and (states.requires_grad or self.blocks.requires_grad)
-        whole = states.device.type == "cpu" and states.dtype == self.blocks.dtype == torch.float32
+        blocks, bias = self.blocks, self.bias
+        learns = torch.is_grad_enabled() and (states.requires_grad or blocks.requires_grad)
+        whole = states.device.type == "cpu" and states.dtype == blocks.dtype == torch.float32
         if learns or not whole or torch.is_autocast_enabled("cpu"):
-            found = functional.linear(states, self.weight, self.bias)
+            found = functional.linear(states, self.weight, bias)
             return functional.gelu(found) if self.gelu else found
-        rows = states.reshape(-1, self.in_features)
-        found = block_linear(rows, self.blocks, self.index, self.bias, self.gelu)
+        found = block_linear(states.reshape(-1, self.in_features), blocks, self.index, bias, self.gelu)
         return found.reshape(*states.shape[:-1], self.out_features)
 
     @property
