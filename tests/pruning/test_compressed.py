@@ -15,7 +15,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import crisp_attention as crisp
 from crisp_attention import pruning
-from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.pruning import BlockLinear
 from crisp_attention.pruning.matrices import Matrix
 from tests.pruning.test_masks import bert
@@ -38,16 +37,18 @@ def blocks_of(rows: int, columns: int, size: int, share: float, seed: int = 0) -
     share=st.floats(0, 1),
     count=st.integers(0, 40) | st.just(250),
     bias=st.booleans(),
+    gelu=st.booleans(),
     seed=st.integers(0, 100),
 )
-def test_outputs_are_those_of_the_dense_weight(size, rows, columns, share, count, bias, seed) -> None:
+def test_outputs_are_those_of_the_dense_weight(size, rows, columns, share, count, bias, gelu, seed) -> None:
     weight = blocks_of(rows, columns, size, share, seed)
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(count, columns * size, generator=generator)
     own = torch.randn(rows * size, generator=generator) if bias else None
-    layer = BlockLinear.of(weight, own, size)
+    layer = BlockLinear.of(weight, own, size, gelu)
     assert layer.weight.equal(weight)
     wanted = states.double() @ weight.double().T + (0 if own is None else own.double())
+    wanted = nn.functional.gelu(wanted) if gelu else wanted
     with torch.no_grad():
         found = layer(states)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
@@ -59,6 +60,15 @@ def test_inputs_of_any_shape_and_strides() -> None:
     torch.testing.assert_close(layer(states), states @ layer.weight.T)
     assert layer(states[0, 0]).shape == (32,)
     assert layer(states.bfloat16().float().double().float()).shape == (2, 5, 32)
+
+
+def test_gelu_is_exact_to_the_last_digits_and_keeps_what_is_not_finite() -> None:
+    values = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e30, 0.0, 1e30, torch.nan])])
+    states = nn.functional.pad(values[:, None], (0, 7))
+    layer = BlockLinear.of(torch.eye(8), None, 8, gelu=True).requires_grad_(False)
+    found = layer(states)[:, 0]
+    wanted = nn.functional.gelu(values.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=3e-7, atol=1e-6, equal_nan=True)
 
 
 def test_blocks_are_trained_as_the_weight_would_be() -> None:
@@ -91,6 +101,32 @@ def test_a_pruned_model_is_compressed_into_another_of_the_same_outputs() -> None
     twin.load_state_dict(fast.state_dict())
 
 
+def test_gelu_is_computed_by_the_layer_before_it_where_that_can_be_told() -> None:
+    exact, other = nn.GELU(), nn.GELU("tanh")
+    layers = [nn.Linear(64, 64) for _ in range(3)]
+    for each in layers:
+        each.weight.data = torch.block_diag(*torch.randn(4, 16, 16))
+    order = [layers[0], exact, layers[1], other, layers[2], nn.Dropout(), exact]
+    model = nn.Sequential(nn.Sequential(*order), exact).eval()
+    fast = pruning.compress(model)
+    assert [each.gelu for each in fast.modules() if isinstance(each, BlockLinear)] == [True, False, False]
+    assert [type(each) for each in fast[0]].count(nn.Identity) == 1
+    states = torch.randn(5, 64, requires_grad=True)
+    for wanted, found in ((model(states), fast(states)), (model(states.detach()), fast(states.detach()))):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    written = bert(hidden_size=64, intermediate_size=128, hidden_act="gelu_new")
+    for model, told in ((bert(hidden_size=64, intermediate_size=128), True), (written, False)):
+        pruning.step(model, [], 0.75, pattern=None, block_size=16, saliency="magnitude")
+        fast = pruning.compress(model)
+        layer = fast.bert.encoder.layer[0]
+        assert (
+            layer.intermediate.dense.gelu
+            == told
+            == isinstance(layer.intermediate.intermediate_act_fn, nn.Identity)
+        )
+        assert not layer.output.dense.gelu
+
+
 def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -> None:
     model = bert(hidden_size=64, intermediate_size=128)
     pruning.step(model, BATCHES, 0.75, pattern=None, block_size=16)
@@ -107,8 +143,10 @@ def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -
         assert [each.sizes for each in again.modules() if isinstance(each, BlockLinear)] == [
             each.sizes for each in layers
         ]
+        assert isinstance(again.bert.encoder.layer[0].intermediate.intermediate_act_fn, nn.Identity)
         with torch.no_grad():
             assert again.eval()(tokens).logits.equal(fast(tokens).logits)
+    assert any(each.gelu for each in layers)
     again.save_pretrained(tmp_path / "again")
     with torch.no_grad():
         assert crisp.load(tmp_path / "again").eval()(tokens).logits.equal(fast(tokens).logits)
@@ -167,8 +205,8 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert compiled(states).equal(layer(states))
     torch.library.opcheck(
-        block_linear,
-        (states, layer.blocks.detach(), layer.index, None),
+        torch.ops.crisp.block_linear.default,
+        (states, layer.blocks.detach(), layer.index, None, True),
         test_utils=("test_schema", "test_faketensor"),
     )
 

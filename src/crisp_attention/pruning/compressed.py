@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.models.persistence import COMPRESSED
+from crisp_attention.pruning.gelu import gelu_after
 from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES
 
@@ -33,6 +34,8 @@ class BlockLinear(nn.Module):
         The number of inputs.
     bias
         (R · B,), or None.
+    gelu
+        Whether GELU follows, the exact one.
 
     Examples
     --------
@@ -45,15 +48,18 @@ class BlockLinear(nn.Module):
 
     index: Tensor
 
-    def __init__(self, blocks: Tensor, index: Tensor, inputs: int, bias: Tensor | None) -> None:
+    def __init__(
+        self, blocks: Tensor, index: Tensor, inputs: int, bias: Tensor | None, gelu: bool = False
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = inputs, blocks.shape[0] * blocks.shape[2]
+        self.gelu = gelu
         self.blocks = nn.Parameter(blocks)
         self.register_buffer("index", index)
         self.bias = None if bias is None else nn.Parameter(bias)
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, size: int) -> "BlockLinear":
+    def of(cls, weight: Tensor, bias: Tensor | None, size: int, gelu: bool = False) -> "BlockLinear":
         """From a weight (outputs, inputs) that blocks of this size divide; rows with fewer blocks get some of zeros."""
         tiles = weight.detach().unflatten(1, (-1, size)).unflatten(0, (-1, size)).transpose(1, 2)
         used = (tiles != 0).flatten(2).any(dim=2)
@@ -62,7 +68,7 @@ class BlockLinear(nn.Module):
         index = used.int().argsort(dim=1, descending=True, stable=True)[:, :count]
         chosen = tiles.gather(1, index[:, :, None, None].expand(-1, -1, size, size))
         own = None if bias is None else bias.detach().clone()
-        return cls(chosen.transpose(2, 3).contiguous(), index.int(), weight.shape[1], own)
+        return cls(chosen.transpose(2, 3).contiguous(), index.int(), weight.shape[1], own, gelu)
 
     @property
     def weight(self) -> Tensor:
@@ -75,11 +81,13 @@ class BlockLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) to (…, outputs)."""
-        learns = torch.is_grad_enabled() and (states.requires_grad or self.blocks.requires_grad)
-        whole = states.device.type == "cpu" and states.dtype == self.blocks.dtype == torch.float32
+        blocks, bias = self.blocks, self.bias
+        learns = torch.is_grad_enabled() and (states.requires_grad or blocks.requires_grad)
+        whole = states.device.type == "cpu" and states.dtype == blocks.dtype == torch.float32
         if learns or not whole or torch.is_autocast_enabled("cpu"):
-            return linear(states, self.weight, self.bias)
-        found = block_linear(states.reshape(-1, self.in_features), self.blocks, self.index, self.bias)
+            found = functional.linear(states, self.weight, bias)
+            return functional.gelu(found) if self.gelu else found
+        found = block_linear(states.reshape(-1, self.in_features), blocks, self.index, bias, self.gelu)
         return found.reshape(*states.shape[:-1], self.out_features)
 
     @property
@@ -92,6 +100,7 @@ class BlockLinear(nn.Module):
             "size": size,
             "inputs": self.in_features,
             "bias": self.bias is not None,
+            "gelu": self.gelu,
         }
 
     def extra_repr(self) -> str:
@@ -99,15 +108,17 @@ class BlockLinear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"{kept} of {self.in_features // size} blocks of {size} in each of {rows} rows"
+            + (", then GELU" if self.gelu else "")
         )
 
 
 def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     """A copy of a model in which linear layers with enough blocks of zeros skip them; the model stays as it is.
 
-    The size of blocks is found for each layer, whoever made the zeros. Outputs are the same but for the order of
-    additions. Convolutions, and layers that would not be faster, stay dense. `save_pretrained` of a transformers model
-    saves the blocks alone; `crisp.load` brings them back, and so does transformers where Crisp is imported.
+    The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
+    the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster,
+    stay dense. `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so
+    does transformers where Crisp is imported.
 
     Parameters
     ----------
@@ -144,17 +155,19 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     found = copy.deepcopy(model)
     for name, size in sizes.items():
         matrix = Matrix(name, found.get_submodule(name))
-        layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.bias, size)
+        gelu = gelu_after(found, name)
+        layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.bias, size, gelu is not None)
         layer.requires_grad_(matrix.weight.requires_grad).train(matrix.module.training)
-        replace_layer(found, name, layer)
+        put(found, name, layer, gelu)
     note(found)
     return found
 
 
-def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of the one with a name."""
-    parent, _, own = name.rpartition(".")
-    setattr(model.get_submodule(parent), own, layer)
+def put(model: nn.Module, name: str, layer: BlockLinear, gelu: str | None) -> None:
+    """Put a layer in the place of the one with a name, and nothing in that of the GELU that it computes, if any."""
+    model.set_submodule(name, layer)
+    if gelu is not None:
+        model.set_submodule(gelu, nn.Identity())
 
 
 def note(model: nn.Module) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from crisp_attention.models.persistence import COMPRESSED
-from crisp_attention.pruning.compressed import BlockLinear, replace_layer
+from crisp_attention.pruning.compressed import BlockLinear, put
+from crisp_attention.pruning.gelu import gelu_after
 
 
 def install(auto: ModuleType) -> None:
@@ -30,7 +31,7 @@ def install(auto: ModuleType) -> None:
         def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
             config: Any = self.quantization_config
             for name, sizes in config.layers.items():
-                replace_layer(model, name, empty(**sizes))
+                put(model, name, empty(**sizes), gelu_after(model, name) if sizes["gelu"] else None)
 
         def is_serializable(self, *_: Any, **__: Any) -> bool:
             return True
@@ -43,11 +44,12 @@ def install(auto: ModuleType) -> None:
     auto.register_quantizer(COMPRESSED)(Blocks)
 
 
-def empty(rows: int, kept: int, size: int, inputs: int, bias: bool) -> BlockLinear:
+def empty(rows: int, kept: int, size: int, inputs: int, bias: bool, gelu: bool) -> BlockLinear:
     """A layer of these sizes, whose numbers are still to be read."""
     return BlockLinear(
         torch.empty(rows, kept, size, size),
         torch.empty(rows, kept, dtype=torch.int32),
         inputs,
         torch.empty(rows * size) if bias else None,
+        gelu,
     )

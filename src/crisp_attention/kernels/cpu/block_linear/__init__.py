@@ -3,34 +3,48 @@
 import torch
 from torch import Tensor
 
-ROWS = 120  # of input for one item of work: with a few blocks of columns they stay in the first caches
+ROWS = 60  # of inputs for one item of work, at most
+BYTES = 1 << 18  # of blocks for one item of work, at most: for all its rows they stay in the second cache
+
+# not by `custom_op`, whose handling of gradients takes longer than the product of a single row
+torch.library.define(
+    "crisp::block_linear", "(Tensor inputs, Tensor packed, Tensor index, Tensor? bias, bool gelu) -> Tensor"
+)
 
 
-@torch.library.custom_op("crisp::block_linear", mutates_args=(), device_types="cpu")
-def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), float32.
+def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    """Rows (N, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (N, outputs), float32.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
-    int32 says which block of inputs each is for.
+    int32 says which block of inputs each is for. Without gradients.
     """
+    found: Tensor = torch.ops.crisp.block_linear.default(inputs, packed, index, bias, gelu)
+    return found
+
+
+def _compute(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
     from crisp_attention.kernels.cpu.threads import Job, loaded
 
-    blocks, kept, size, _ = packed.shape
+    (rows, width), (blocks, kept, size, _) = inputs.shape, packed.shape
     out = _empty(inputs, packed)
-    if not len(inputs):
+    if not rows:
         return out
     job = Job(BLOCK_LINEAR)
     for name, values in (("inputs", inputs), ("packed", packed), ("index", index), ("out", out)):
         job.flat(name, values)
     if bias is not None:
         job.flat("bias", bias)
-    job.set(width=inputs.shape[1], rows=len(inputs), blocks=blocks, kept=kept, size=size, stretch=ROWS)
-    items = blocks * -(-len(inputs) // ROWS)
-    job.start(loaded("block_linear.forward", "forward"), min(torch.get_num_threads(), items))
+    stretches, threads = -(-rows // ROWS), torch.get_num_threads()
+    group = max(1, min(BYTES // (4 * kept * size * size), stretches * blocks // (4 * threads), blocks))
+    job.set(width=width, rows=rows, blocks=blocks, kept=kept, size=size, stretch=ROWS, group=group, gelu=gelu)
+    job.start(loaded("block_linear.forward", "forward"), min(threads, stretches * -(-blocks // group)))
     return out
 
 
-@block_linear.register_fake
-def _empty(inputs: Tensor, packed: Tensor, *_: Tensor | None) -> Tensor:
+@torch.library.register_fake("crisp::block_linear")
+def _empty(inputs: Tensor, packed: Tensor, *_: object) -> Tensor:
     return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[2])
+
+
+torch.library.impl("crisp::block_linear", "cpu", _compute)

@@ -7,6 +7,7 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from crisp_attention.kernels.cpu.block_linear.gelu import gelu
 from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
 from crisp_attention.kernels.cpu.native import compiled, entry, floats_after, floats_at, indices_at, next_item
 from crisp_attention.kernels.cpu.panels import FEATURES
@@ -73,43 +74,53 @@ def _panel(typing, out, out_row, a, a_row, b, index, kept, size, bias, has_bias,
 
 
 @compiled
-def _columns(out, out_row, a, a_row, b, index, kept, size, bias, has_bias, rows, width):
-    r = 0
-    while rows - r >= MANY:
-        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
-        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, MANY, width)
+def _rows(job, first, rows, block, blocks, width):
+    """Outputs of `blocks` rows of blocks, `width` columns of each at a time, for a panel of `rows` inputs."""
+    size, goal = job.size, job.blocks * job.size
+    left = floats_at(job.inputs + 4 * first * job.width)
+    for each in range(block, block + blocks):
+        right = floats_at(job.packed + 4 * each * job.kept * size * size)
+        index = indices_at(job.index + 4 * each * job.kept)
+        out = floats_at(job.out + 4 * (first * goal + each * size))
+        bias = floats_at(job.bias + 4 * each * size)
+        for c in range(0, size, width):
+            at, own, more = floats_after(out, c), floats_after(right, c), floats_after(bias, c)
+            _panel(at, goal, left, job.width, own, index, job.kept, size, more, job.bias != 0, rows, width)
+            if job.gelu:
+                gelu(at, goal, rows, width)
+
+
+@compiled
+def _columns(job, first, end, block, blocks, width):
+    r = first
+    while end - r >= MANY:
+        _rows(job, r, MANY, block, blocks, width)
         r += MANY
-    while rows - r >= FEW:
-        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
-        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, FEW, width)
+    while end - r >= FEW:
+        _rows(job, r, FEW, block, blocks, width)
         r += FEW
-    while r < rows:
-        goal, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
-        _panel(goal, out_row, left, a_row, b, index, kept, size, bias, has_bias, 1, width)
+    while r < end:
+        _rows(job, r, 1, block, blocks, width)
         r += 1
 
 
 @entry(BLOCK_LINEAR)
 def forward(jobs):
-    """Take rows of blocks, for a stretch of inputs, until none is left."""
+    """Take some rows of blocks, for a stretch of inputs, until none is left.
+
+    Outputs are written in their order, row after row: scattered, they would wait for memory.
+    """
     job = carray(jobs, 1)[0]
-    item, size = next_item(jobs), job.size
+    item = next_item(jobs)
+    groups = (job.blocks + job.group - 1) // job.group
     stretches = (job.rows + job.stretch - 1) // job.stretch
-    while item < stretches * job.blocks:
-        first, block = item // job.blocks * job.stretch, item % job.blocks
-        rows, width = min(job.stretch, job.rows - first), job.blocks * size
-        left = floats_at(job.inputs + 4 * first * job.width)
-        right = floats_at(job.packed + 4 * block * job.kept * size * size)
-        index = indices_at(job.index + 4 * block * job.kept)
-        out = floats_at(job.out + 4 * (first * width + block * size))
-        bias = floats_at(job.bias + 4 * block * size)
-        has_bias = job.bias != 0
-        if size == 8:
-            _columns(out, width, left, job.width, right, index, job.kept, size, bias, has_bias, rows, 8)
-        elif size == 16:
-            _columns(out, width, left, job.width, right, index, job.kept, size, bias, has_bias, rows, 16)
+    while item < stretches * groups:
+        first, block = item // groups * job.stretch, item % groups * job.group
+        end, blocks = min(first + job.stretch, job.rows), min(job.group, job.blocks - block)
+        if job.size == 8:
+            _columns(job, first, end, block, blocks, 8)
+        elif job.size == 16:
+            _columns(job, first, end, block, blocks, 16)
         else:
-            for c in range(0, size, 32):
-                goal, own, more = floats_after(out, c), floats_after(right, c), floats_after(bias, c)
-                _columns(goal, width, left, job.width, own, index, job.kept, size, more, has_bias, rows, 32)
+            _columns(job, first, end, block, blocks, 32)
         item = next_item(jobs)

@@ -16,5 +16,7 @@ BLOCK_LINEAR = job_type(
     "kept",
     "size",
     "stretch",
+    "group",
+    "gelu",
     VERSION,
 )
