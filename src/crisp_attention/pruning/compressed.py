@@ -146,6 +146,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     >>> pruning.compress(model)[0]
     BlockLinear(in_features=64, out_features=64, bias=True, 1 of 4 blocks of 16 in each of 4 rows)
     """
+    if isinstance(model, nn.Linear):
+        raise ValueError("compress takes a model with layers, got a layer: expected it inside another module")
     sizes = {each.name: size for each in matrices_of(model, skip).matrices if (size := size_for(each))}
     if not sizes:
         raise ValueError(

@@ -76,7 +76,7 @@ def step(
     before
         With `ste`, the masks of the step before, which hold the dense weights.
     skip
-        Patterns of names of layers that are left as they are.
+        Patterns of names of layers that are left as they are, such as "*.layer.0.*".
     loss
         The loss of a batch; by default that which the model returns.
 

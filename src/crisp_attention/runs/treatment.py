@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainingArguments
 
     from crisp_attention.runs.sources import Source
     from crisp_attention.runs.spec import RunSpec
@@ -144,8 +144,15 @@ class ModelTreatment(Treatment):
     def apply(self, model: "nn.Module") -> None:
         """Change the model in place; whatever training must leave unchanged, such as zeros, is kept by hooks on it."""
 
-    def callbacks(self, source: "Source", task: "Task", seed: int) -> "Sequence[TrainerCallback]":
-        """What takes part in training; `task` is the encoded one. None by default."""
+    def callbacks(
+        self, source: "Source", task: "Task", arguments: "TrainingArguments"
+    ) -> "Sequence[TrainerCallback]":
+        """What takes part in training; `task` is the encoded one. Nothing by default."""
+        return ()
+
+    @property
+    def checkpoint_files(self) -> tuple[str, ...]:
+        """Files that a checkpoint must have to be continued from, besides those of every run."""
         return ()
 
     @abstractmethod
