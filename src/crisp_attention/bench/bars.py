@@ -6,7 +6,7 @@ from typing import Literal
 from crisp_attention.bench.contender import CRISP
 from crisp_attention.bench.peers import ENTMAX
 from crisp_attention.bench.predicted import OURS
-from crisp_attention.bench.results import Attention, Memory, Predicted, Results, Step
+from crisp_attention.bench.results import Attention, Memory, Predicted, Pruned, Results, Step
 
 CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}
 GPU = {"heads": 16, "width": 128, "dtype": "bfloat16", "device": "cuda"}
@@ -141,17 +141,23 @@ def predicted_ratios(each: Predicted) -> dict[str, float | None]:
     }
 
 
-# of pruned layers and models: by subject, size, pattern and target the largest ratio of time, of bytes in memory, and
-# of those of the saved model
+# of pruned layers and models: by subject, size, pattern and target the largest ratio of time, of the layers' bytes in
+# memory and in the file, and of the file's
 UP, BLOCKS = "768 to 3072", "blocks of 32"
 PRUNED: dict[tuple[str, str, str, float], tuple[float, float | None, float | None]] = {
     (UP, "512", BLOCKS, 0.9): (0.15, 0.15, None),
     (UP, "512", BLOCKS, 0.75): (0.35, None, None),
     (UP, "512", BLOCKS, 0.4): (1.0, None, None),
     (UP, "1", BLOCKS, 0.9): (0.35, None, None),
-    ("MiniLM", "32 x 128 tokens", BLOCKS, 0.9): (0.5, 0.15, 0.62),
-    ("MiniLM with block top-k", "8 x 512 tokens", BLOCKS, 0.9): (0.45, None, None),
+    ("MiniLM", "32 x 128", BLOCKS, 0.9): (0.5, 0.15, 0.62),
+    ("MiniLM with block top-k", "8 x 512", BLOCKS, 0.9): (0.45, None, None),
+    ("MiniLM with block top-k", "1 x 512", BLOCKS, 0.9): (0.45, None, None),
 }
+
+
+def bars_of(each: Pruned) -> tuple[float | None, float | None, float | None]:
+    """What `PRUNED` says of a measurement, None where it says nothing."""
+    return PRUNED.get((each.subject, each.size, each.pattern, each.target), (None, None, None))
 
 
 HOOKS = 25e-6  # seconds that they may add to the attention of a GPT written by hand

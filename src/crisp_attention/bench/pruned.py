@@ -1,6 +1,7 @@
 """The part `pruning`: layers and a model whose weights are pruned in blocks, against the dense ones."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from crisp_attention.bench.contender import CRISP, DENSE, Absent
+from crisp_attention.bench.contender import CRISP, DENSE, Absent, Call
 from crisp_attention.bench.results import Pruned
-from crisp_attention.bench.rounds import Effort, clock_of, compared, interleaved, warm_up
+from crisp_attention.bench.rounds import Effort, Timed, clock_of, compared, interleaved, warm_up
 from crisp_attention.errors import CheckpointError
+from crisp_attention.kernels.dispatch import REFERENCE
 from crisp_attention.methods.layouts import BlockTopK
 from crisp_attention.models.apply import sparsify
 from crisp_attention.pruning.compressed import BlockLinear, compress
@@ -26,8 +29,12 @@ UP, DOWN = (
     (3072, 768),
 )  # inputs and outputs: the layers of a feed-forward network of BERT's width
 SEVERAL, ONE = 512, 1  # inputs at a time: a batch, and decoding
+COPIES = (
+    12  # that one row goes through, each with weights of its own, as in a model: those of one stay in caches
+)
 AGREEMENT = 1e-4  # of outputs, relative to the largest
 MODEL = "MiniLM"
+State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class Whole:
     sparsity: float
     attention: float | None = None
 
+    def __str__(self) -> str:
+        return MODEL if self.attention is None else f"{MODEL} with block top-k"
+
 
 SHARES = (0.4, 0.5, 0.6, 0.75, 0.9)
 LAYERS = (
@@ -58,7 +68,10 @@ LAYERS = (
     *(Layer(*UP, SEVERAL, 0.9, size) for size in (8, 16, 64)),
     Layer(*UP, SEVERAL, 0.9, groups="2:4"),
 )
-MODELS = (Whole(32, 128, 0.75), Whole(32, 128, 0.9), Whole(8, 512, 0.9), Whole(8, 512, 0.9, attention=0.8))
+MODELS = (
+    *(Whole(32, 128, share) for share in (0.75, 0.9)),
+    *(Whole(batch, 512, 0.9, attention) for attention in (None, 0.8) for batch in (8, 1)),
+)
 QUICK = ((Layer(*UP, SEVERAL, 0.75), Layer(*UP, SEVERAL, 0.9)), (Whole(4, 64, 0.9),))
 
 
@@ -76,7 +89,7 @@ def measure_pruned(effort: Effort, quick: bool, told: Callable[[str], None]) -> 
         told(f"pruning, {layer.inputs} to {layer.outputs}, {layer.sparsity:.0%}, {layer.rows} rows")
         found.append(_layer(layer, effort))
     for model in models:
-        told(f"pruning, {MODEL}, {model.sparsity:.0%}, {model.batch} x {model.length} tokens")
+        told(f"pruning, {model}, {model.sparsity:.0%}, {model.batch} x {model.length} tokens")
         found.append(_model(model, effort))
     return found
 
@@ -88,49 +101,59 @@ def _layer(asked: Layer, effort: Effort) -> Pruned:
     own = BlockLinear.of(dense.weight, dense.bias, asked.block_size)
     states = torch.randn(asked.rows, asked.inputs)
     check(dense(states), own(states))
-    bytes_left = _bytes(own) / _bytes(dense)
-    calls = {DENSE: partial(dense, states), CRISP: partial(own, states)}
-    pattern = f"{asked.groups} in blocks" if asked.groups else "blocks"
+    copies = COPIES if asked.rows == ONE else 1
+    calls: dict[str, Call] = {
+        name: partial(_each, [deepcopy(layer) for _ in range(copies)], states)
+        for name, layer in ((DENSE, dense), (CRISP, own))
+    }
+    # zeros inside of blocks are held and multiplied as other numbers are
+    pattern = f"{asked.groups} in whole blocks" if asked.groups else "blocks"
     return Pruned(
         subject=f"{asked.inputs} to {asked.outputs}",
         size=f"{asked.rows}",
         pattern=f"{pattern} of {asked.block_size}",
         sparsity=float((dense.weight == 0).float().mean()),
         target=asked.sparsity,
-        layer_bytes=bytes_left,
-        timed=_timed(calls, effort),
+        layer_bytes=_bytes(own.state_dict()) / _bytes(dense.state_dict()),
+        timed=_timed(calls, effort, copies),
     )
 
 
 def _model(asked: Whole, effort: Effort) -> Pruned:
-    size = f"{asked.batch} x {asked.length} tokens"
-    name = MODEL if asked.attention is None else f"{MODEL} with block top-k"
+    size, pattern = f"{asked.batch} x {asked.length}", "blocks of 32"
     try:
         dense: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             minilm_folder(), num_labels=2, attn_implementation="sdpa"
         )
     except CheckpointError as error:
         absent = [Absent(MINILM, str(error))]
-        return Pruned(name, size, "blocks of 32", asked.sparsity, asked.sparsity, absent=absent)
+        return Pruned(str(asked), size, pattern, asked.sparsity, asked.sparsity, absent=absent)
     masks = step(dense.eval(), [], asked.sparsity, pattern=None, block_size=32, saliency="magnitude")
-    own: Any = compress(dense)
+    own, meant = compress(dense), dense
     tokens = torch.randint(1000, 20000, (asked.batch, asked.length))
-    check(dense(tokens).logits, own(tokens).logits)
-    files = _saved(own) / _saved(dense)
+    layers = tuple(f"{name}." for name in masks.kept)
+    memory, saved = ([each(model) for model in (own, dense)] for each in (nn.Module.state_dict, _saved))
     if asked.attention is not None:
-        sparsify(own, BlockTopK(asked.attention))
-    pruned = [each for each in own.modules() if isinstance(each, BlockLinear)]
-    dense_bytes = sum(4 * each.in_features * each.out_features for each in pruned)
+        method = BlockTopK(asked.attention)
+        sparsify(own, method)
+        meant = sparsify(deepcopy(dense), method, backend=REFERENCE)
+    check(meant(tokens).logits, own(tokens).logits)
     return Pruned(
-        subject=name,
+        subject=str(asked),
         size=size,
-        pattern="blocks of 32",
+        pattern=pattern,
         sparsity=masks.sparsity,
         target=asked.sparsity,
-        layer_bytes=sum(each.blocks.nbytes + each.index.nbytes for each in pruned) / dense_bytes,
-        model_bytes=files,
+        layer_bytes=_share(memory, layers),
+        saved_layer_bytes=_share(saved, layers),
+        saved_bytes=_share(saved, ("",)),
         timed=_timed({DENSE: lambda: dense(tokens), CRISP: lambda: own(tokens)}, effort),
     )
+
+
+def _each(layers: list[nn.Module], states: Tensor) -> None:
+    for layer in layers:
+        layer(states)
 
 
 def check(dense: Tensor, own: Tensor) -> None:
@@ -142,17 +165,24 @@ def check(dense: Tensor, own: Tensor) -> None:
         )
 
 
-def _timed(calls: Mapping[str, Callable[[], Any]], effort: Effort) -> list[Any]:
+def _timed(calls: Mapping[str, Call], effort: Effort, copies: int = 1) -> list[Timed]:
     for call in calls.values():
         warm_up(call)
-    return compared(interleaved(calls, effort, clock_of("cpu")), DENSE)
+    clock = clock_of("cpu")
+    return compared(interleaved(calls, effort, lambda call: clock(call) / copies), DENSE)
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(each.nbytes for each in module.state_dict().values())
+def _share(states: list[State], names: tuple[str, ...]) -> float:
+    """The bytes of what begins with one of these names, in the first as a ratio to the second."""
+    own, dense = (_bytes({n: each for n, each in state.items() if n.startswith(names)}) for state in states)
+    return own / dense
 
 
-def _saved(model: PreTrainedModel) -> int:
+def _bytes(state: State) -> int:
+    return sum(each.nbytes for each in state.values())
+
+
+def _saved(model: Any) -> State:
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        return sum(each.stat().st_size for each in Path(folder).glob("*.safetensors"))
+        return load_file(Path(folder) / "model.safetensors")

@@ -114,8 +114,8 @@ class Hooked:
 class Pruned:
     """Times of a layer or a model with pruned weights, in the order dense, compressed.
 
-    sparsity: the share of zeros reached. layer_bytes, model_bytes: of pruned layers in memory, and of the saved model,
-    as ratios to dense.
+    sparsity: the share of zeros reached. Bytes, as ratios to dense: layer_bytes, of pruned layers in memory,
+    saved_layer_bytes, of them in the file, and saved_bytes, of the file.
     """
 
     subject: str
@@ -124,7 +124,8 @@ class Pruned:
     sparsity: float
     target: float
     layer_bytes: float | None = None
-    model_bytes: float | None = None
+    saved_layer_bytes: float | None = None
+    saved_bytes: float | None = None
     timed: list[Timed] = field(default_factory=list)
     absent: list[Absent] = field(default_factory=list)
 

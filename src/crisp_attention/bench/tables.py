@@ -12,8 +12,8 @@ from crisp_attention.bench.bars import (
     HOOKS,
     HOOKS_PER_CALL,
     PREDICTED,
-    PRUNED,
     Verdict,
+    bars_of,
     crisp_ratio,
     predicted_ratios,
     verdict,
@@ -48,9 +48,12 @@ def show(results: Results, console: Console) -> None:
     if results.hooked:
         _print(console, hooked(results.hooked))
         _missing(console, ((each.model, each.absent) for each in results.hooked))
-    if results.pruned:
-        _print(console, pruned(results.pruned))
-        _missing(console, ((each.subject, each.absent) for each in results.pruned))
+    timed = [each for each in results.pruned if each.timed]
+    if layers := [each for each in timed if each.saved_bytes is None]:
+        _print(console, pruned_layers(layers))
+    if models := [each for each in timed if each.saved_bytes is not None]:
+        _print(console, pruned_models(models))
+    _missing(console, ((f"{each.subject}, {each.size}", each.absent) for each in results.pruned))
     if results.predicted:
         _print(console, predicted(results.predicted))
         _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
@@ -213,32 +216,50 @@ def predicted(found: list[Predicted]) -> Table:
     return table
 
 
-def pruned(found: list[Pruned]) -> Table:
-    """Layers and models with pruned weights: time and bytes as ratios to dense, with the bars."""
-    table = _table("pruned weights, forward, float32: compressed as a ratio to dense", "of")
-    for heading in ("inputs", "pattern", "zeros", "dense, ms", "time", "bar", "layers' bytes", "saved"):
-        table.add_column(heading, justify="right")
+def pruned_layers(found: list[Pruned]) -> Table:
+    """Layers with pruned weights: time and bytes as ratios to dense, with the bars."""
+    table = _table("pruned layers, forward, float32: compressed as a ratio to dense, with the bars", "of")
+    for heading in ("rows", "pattern"):
+        table.add_column(heading)
+    for heading in ("zeros", "dense, ms", "time", "bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
-        times = {timed.name: timed for timed in each.timed}
-        if not times:
-            continue
-        own = times[CRISP].ratio.median
-        bar = PRUNED.get((each.subject, each.size, each.pattern, each.target), (None, None, None))
-        ratios = (each.layer_bytes, bar[1]), (each.model_bytes, bar[2])
-        table.add_row(
-            each.subject,
-            each.size,
-            each.pattern,
-            f"{each.sparsity:.0%}",
-            f"{1000 * times[DENSE].seconds.median:.3g}",
-            _limited(f"{own:.3f}", bar[0] is None or own <= bar[0]),
-            "" if bar[0] is None else f"≤ {bar[0]:g}",
-            *(
-                "" if value is None else _limited(f"{value:.3f}", most is None or value <= most)
-                for value, most in ratios
-            ),
-        )
+        most_time, most_layer, _ = bars_of(each)
+        times, bytes_ = _times(each, most_time), _barred(each.layer_bytes, most_layer)
+        table.add_row(each.subject, each.size, each.pattern, *times, bytes_)
     return table
+
+
+def pruned_models(found: list[Pruned]) -> Table:
+    """The same of models, with the bytes of their pruned layers in memory and in the file, and of the file."""
+    pattern = found[0].pattern
+    table = _table(f"pruned models, {pattern}, float32: compressed as a ratio to dense, with the bars", "of")
+    table.add_column("tokens", no_wrap=True)
+    for heading in ("zeros", "dense,\nms", "time", "layers'\nbytes", "in the\nfile", "whole\nfile"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in found:
+        most_time, most_layer, most_file = bars_of(each)
+        ratios = (
+            (each.layer_bytes, most_layer),
+            (each.saved_layer_bytes, most_layer),
+            (each.saved_bytes, most_file),
+        )
+        cells = (_barred(value, most) for value, most in ratios)
+        table.add_row(each.subject, each.size, *_times(each, most_time), *cells)
+    return table
+
+
+def _times(each: Pruned, most: float | None) -> tuple[str, str, str]:
+    times = {timed.name: timed for timed in each.timed}
+    dense, own = f"{1000 * times[DENSE].seconds.median:.3g}", times[CRISP].ratio.median
+    return f"{each.sparsity:.0%}", dense, _barred(own, most)
+
+
+def _barred(value: float | None, most: float | None) -> str:
+    """A ratio, and its bar below if it has one."""
+    if value is None or most is None:
+        return "" if value is None else f"{value:.3f}"
+    return _limited(f"{value:.3f}", value <= most) + f"\n[dim]≤ {most:g}[/]"
 
 
 def _within(value: float | None, most: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from struct import Struct
 from threading import Thread, Timer
 from typing import Any
 
@@ -91,37 +92,45 @@ class Job:
     """
 
     def __init__(self, kind: np.dtype) -> None:
-        self.record = np.zeros(1, kind)
+        names, self._layout = _layout_of(kind)
+        self._values: dict[str, float] = dict.fromkeys(names, 0)
         self._held: list[Tensor | np.ndarray] = []
 
     def __getitem__(self, name: str) -> int:
-        return int(self.record[name][0])
+        return int(self._values[name])
 
     def set(self, **numbers: float) -> None:
         """Enter numbers by name."""
-        for name, number in numbers.items():
-            self.record[name] = number
+        self._values.update(numbers)
 
     def strided(self, name: str, tensor: Tensor) -> None:
         """Enter a tensor (B, H, L, ·) by its address and the strides of all but its last dimension."""
         rows = by_rows(tensor)
         self._held.append(rows)
-        self.record[name] = rows.data_ptr()
+        self._values[name] = rows.data_ptr()
         for part, stride in zip(("batch", "head", "row"), rows.stride(), strict=False):
-            self.record[f"{name}_{part}"] = stride
+            self._values[f"{name}_{part}"] = stride
 
     def flat(self, name: str, tensor: Tensor) -> None:
         """Enter the address of a tensor that is read from end to end."""
         dense = tensor.contiguous()
         self._held.append(dense)
-        self.record[name] = dense.data_ptr()
-
-    def start(self, work: Callable[..., Any], threads: int) -> None:
-        """Call a compiled function with this record from each of `threads` threads, and wait."""
-        self.set(taken=0, began=0)
-        run(work.address, self.record.ctypes.data, threads)  # type: ignore[attr-defined]
+        self._values[name] = dense.data_ptr()
 
     def table(self, name: str, array: np.ndarray) -> None:
         """Enter the address of a numpy array."""
         self._held.append(array)
-        self.record[name] = array.ctypes.data
+        self._values[name] = array.ctypes.data
+
+    def start(self, work: Callable[..., Any], threads: int) -> None:
+        """Call a compiled function with a record of all this from each of `threads` threads, and wait."""
+        # at once: entering numbers into an array of numpy's takes longer than a small product
+        record = ctypes.create_string_buffer(self._layout.size)
+        self._layout.pack_into(record, 0, *self._values.values())
+        run(work.address, ctypes.addressof(record), threads)  # type: ignore[attr-defined]
+
+
+@cache
+def _layout_of(kind: np.dtype) -> tuple[tuple[str, ...], Struct]:
+    names = kind.names or ()
+    return names, Struct("".join("d" if kind[name] == np.float64 else "q" for name in names))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 ROWS = 60  # of inputs for one item of work, at most
+WORK = 1 << 16  # multiplications: for fewer, another thread takes longer to start than to compute them
 BYTES = 1 << 18  # of blocks for one item of work, at most: for all its rows they stay in the second cache
 
 # not by `custom_op`, whose handling of gradients takes longer than the product of a single row
@@ -13,7 +14,7 @@ torch.library.define(
 
 
 def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    """Rows (N, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (N, outputs), float32.
+    """Rows (…, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (…, outputs), float32.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
     int32 says which block of inputs each is for. Without gradients.
@@ -26,25 +27,36 @@ def _compute(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None,
     from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
     from crisp_attention.kernels.cpu.threads import Job, loaded
 
-    (rows, width), (blocks, kept, size, _) = inputs.shape, packed.shape
     out = _empty(inputs, packed)
-    if not rows:
+    if not (outputs := out.numel()):
         return out
+    blocks, kept, size, _ = packed.shape
+    rows = outputs // (blocks * size)
     job = Job(BLOCK_LINEAR)
     for name, values in (("inputs", inputs), ("packed", packed), ("index", index), ("out", out)):
         job.flat(name, values)
     if bias is not None:
         job.flat("bias", bias)
-    stretches, threads = -(-rows // ROWS), torch.get_num_threads()
+    work = rows * blocks * kept * size * size
+    stretches, threads = -(-rows // ROWS), min(torch.get_num_threads(), 1 + work // WORK)
     group = max(1, min(BYTES // (4 * kept * size * size), stretches * blocks // (4 * threads), blocks))
-    job.set(width=width, rows=rows, blocks=blocks, kept=kept, size=size, stretch=ROWS, group=group, gelu=gelu)
+    job.set(
+        width=inputs.shape[-1],
+        rows=rows,
+        blocks=blocks,
+        kept=kept,
+        size=size,
+        stretch=ROWS,
+        group=group,
+        gelu=gelu,
+    )
     job.start(loaded("block_linear.forward", "forward"), min(threads, stretches * -(-blocks // group)))
     return out
 
 
 @torch.library.register_fake("crisp::block_linear")
 def _empty(inputs: Tensor, packed: Tensor, *_: object) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[2])
+    return inputs.new_empty(*inputs.shape[:-1], packed.shape[0] * packed.shape[2])
 
 
 torch.library.impl("crisp::block_linear", "cpu", _compute)
