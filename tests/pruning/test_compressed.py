@@ -241,6 +241,16 @@ def test_a_bias_alone_is_trained() -> None:
     assert layer.bias.grad.equal(torch.full((32,), 4.0))
 
 
+def test_forward_mode_gradients_and_recorded_programs_use_the_dense_weight() -> None:
+    layer = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.ones(32), 16).requires_grad_(False).eval()
+    states, tangents = torch.randn(4, 48), torch.randn(4, 48)
+    found = torch.func.jvp(layer, (states,), (tangents,))[1]
+    torch.testing.assert_close(found, tangents @ layer.weight.T)
+    program = torch.export.export(layer, (states,))
+    assert not any("crisp" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(states), layer(states))
+
+
 @pytest.mark.parametrize(
     ("dtype", "major", "learns", "autocast", "wanted"),
     [

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from crisp_attention.kernels import triton_block_linear
 from crisp_attention.kernels.cpu.block_linear import block_linear
+from crisp_attention.kernels.dispatch import recorder, transformed
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
 from crisp_attention.pruning.matrices import Matrix, matrices_of
@@ -24,8 +25,9 @@ class BlockLinear(nn.Module):
     """A linear layer whose weight (outputs, inputs) is zero but for some square blocks, as many in every row of blocks.
 
     Without gradients only these blocks are computed: on CPUs in float32, and on NVIDIA's GPUs from Ampere on in float32
-    (without TF32), bfloat16 and float16, by a Triton kernel that has not been run or timed on a GPU. Otherwise, and
-    under autocast, the weight is put together and used as that of any linear layer, with gradients for the blocks.
+    (without TF32), bfloat16 and float16, by a Triton kernel that has not been run or timed on a GPU. Otherwise, under
+    autocast, and in programs that are recorded (torch.export, ONNX), the weight is put together and used as that of any
+    linear layer, with gradients for the blocks.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ class BlockLinear(nn.Module):
 def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[..., Tensor] | None:
     """What multiplies by the blocks alone, None where nothing does."""
     learned = any(each is not None and each.requires_grad for each in (states, blocks, bias))
-    if (learned and torch.is_grad_enabled()):
+    if (learned and torch.is_grad_enabled()) or transformed() or recorder() is not None:
         return None
     if states.dtype != blocks.dtype:
         return None
