@@ -138,9 +138,10 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
 
     The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
     the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster
-    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4, save nothing. `save_pretrained` of
-    a transformers model saves the blocks alone; `crisp.load` brings them back, and so does transformers where Crisp is
-    imported.
+    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4, save nothing.
+
+    `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so does
+    transformers where Crisp is imported.
 
     Parameters
     ----------
