@@ -156,7 +156,7 @@ def draw(name: str, path: Path) -> None:
 def main() -> None:
     for name in committed():
         print(f"{NAMES[name]}\n", *table(name), "", sep="\n")
-    if "--pictures" in sys.argv:
+    if "--pictures" in sys.argv:  # needs the study on TREC, and what pruning_times measured
         draw("pruning-trec-5", ROOT / "images" / "pruning-trec-5.png")
 
 
