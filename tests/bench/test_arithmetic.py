@@ -6,13 +6,14 @@ import json
 import pytest
 from rich.console import Console
 
-from crisp_attention.bench.bars import BARS, verdict
+from crisp_attention.bench.bars import BARS, PRUNED, bars_of, verdict
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.picture import draw
-from crisp_attention.bench.results import Hooked
+from crisp_attention.bench.pruned import planned
+from crisp_attention.bench.results import Hooked, Pruned
 from crisp_attention.bench.rounds import Effort, Spread, compared, interleaved
 from crisp_attention.bench.tables import limit_ratio, show
 from crisp_attention.methods.spec import parse
@@ -165,3 +166,35 @@ def test_what_hooks_add_is_judged_by_hand_as_a_whole_and_in_diffusers_by_the_cal
     assert "3.00" in of_diffusers
     assert "Flux" in out.getvalue()
     assert "diffusers is not installed" in out.getvalue()
+
+
+def pruned(subject: str, ours: float, target: float = 0.9, saved: float | None = None) -> Pruned:
+    size = "32 x 128" if saved else "512"
+    timed = compared({DENSE: [1.0] * 3, CRISP: [ours] * 3}, DENSE)
+    return Pruned(subject, size, "blocks of 32", 0.92, target, 0.1, saved and 0.1, saved, timed)
+
+
+def test_pruned_layers_and_models_are_judged_by_time_and_bytes():
+    results = made.results()
+    results.pruned = [
+        *(pruned("768 to 3072", ours, target) for target, ours in ((0.9, 0.16), (0.75, 0.3), (0.5, 0.9))),
+        pruned("MiniLM", 0.4, saved=0.63),
+        Pruned("MiniLM", "8 x 512", "blocks of 32", 0.9, 0.9, absent=[Absent("MiniLM", "no such package")]),
+    ]
+    out = io.StringIO()
+    show(results, Console(file=out, width=80, force_terminal=True, color_system="standard"))
+    text, red = out.getvalue(), "\x1b[31m"
+    assert [f"{red}{value}" in text for value in ("0.160", "0.300", "0.900", "0.400", "0.630")] == [
+        *(True, False, False, False, True)
+    ]
+    assert "no such package" in text
+    assert bars_of(results.pruned[2]) == (None, None, None)
+    assert max(len(line) for line in shown(results).splitlines()) <= 100
+
+
+def test_the_bars_of_pruning_are_of_what_is_measured():
+    layers, models = planned(quick=False)
+    sizes = {(f"{each.inputs} to {each.outputs}", f"{each.rows}", each.sparsity) for each in layers}
+    sizes |= {(str(each), f"{each.batch} x {each.length}", each.sparsity) for each in models}
+    assert {(subject, size, target) for subject, size, _, target in PRUNED} <= sizes
+    assert sum(map(len, planned(quick=True))) < sum(map(len, planned(quick=False))) / 5

@@ -41,6 +41,8 @@ def bench(monkeypatch, capsys, tmp_path):
         (["--parts"], "--parts"),
         (["--parts", "sparsefinder"], "--parts sparsefinder needs --text"),
         (["--parts", "sparsefinder", "--text", "none.txt"], "--text none.txt: "),
+        (["--parts", "pruning", "--device", "cuda"], "--parts pruning is measured on the CPU, not on cuda"),
+        (["--parts", "pruning", "--text", "some.txt"], "--text is for the part sparsefinder"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(bench, tmp_path, words, message):
@@ -105,6 +107,10 @@ def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     assert 0 < predicted["predicting_share"] < 1
     assert "\n  bar " in out
     assert {timed["name"] for timed in predicted["timed"]} >= {"crisp, predicted blocks", "entmax package"}
+    assert [each["subject"] for each in found["pruned"]] == ["768 to 3072", "768 to 3072", "MiniLM"]
+    assert all(each["sparsity"] >= each["target"] for each in found["pruned"])
+    assert all(each["layer_bytes"] < 0.3 for each in found["pruned"])
+    assert found["pruned"][2]["layer_bytes"] < found["pruned"][2]["saved_bytes"] < 0.62
     # groups stay as large as they are: four times the tokens have about four times the pairs
     for variant in ("kmeans", "quantize"):
         few, many = (each["pairs_per_head"] for each in found["listed"] if each["variant"] == variant)

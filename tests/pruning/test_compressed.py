@@ -74,6 +74,19 @@ def test_gelu_is_exact_to_the_last_digits_and_keeps_what_is_not_finite() -> None
     torch.testing.assert_close(found.double(), wanted, rtol=3e-7, atol=1e-6, equal_nan=True)
 
 
+def test_bfloat16_is_rounded_once() -> None:
+    torch.manual_seed(0)
+    layer = (
+        BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.randn(32), 16, gelu=True)
+        .bfloat16()
+        .requires_grad_(False)
+    )
+    states = torch.randn(5, 48).bfloat16()
+    wanted = nn.functional.gelu(states.double() @ layer.weight.double().T + layer.bias.double())
+    assert layer(states).dtype == torch.bfloat16
+    torch.testing.assert_close(layer(states).double(), wanted, rtol=2**-8, atol=1e-5)
+
+
 def test_blocks_are_trained_as_the_weight_would_be() -> None:
     weight = blocks_of(2, 3, 16, 0.5)
     layer, states = BlockLinear.of(weight, torch.zeros(32), 16), torch.randn(4, 48)
