@@ -11,7 +11,13 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks import diffusion_tables, sparsefinder_tables, study_tables
+from benchmarks import (
+    diffusion_tables,
+    pruning_bench_table,
+    pruning_tables,
+    sparsefinder_tables,
+    study_tables,
+)
 from crisp_attention.cli import main as cli
 from crisp_attention.studies.folder import StudyFolder
 
@@ -128,10 +134,22 @@ def test_the_table_of_a_study_comes_out_of_its_committed_runs(name):
     assert missing == []
 
 
+def test_the_tables_of_pruned_layers_come_out_of_what_is_committed():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert [line for line in pruning_bench_table.tables() if line not in text] == []
+
+
 @pytest.mark.parametrize("name", sparsefinder_tables.committed())
 def test_the_tables_of_sparsefinder_come_out_of_what_is_committed(name):
     text = (ROOT / "docs" / "results.md").read_text()
     assert [line for line in sparsefinder_tables.table(name) if line not in text] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pruning_tables.committed())
+def test_the_tables_of_pruning_come_out_of_what_is_committed(name):
+    text = (ROOT / "docs" / "results.md").read_text()
+    assert [line for line in pruning_tables.table(name) if line not in text] == []
 
 
 def test_the_tables_of_the_diffusion_study_come_out_of_what_is_committed():

@@ -13,6 +13,14 @@ Texts = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
+def named(given: Iterable[str]) -> list[str]:
+    """Names that may have spaces: what was separated by commas where there is one, else the words as they are."""
+    words = list(given)
+    if any("," in each for each in words):
+        words = " ".join(words).split(",")
+    return [each.strip() for each in words if each.strip()]
+
+
 def separated(given: Iterable[str]) -> list[str]:
     """What was separated by commas or spaces."""
     return [word for text in given for word in text.replace(",", " ").split()]

@@ -121,7 +121,7 @@ def test_the_numbers_survive_json():
     assert again["format"] == 1
     assert set(again) == {
         *("format", "command", "options", "machine", "matrix_rate"),
-        *("attention", "step", "memory", "first_call", "hooked", "predicted", "listed", "pruned"),
+        *("attention", "step", "memory", "first_call", "hooked", "pruned", "predicted", "listed"),
     }
     cell = again["attention"][0]
     assert cell["shape"] == {

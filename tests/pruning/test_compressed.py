@@ -1,17 +1,23 @@
 """Layers that hold and compute the blocks of a pruned weight, and nothing of the others."""
 
 import copy
+import json
 import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import crisp_attention as crisp
 from crisp_attention import pruning
+from crisp_attention.kernels import triton_block_linear
 from crisp_attention.pruning import BlockLinear
 from crisp_attention.pruning.matrices import Matrix
 from tests.pruning.test_masks import bert
@@ -219,3 +225,68 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
         (states, layer.blocks.detach(), layer.index, None, True),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@pytest.mark.slow
+def test_another_process_loads_it(tmp_path) -> None:
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, [], 0.7, pattern=None, block_size=16, saliency="magnitude")
+    pruning.compress(model).save_pretrained(tmp_path)
+    program = (
+        "import sys, torch, crisp_attention\n"
+        "from transformers import AutoModelForSequenceClassification as Auto\n"
+        "ids = torch.arange(12)[None]\n"
+        "print([Auto.from_pretrained(sys.argv[1]).eval()(ids).logits.tolist(),"
+        " crisp_attention.load(sys.argv[1]).eval()(ids).logits.tolist()])\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    expected = model(torch.arange(12)[None]).logits
+    for each in json.loads(found.stdout):
+        torch.testing.assert_close(torch.tensor(each), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_alone_is_trained() -> None:
+    layer, states = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.zeros(32), 16), torch.randn(4, 48)
+    layer.blocks.requires_grad_(False)
+    layer(states).sum().backward()
+    assert layer.bias.grad.equal(torch.full((32,), 4.0))
+
+
+def test_forward_mode_gradients_and_recorded_programs_use_the_dense_weight() -> None:
+    layer = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.ones(32), 16).requires_grad_(False).eval()
+    states, tangents = torch.randn(4, 48), torch.randn(4, 48)
+    found = torch.func.jvp(layer, (states,), (tangents,))[1]
+    torch.testing.assert_close(found, tangents @ layer.weight.T)
+    program = torch.export.export(layer, (states,))
+    assert not any("crisp" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(states), layer(states))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "major", "learns", "autocast", "wanted"),
+    [
+        (torch.float32, 8, False, False, True),
+        (torch.bfloat16, 9, False, False, True),
+        (torch.float16, 7, False, False, False),
+        (torch.float64, 9, False, False, False),
+        (torch.bfloat16, 9, True, False, False),
+        (torch.float32, 9, False, True, False),
+    ],
+)
+def test_what_computes_it_on_a_gpu(dtype, major, learns, autocast, wanted, monkeypatch) -> None:
+    """On a GPU that need not be there: its tensors have no values."""
+    pytest.importorskip("triton", reason="triton is not installed; it is for Linux only")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: autocast)
+    with FakeTensorMode():
+        index = torch.zeros(2, 3, dtype=torch.int32, device="cuda")
+        blocks, states = (
+            torch.empty(shape, device="cuda", dtype=dtype) for shape in ((2, 3, 16, 16), (5, 4, 96))
+        )
+        layer = BlockLinear(blocks, index, 96, None).requires_grad_(learns)
+        kernel = pruning.compressed.kernel_for(states, layer.blocks, layer.bias)
+        assert kernel is (triton_block_linear.block_linear if wanted else None)
+        if wanted:
+            assert layer(states).shape == (5, 4, 32)

@@ -5,7 +5,14 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.matrices import matrices_of
@@ -37,6 +44,24 @@ def test_what_of_a_model_is_pruned_and_why_the_rest_is_not() -> None:
     assert [each.shape for each in matrices] == [(48, 16), (16, 16), (64, 16), (16, 64)]
     with pytest.raises(ValueError, match=r"skip: 'decoder\.\*' matches none of the 8 layers"):
         matrices_of(bert(), skip=["decoder.*"])
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "xlnet"])
+def test_what_is_outside_of_the_base_model_is_a_head(family: str) -> None:
+    sizes = {
+        "bart": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+        | {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
+        "t5": {"d_model": 16, "d_kv": 8, "num_layers": 1, "num_heads": 2, "d_ff": 32},
+        "xlnet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 32},
+    }
+    config = AutoConfig.for_model(family, vocab_size=32, num_labels=4, **sizes[family])
+    model = AutoModelForSequenceClassification.from_config(config)
+    found = matrices_of(model)
+    heads = {name for name, reason in found.skipped.items() if reason == "a head"}
+    inside = {name for name, _ in model.base_model.named_modules(prefix=model.base_model_prefix)}
+    assert heads
+    assert not heads & inside
+    assert {each.name for each in found.matrices} <= inside
 
 
 def test_a_shared_weight_is_pruned_once_and_an_embedding_never() -> None:

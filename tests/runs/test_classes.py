@@ -1,15 +1,18 @@
 """The classes of a user: which examples train, and how runs are judged."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crisp_attention.errors import DataError, OptionError
+from crisp_attention.flags import named
 from crisp_attention.runs.data import load_task
-from crisp_attention.runs.data.classes import others
+from crisp_attention.runs.data.classes import others, with_classes
 from crisp_attention.runs.data.load import EVERY_CLASS
 from crisp_attention.runs.spec import Data
 from crisp_attention.runs.task.metrics import class_accuracy
@@ -47,7 +50,7 @@ def test_drawn_classes_vary_with_the_seed_and_with_nothing_else(sentences: str) 
         ({"classes": ("comedy",)}, "there is no class comedy: expected names or numbers of"),
         ({"classes": ("4",)}, "there is no class 4"),
         ({"classes": ("0", "1", "2", "3")}, "classes names all 4 of them"),
-        ({"draw_classes": 4}, "draw_classes expects fewer than the 4 classes, got 4"),
+        ({"draw_classes": 4}, "draw_classes expects fewer than the 4 classes, .*; got 4"),
     ],
 )
 def test_classes_that_cannot_be_are_refused(sentences: str, options, message: str) -> None:
@@ -68,11 +71,41 @@ def test_names_and_a_number_of_classes_do_not_go_together() -> None:
         Data(source="x", classes=("a",), draw_classes=2)
 
 
-def test_the_control_has_as_many_other_classes() -> None:
+def test_the_control_has_as_many_other_classes_that_have_examples() -> None:
+    train = Dataset.from_dict({"labels": [0, 1, 2, 3, 3]})
     target = Classification(tuple("abcde"), (1, 3))
-    assert all(len(others(target, seed)) == 2 and not {1, 3} & set(others(target, seed)) for seed in range(9))
-    with pytest.raises(DataError, match="there are 2 others"):
-        others(Classification(tuple("abcde"), (0, 1, 2)), 0)
+    for seed in range(9):
+        assert set(others(target, train, seed)) == {0, 2}
+    with pytest.raises(DataError, match="there are 1 others"):
+        others(Classification(tuple("abcde"), (0, 1, 2)), train, 0)
+
+
+def test_only_classes_that_every_split_has_are_drawn_or_taken(tmp_path: Path) -> None:
+    rows = {"train": "abcd", "validation": "abd", "test": "abc"}
+    for split, labels in rows.items():
+        lines = [json.dumps({"text": f"it is {label}", "label": label}) for label in labels * 3]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    for seed in range(5):
+        assert load_task(Data(source=str(tmp_path), draw_classes=2), seed).target.classes == (0, 1)  # type: ignore
+    with pytest.raises(DataError, match=r"at most the 2 that all of .* have"):
+        load_task(Data(source=str(tmp_path), draw_classes=3))
+    with pytest.raises(DataError, match="classes without an example in the validation split: c"):
+        load_task(Data(source=str(tmp_path), classes=("a", "c")))
+
+
+def test_a_number_is_that_of_a_class_and_text_its_name_first() -> None:
+    splits = {"train": Dataset.from_dict({"labels": [0, 1, 2, 3]})}
+    target = Classification(("3", "2", "1", "0"))
+    assert with_classes(target, splits, [0, 1]).classes == (0, 1)
+    assert with_classes(target, splits, ["0", "1"]).classes == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [(["very good,film"], ["very good", "film"]), (["a,", "b"], ["a", "b"]), (["a", "b"], ["a", "b"])],
+)
+def test_names_of_classes_may_have_spaces(words: list[str], names: list[str]) -> None:
+    assert named(words) == names
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))

@@ -178,7 +178,7 @@ def as_typed(error: CrispError, options: Any) -> str:
     def given(found: re.Match[str]) -> str:
         return flag(found[1]) if found[2] == "True" else f"{flag(found[1])} {found[2]}"
 
-    text = re.sub(rf"\b({known})=(True|[A-Z]+|\d+)\b", given, str(error))
+    text = re.sub(rf"(?<![:\w])({known})=(True|[A-Z]+|\d+)\b", given, str(error))
     option = getattr(error, "option", None)
     if option is None:
         return text

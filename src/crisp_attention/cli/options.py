@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from crisp_attention.flags import Count, Flag, Real, Text, Texts, separated
+from crisp_attention.flags import Count, Flag, Real, Text, Texts, named
 
 REPEATED = ("training", "recipe")  # options that are given again for each value
 
@@ -39,8 +39,8 @@ class TrainingOptions:
     """Train on this many examples, the same ones for every seed. Default: all."""
 
     classes: Texts = ()
-    """Train on the examples of these classes alone, by name or number, separated by commas or spaces, and judge by the
-    accuracy on them. Default: all."""
+    """Train on the examples of these classes alone, by name or number, separated by commas (or spaces, where no name
+    has one), and judge by the accuracy on them. Default: all."""
 
     draw_classes: Count = None
     """In place of --classes: how many classes, drawn anew for every seed."""
@@ -167,7 +167,8 @@ class ProfileOptions:
     """The split that the examples are drawn from."""
 
     classes: Texts = ()
-    """Examples of these classes alone, by name or number, separated by commas or spaces. Default: all."""
+    """Examples of these classes alone, by name or number, separated by commas, or spaces where no name has one.
+    Default: all."""
 
     examples: int = 512
     """How many examples, drawn at random, the same ones every time; all if there are fewer."""
@@ -341,7 +342,7 @@ class ReportOptions:
 
 def run_values(options: Any) -> dict[str, Any]:
     """The options by name, with the classes one by one."""
-    return vars(options) | {"classes": tuple(separated(options.classes))}
+    return vars(options) | {"classes": tuple(named(options.classes))}
 
 
 def words(options: Any) -> list[str]:

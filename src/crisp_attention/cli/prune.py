@@ -13,6 +13,7 @@ from crisp_attention.cli.finetune import print_summary
 from crisp_attention.cli.options import run_values
 from crisp_attention.cli.pruning_options import PruneOptions
 from crisp_attention.errors import OptionError
+from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.pruning.compressed import compress
@@ -56,7 +57,14 @@ def spec_of(options: PruneOptions) -> RunSpec:
     target = options.target
     if target is None and kinds == [None, None, None]:
         target = DEFAULT_TARGET
+    if target is not None and kinds != [None, None, None]:
+        raise OptionError(
+            "target cannot be combined with attention, feed_forward or convolution, which set shares of their own",
+            "target",
+        )
     try:
+        if target is not None:
+            check_number("target", target, "[0, 1)")
         treatment = Pruning(sparsity=target, skip=options.skip, **{name: values[name] for name in OWN})
     except (TypeError, ValueError) as error:
         raise OptionError(str(error)) from error
@@ -82,7 +90,7 @@ def _method(text: str | None) -> AnyMethod:
 def _reported(run: Run, treatment: Any) -> Iterator[str]:
     """What was saved: layer by layer in layers.csv, and a compressed model, where that is faster."""
     model: Any = run.model()
-    before, after = run.metrics["before"], run.metrics["validation"]
+    before, after = run.metrics.get("before", {}), run.metrics["validation"]
     report = PrunedModel(model, treatment, before, after).report()
     report.layers.to_csv(run.directory / LAYERS, index=False)
     yield str(report)

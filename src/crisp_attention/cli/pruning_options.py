@@ -74,13 +74,13 @@ class PruneOptions(TrainingOptions):
     """Whether pruned weights are trained on and may come back: straight-through gradients, and with decay."""
 
     skip: Texts = ()
-    """Layers that are left as they are: patterns of names, such as encoder.layer.0.*"""
+    """Layers that are left as they are: patterns of names, such as `*.layer.0.*`."""
 
     seed: int = 0
     """Seed of the order of examples, dropout and drawn classes."""
 
     discard_model: Flag = False
-    """Keep no model, only the results."""
+    """Keep no model and measure no layers, only the other results."""
 
     overwrite: Flag = False
     """Replace the run in the output folder."""

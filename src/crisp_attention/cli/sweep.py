@@ -13,6 +13,7 @@ from crisp_attention.errors import OptionError
 from crisp_attention.flags import separated
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
+from crisp_attention.runs.pruning.treatment import NAME as PRUNE
 from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.spec import Data, Recipe
 from crisp_attention.runs.treatment import Treatment
@@ -125,7 +126,7 @@ def _methods(word: str, levels: Sequence[float]) -> list[Method]:
 def _treatments(word: str, levels: Sequence[float]) -> list[Pruning]:
     """The treatment at these sparsities; itself alone if it says its own."""
     try:
-        found = [Pruning.parse(word, sparsity=level) for level in levels if level]
+        found = [Pruning.parse(word, sparsity=level) for level in levels]
     except (TypeError, ValueError) as error:
         raise OptionError(f"treatment {word}: {error}", "treatment") from error
     return list(dict.fromkeys(found))
@@ -153,7 +154,11 @@ def _recipes(given: Iterable[str], shared: Recipe) -> dict[str, Recipe]:
                 f"recipe {text}: expected METHOD:learning_rate=VALUE or METHOD:epochs=VALUE", "recipe"
             )
         try:
-            spec = parse(":".join(target)).spec if len(target) > 1 else name
+            whole = ":".join(target)
+            if name == PRUNE and len(target) > 1:
+                spec = Pruning.parse(whole).spec
+            else:
+                spec = parse(whole).spec if len(target) > 1 else name
         except (TypeError, ValueError) as error:
             raise OptionError(f"recipe {text}: {error}", "recipe") from error
         found[spec] = replace(found.get(spec) or found.get(name) or shared, **own)  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def attention(
             f"weights to return (output_attentions=True)"
         )
     given = tempered(call)
-    compiled = backend != REFERENCE and recorder() is None and not _transformed()
+    compiled = backend != REFERENCE and recorder() is None and not transformed()
     if observe is None and not weights:
         parts = plan(_in_one_dtype(given), backend)
         blocks = parts[0].call.blocks
@@ -114,7 +114,7 @@ def lacks(kernel: str, call: Call) -> str | None:
         return None
     if call.blocks is None and call.dense is None:
         call = _with_blocks(call, kernel)
-    if _transformed():
+    if transformed():
         return "forward-mode gradients and torch.func transforms"
     if call.query.dtype == torch.float64:
         return "float64"
@@ -125,7 +125,8 @@ def lacks(kernel: str, call: Call) -> str | None:
     return KERNELS[kernel].lacks(call)
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
+    """Whether forward-mode gradients are taken, or torch.func transforms are in force."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 

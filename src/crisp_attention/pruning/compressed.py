@@ -1,29 +1,34 @@
 """Layers that hold and compute the blocks of a pruned weight, and nothing of the others."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crisp_attention.kernels import triton_block_linear
 from crisp_attention.kernels.cpu.block_linear import block_linear
+from crisp_attention.kernels.dispatch import recorder, transformed
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
 from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows, half of the
-# blocks kept, on AVX-512; from 4 to 64 rows it is a little less, and a single row waits for memory, not for these
+# blocks kept, on AVX-512. From 4 to 64 rows it is a little less; a single row waits for memory, or in small layers (384
+# to 384) for the overhead of a call, which makes them slower than dense at any sparsity
 COST = {8: 2.4, 16: 1.6, 32: 1.3, 64: 1.3}
 
 
 class BlockLinear(nn.Module):
     """A linear layer whose weight (outputs, inputs) is zero but for some square blocks, as many in every row of blocks.
 
-    On a CPU, in float32 and without gradients, only these blocks are computed; otherwise the weight is put together and
-    used as that of any linear layer, with gradients for the blocks.
+    Without gradients only these blocks are computed: on CPUs in float32 and bfloat16 (computed in float32), and on
+    NVIDIA's GPUs from Ampere on in float32 (without TF32), bfloat16 and float16, by a Triton kernel that has not been
+    run or timed on a GPU. Otherwise, under autocast, and in programs that are recorded (torch.export, ONNX), the weight
+    is put together and used as that of any linear layer, with gradients for the blocks.
 
     Parameters
     ----------
@@ -82,13 +87,15 @@ class BlockLinear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) to (…, outputs)."""
-        blocks, bias = self.blocks, self.bias
-        learns = torch.is_grad_enabled() and (states.requires_grad or blocks.requires_grad)
-        whole = states.device.type == "cpu" and states.dtype == blocks.dtype == torch.float32
-        if learns or not whole or torch.is_autocast_enabled("cpu"):
-            found = functional.linear(states, self.weight, bias)
-            return functional.gelu(found) if self.gelu else found
-        return block_linear(states, blocks, self.index, bias, self.gelu)
+        kernel = kernel_for(states, self.blocks, self.bias)
+        if kernel is block_linear:
+            return block_linear(states, self.blocks, self.index, self.bias, self.gelu)
+        if kernel is None:
+            found = functional.linear(states, self.weight, self.bias)
+        else:
+            rows = kernel(states.reshape(-1, self.in_features), self.blocks, self.index, self.bias)
+            found = rows.reshape(*states.shape[:-1], self.out_features)
+        return functional.gelu(found) if self.gelu else found
 
     @property
     def sizes(self) -> dict[str, int | bool]:
@@ -112,13 +119,30 @@ class BlockLinear(nn.Module):
         )
 
 
+def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[..., Tensor] | None:
+    """What multiplies by the blocks alone, None where nothing does."""
+    learned = any(each is not None and each.requires_grad for each in (states, blocks, bias))
+    if (learned and torch.is_grad_enabled()) or transformed() or recorder() is not None:
+        return None
+    if states.dtype != blocks.dtype:
+        return None
+    kernel: Callable[..., Tensor] | None = None
+    if states.device.type == "cpu" and states.dtype in (torch.float32, torch.bfloat16):
+        kernel = block_linear
+    elif triton_block_linear.computes(states):
+        kernel = triton_block_linear.block_linear
+    return None if kernel is None or torch.is_autocast_enabled(states.device.type) else kernel
+
+
 def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     """A copy of a model in which linear layers with enough blocks of zeros skip them; the model stays as it is.
 
     The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
-    the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster,
-    stay dense. `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so
-    does transformers where Crisp is imported.
+    the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster
+    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4, save nothing.
+
+    `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so does
+    transformers where Crisp is imported.
 
     Parameters
     ----------
@@ -146,6 +170,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     >>> pruning.compress(model)[0]
     BlockLinear(in_features=64, out_features=64, bias=True, 1 of 4 blocks of 16 in each of 4 rows)
     """
+    if isinstance(model, nn.Linear):
+        raise ValueError("compress takes a model with layers, got a layer: expected it inside another module")
     sizes = {each.name: size for each in matrices_of(model, skip).matrices if (size := size_for(each))}
     if not sizes:
         raise ValueError(

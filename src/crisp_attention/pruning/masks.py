@@ -51,7 +51,7 @@ class Masks:
 
         self.zero()
         with ExitStack() as stack:
-            for each in self.matrices:
+            for each in (each for each in self.matrices if each.weight.requires_grad):
                 mask = self._laid_out[id(each.weight)]
                 handle = each.weight.register_hook(lambda gradient, mask=mask: gradient * mask)
                 stack.callback(handle.remove)

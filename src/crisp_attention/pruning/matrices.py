@@ -18,6 +18,12 @@ HEADS = frozenset(
         "classifier",
         "pre_classifier",
         "pooler",
+        "classification_head",
+        "cls_classifier",
+        "distillation_classifier",
+        "logits_proj",
+        "projector",
+        "sequence_summary",
         "score",
         "lm_head",
         "cls",
@@ -104,10 +110,17 @@ class Found:
 def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
     """All weights of linear layers and convolutions, in the order of the model, each once.
 
-    Left out are heads, the first convolution, weights that are an embedding's too, and what matches a pattern of
-    `skip`, such as "encoder.layer.0.*". Raises ValueError for a pattern that matches no layer.
+    Left out are heads (in models of transformers all that is outside their base model), the first convolution, weights
+    that are an embedding's too, and what matches a pattern of `skip`, such as "*.layer.0.*". Raises ValueError for a
+    pattern that matches no layer, and for PEFT adapters.
     """
+    if any(type(each).__module__.startswith("peft.") for each in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} has PEFT adapters, and zeros do not survive merging them: expected a model after "
+            f"merge_and_unload()"
+        )
     layers = {name: each for name, each in model.named_modules() if _is_prunable(each)}
+    body = _body(model)
     for pattern in skip:
         if not any(fnmatch(name, pattern) for name in layers):
             raise ValueError(f"skip: {pattern!r} matches none of the {len(layers)} layers with weights")
@@ -120,7 +133,7 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
             skipped[name] = "as asked for"
         elif id(matrix.weight) in embeddings:
             skipped[name] = "its weight is that of an embedding"
-        elif HEADS & set(name.split(".")):
+        elif HEADS & set(name.split(".")) or not name.startswith(body):
             skipped[name] = "a head"
         elif name == first:
             skipped[name] = "the first convolution"
@@ -130,6 +143,14 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
             found.append(matrix)
             seen.add(id(matrix.weight))
     return Found(found, skipped)
+
+
+def _body(model: nn.Module) -> str:
+    """What the names of all layers but heads begin with; empty where that is not known."""
+    base = getattr(model, "base_model", None)
+    if not isinstance(base, nn.Module) or base is model:
+        return ""
+    return next((f"{name}." for name, each in model.named_modules() if each is base), "")
 
 
 def _is_prunable(module: nn.Module) -> bool:

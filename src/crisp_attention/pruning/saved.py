@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.compressed import BlockLinear, put
@@ -28,16 +27,26 @@ def install(auto: ModuleType) -> None:
     class Blocks(HfQuantizer):
         """Makes compressed layers; what transformers calls quantized is not."""
 
-        def _process_model_before_weight_loading(self, model: nn.Module, **_: Any) -> None:
+        def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
             config: Any = self.quantization_config
+            known = dict(model.named_modules())
+            base = f"{model.base_model_prefix}."
             for name, sizes in config.layers.items():
-                put(model, name, empty(**sizes), gelu_after(model, name) if sizes["gelu"] else None)
+                # saved with a head and loaded without, or the other way round
+                ways = (name, name.removeprefix(base), base + name)
+                own = next((each for each in ways if each in known), name)
+                put(model, own, empty(**sizes), gelu_after(model, own) if sizes["gelu"] else None)
 
         def is_serializable(self, *_: Any, **__: Any) -> bool:
             return True
 
         @property
         def is_trainable(self) -> bool:
+            return True
+
+        @property
+        def is_qat_trainable(self) -> bool:
+            """What lets a Trainer train all of it, as its blocks are parameters like others."""
             return True
 
     auto.register_quantization_config(COMPRESSED)(BlocksConfig)

@@ -1,5 +1,6 @@
 """Which weights are kept, by their scores: groups, balanced blocks, one threshold for all matrices (section 4.4)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,13 +97,16 @@ def check_target(matrices: Sequence[Matrix], pattern: Pattern, target: float) ->
     """Raise ValueError unless the pattern can make this share of the weights of `matrices` zero."""
     possible = range_of(matrices, pattern)
     words = f"got {target:g}; {pattern} in these {len(matrices)} layers gives "
+    # rounded inwards, so that what a message names is accepted
+    least, largest = (
+        math.ceil(1e4 * possible.least - 1e-6) / 1e4,
+        math.floor(1e4 * possible.largest + 1e-6) / 1e4,
+    )
     if pattern.block_size is None:
-        if abs(target - possible.least) > 1e-6:
-            raise ValueError(f"target must be what groups give, {words}{possible.least:.4g}")
+        if abs(target - possible.least) > 1e-4:
+            raise ValueError(f"target must be what groups give, {words}{least:g}")
     elif not possible.least - 1e-9 <= target <= possible.largest + 1e-9:
-        raise ValueError(
-            f"target must be within the pattern's reach, {words}{possible.least:.4g} to {possible.largest:.4g}"
-        )
+        raise ValueError(f"target must be within the pattern's reach, {words}{least:g} to {largest:g}")
 
 
 def keep_in_groups(scores: Tensor, pattern: Pattern) -> Tensor:

@@ -15,6 +15,7 @@ from crisp_attention.pruning.saliency import SALIENCIES, Gradients
 from crisp_attention.pruning.selection import NORMALISED, check_target, select
 from crisp_attention.pruning.straight_through import ESTIMATORS, StraightThrough
 
+HALF_SCALE = 2.0**10  # of losses, so that gradients do not vanish in float16
 Batch = Mapping[str, Any]
 Target = float | Mapping[str, float]
 
@@ -75,7 +76,7 @@ def step(
     before
         With `ste`, the masks of the step before, which hold the dense weights.
     skip
-        Patterns of names of layers that are left as they are.
+        Patterns of names of layers that are left as they are, such as "*.layer.0.*".
     loss
         The loss of a batch; by default that which the model returns.
 
@@ -205,6 +206,8 @@ def _collect(
         for each in matrices:
             stack.callback(each.weight.requires_grad_, each.weight.requires_grad)
             each.weight.requires_grad_(True)
+        halves = any(each.weight.dtype == torch.float16 for each in matrices)
+        scale = HALF_SCALE if halves else 1.0
         for batch in batches:
-            gradients.add(loss(model, batch))
+            gradients.add(loss(model, batch) * scale, scale=scale)
         gradients.share()

@@ -250,8 +250,9 @@ def carry_out(
             return Run(output, directory.read_metrics())
         if resume:
             check_resuming()
+        needed = spec.treatment.checkpoint_files if spec.treatment else ()
         checkpoint, passed_over = (
-            newest_checkpoint(directory.checkpoints, arguments.world_size) if resume else (None, ())
+            newest_checkpoint(directory.checkpoints, arguments.world_size, needed) if resume else (None, ())
         )
         evaluated_first = arguments.eval_on_start
         arguments.eval_on_start = evaluated_first and checkpoint is None

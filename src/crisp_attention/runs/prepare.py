@@ -24,6 +24,8 @@ from crisp_attention.methods.method import Method
 from crisp_attention.models.apply import sparsify
 from crisp_attention.models.persistence import read_fitted
 from crisp_attention.models.sparse_model import SparseModel
+from crisp_attention.pruning.masks import Masks
+from crisp_attention.pruning.matrices import matrices_of
 from crisp_attention.runs.callback import SparsityCallback
 from crisp_attention.runs.costs import StepTimes
 from crisp_attention.runs.data import load_task
@@ -36,6 +38,8 @@ from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.task import Metric, Task
 from crisp_attention.runs.terminal import is_main, say
 from crisp_attention.runs.trainer import RunTrainer, longest_first
+
+PRUNED = 0.2  # of weights that are zero, from which a checkpoint was pruned
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,27 @@ def prepare(
     progress = RunProgress(console, metric)
     warn = warnings.warn if console.quiet else partial(say, console)
     scheduled = [SparsityCallback(spec.schedule, warn)] if spec.schedule else []
-    treating = spec.treatment.callbacks(source, task, spec.seed) if spec.treatment else ()
+    treating = spec.treatment.callbacks(source, task, arguments) if spec.treatment else ()
     trainer, times = build(source, task, arguments, [*scheduled, *treating, progress, *callbacks])
     unmeasured, drops_nothing = rehearse(trainer, source, task)
-    notes = (*source.notes, attention, *task.notes)
+    notes = (*source.notes, attention, *_pruned_before(source.model, spec), *task.notes)
     if unmeasured:
         notes = (*notes, f"attention: dense, not measured: {unmeasured}")
     if drops_nothing:
         notes = (*notes, f"attention: {DROPS_NOTHING}")
     return Prepared(trainer, times, source, task, metric, progress, notes, unmeasured)
+
+
+def _pruned_before(model: PreTrainedModel, spec: RunSpec) -> list[str]:
+    """A note on zeros that the checkpoint has and training would fill."""
+    if spec.treatment is not None or not (matrices := matrices_of(model).matrices):
+        return []
+    zeros = Masks.of(matrices).sparsity
+    if zeros < PRUNED:
+        return []
+    return [
+        f"pruned: {zeros:.0%} of the checkpoint's weights are zero, and training changes them; crisp prune keeps them"
+    ]
 
 
 def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
@@ -94,7 +110,7 @@ def make_sparse(model: PreTrainedModel, spec: RunSpec) -> str:
         try:
             spec.treatment.apply(model)
         except ValueError as error:
-            raise OptionError(f"{spec.treatment.spec}: {error}", "treatment") from error
+            raise OptionError(f"{spec.treatment.spec}: {error}") from error
     if not spec.is_dense:
         try:
             sparsify(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,20 @@ def check_resuming() -> None:
         )
 
 
-def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tuple[str, ...]]:
+def newest_checkpoint(
+    folder: Path, processes: int = 1, needed: Sequence[str] = ()
+) -> tuple[Path | None, tuple[str, ...]]:
     """The newest complete checkpoint in `folder`, and a note for each damaged one that was skipped.
 
-    None if there is no checkpoint at all: the run starts from the beginning. Raises CheckpointError if there are
-    checkpoints and all are damaged.
+    `needed` are files that a checkpoint must have besides those of every run. None if there is no checkpoint at all:
+    the run starts from the beginning. Raises CheckpointError if there are checkpoints and all are damaged.
     """
     named = [(int(match[1]), path) for path in folder.glob("*") if (match := NAME.fullmatch(path.name))]
     states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
     archives = (*ARCHIVES, *states)
     notes: list[str] = []
     for _, checkpoint in sorted(named, reverse=True):
-        if (damage := _damage(checkpoint, archives)) is None:
+        if (damage := _damage(checkpoint, archives, needed)) is None:
             return checkpoint, tuple(notes)
         notes.append(f"{checkpoint.name} is damaged and was skipped: {damage}")
     if named:
@@ -65,9 +68,9 @@ def newest_checkpoint(folder: Path, processes: int = 1) -> tuple[Path | None, tu
     return None, ()
 
 
-def _damage(checkpoint: Path, archives: tuple[str, ...]) -> str | None:
+def _damage(checkpoint: Path, archives: tuple[str, ...], needed: Sequence[str]) -> str | None:
     weights = sorted(path.name for path in checkpoint.glob("*.safetensors"))
-    for name in (STATE, CONFIG_NAME, *archives, *(weights or ["model.safetensors"])):
+    for name in (STATE, CONFIG_NAME, *archives, *needed, *(weights or ["model.safetensors"])):
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"

@@ -115,13 +115,14 @@ class Data:
     image_column: str | None = None
     label_column: str | None = None
     train_examples: int | None = None
-    classes: tuple[str, ...] = ()
+    classes: tuple[str | int, ...] = ()
     draw_classes: int | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, "train_examples", self.train_examples)
         _at_least(1, "draw_classes", self.draw_classes)
-        object.__setattr__(self, "classes", _words("classes", self.classes))
+        _words("classes", self.classes)
+        object.__setattr__(self, "classes", tuple(self.classes))
         if self.classes and self.draw_classes is not None:
             raise OptionError(
                 "draw_classes cannot be combined with classes, which names them", "draw_classes"

@@ -4,18 +4,24 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainingArguments
 
     from crisp_attention.runs.sources import Source
     from crisp_attention.runs.spec import RunSpec
     from crisp_attention.runs.task import Task
 
 KINDS: dict[str, type["Treatment"]] = {}
+# where our own kinds are defined, for files that name one before anything has imported it
+HOMES = {
+    "attention": "crisp_attention.studies.attention",
+    "pruning": "crisp_attention.runs.pruning.treatment",
+}
 
 
 class Treatment(ABC):
@@ -29,11 +35,14 @@ class Treatment(ABC):
         What it drops, in prose: ``"keys"``, ``"weights"``.
     control_words
         What its control has in place of a choice: ``"random keys"``.
+    question
+        What a study of it asks.
     """
 
     kind: ClassVar[str]
     words: ClassVar[str]
     control_words: ClassVar[str] = "a random choice"
+    question: ClassVar[str] = "Does sparsity help here?"
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -135,8 +144,15 @@ class ModelTreatment(Treatment):
     def apply(self, model: "nn.Module") -> None:
         """Change the model in place; whatever training must leave unchanged, such as zeros, is kept by hooks on it."""
 
-    def callbacks(self, source: "Source", task: "Task", seed: int) -> "Sequence[TrainerCallback]":
-        """What takes part in training; `task` is the encoded one. None by default."""
+    def callbacks(
+        self, source: "Source", task: "Task", arguments: "TrainingArguments"
+    ) -> "Sequence[TrainerCallback]":
+        """What takes part in training; `task` is the encoded one. Nothing by default."""
+        return ()
+
+    @property
+    def checkpoint_files(self) -> tuple[str, ...]:
+        """Files that a checkpoint must have to be continued from, besides those of every run."""
         return ()
 
     @abstractmethod
@@ -150,8 +166,11 @@ class ModelTreatment(Treatment):
 
 def treatment_from_dict(data: Mapping[str, Any]) -> Treatment:
     """The treatment that `to_dict` describes. Raises ValueError for a kind that no imported class has."""
-    if (kind := data["kind"]) not in KINDS:
+    if (kind := data["kind"]) not in KINDS and kind in HOMES:
+        import_module(HOMES[kind])
+    if kind not in KINDS:
+        known = ", ".join(dict.fromkeys([*HOMES, *KINDS]))
         raise ValueError(
-            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {', '.join(KINDS)}"
+            f"unknown kind of treatment {kind!r}; import the class that defines it. Known: {known}"
         )
     return KINDS[kind].from_dict({key: value for key, value in data.items() if key != "kind"})

@@ -33,6 +33,7 @@ class Attention(Treatment):
     kind: ClassVar[str] = "attention"
     words: ClassVar[str] = "keys"
     control_words: ClassVar[str] = "random keys"
+    question: ClassVar[str] = "Does sparse attention help here?"
 
     @property
     def spec(self) -> str:

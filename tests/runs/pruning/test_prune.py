@@ -7,13 +7,17 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
     set_seed,
 )
 
 import crisp_attention as crisp
+from crisp_attention import pruning
 from crisp_attention.errors import DataError, OptionError
 from crisp_attention.pruning import BlockLinear
 from tests.runs.pruning.topics import BODY
@@ -145,7 +149,17 @@ def test_a_half_pruned_model_is_saved_and_pruned_further(tmp_path: Path) -> None
         (Dataset.from_dict({"text": ["a"]}), {}, DataError, "found 1 examples with text"),
         ([{"input_ids": [1], "labels": 7}], {}, DataError, "below the model's 4 outputs"),
         (None, {"target": {"convolution": 0.7}}, OptionError, "target names convolution"),
-        (None, {"target": {"heads": 0.7}}, OptionError, "heads"),
+        (None, {"target": {"heads": 0.7}}, OptionError, "target must be one of attention, feed-forward"),
+        (None, {"target": 1.5}, OptionError, r"target must be in \[0, 1\), got 1.5"),
+        (None, {"classes": "12"}, OptionError, "classes must be a sequence of names or numbers, got '12'"),
+        (
+            None,
+            {"gradients": "random", "classes": []},
+            OptionError,
+            "gradients=random needs classes of a user",
+        ),
+        (None, {"training": {"load_best_model_at_end": True}}, OptionError, "earlier checkpoints have fewer"),
+        (None, {"training": {"optim": "schedule_free_adamw"}}, OptionError, "schedule-free optimizers write"),
         (None, {"gradients": "random", "classes": [0, 1, 2]}, DataError, "there are 1 others"),
         (None, {"training": {"colour": 1}}, OptionError, "has no such field"),
     ],
@@ -180,3 +194,39 @@ def test_an_error_in_training_leaves_no_hooks() -> None:
         own.bert.encoder.layer[0].output.dense.weight.fill_(1.0)
     torch.optim.SGD(own.parameters(), lr=0.1).step()
     assert zeros(own)["bert.encoder.layer.0.output.dense.weight"] == 0
+
+
+def test_frozen_layers_are_pruned_and_other_columns_dropped() -> None:
+    own = model()
+    layer = own.bert.encoder.layer[0].output.dense.requires_grad_(False)
+    rows = [each | {"text": "x", "idx": 3} for each in examples()]
+    found = pruned(own, rows, evaluation=rows)
+    assert found.sparsity >= 0.7
+    assert (layer.weight == 0).float().mean() >= 0.5
+    assert not layer.weight.requires_grad
+    assert set(found.after) == {"class_accuracy", "among_classes", "accuracy", "f1", "mcc", "loss"}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_are_refused() -> None:
+    peft = pytest.importorskip("peft")
+    own = peft.get_peft_model(model(), peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    with pytest.raises(ValueError, match=r"has PEFT adapters.* merge_and_unload"):
+        pruning.step(own, [], 0.7, block_size=8, saliency="magnitude")
+
+
+def test_a_compressed_model_is_trained_and_loaded_without_its_head(tmp_path: Path) -> None:
+    own = model(hidden_size=64, intermediate_size=128)
+    pruned(own, target=0.7, pattern=None, block_size=16)
+    crisp.compress(own).save_pretrained(tmp_path)
+    body = AutoModel.from_pretrained(tmp_path)
+    assert any(isinstance(each, BlockLinear) for each in body.modules())
+    ids = torch.tensor([[1, 4, 10, 11, 12]])
+    with torch.no_grad():
+        expected = own.bert.eval()(ids).last_hidden_state
+        torch.testing.assert_close(body.eval()(ids).last_hidden_state, expected, rtol=1e-5, atol=1e-5)
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    arguments = TrainingArguments(
+        str(tmp_path / "out"), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    Trainer(back, arguments, train_dataset=Dataset.from_list(examples(8))).train()

@@ -1,5 +1,6 @@
 """Pruning as a command, in a folder, interrupted, and compared in a study."""
 
+import io
 import json
 import os
 import signal
@@ -14,9 +15,11 @@ import torch
 from rich.console import Console
 
 import crisp_attention as crisp
+from crisp_attention.cli.finetune import run_finetune
 from crisp_attention.cli.main import parse
 from crisp_attention.cli.prune import run_prune
-from crisp_attention.errors import OptionError
+from crisp_attention.cli.sweep import plan_of, run_sweep
+from crisp_attention.errors import CrispError, OptionError
 from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.studies.analysis import analyse
 from tests.runs.pruning import topics
@@ -83,7 +86,8 @@ def test_attention_is_made_sparse_in_the_same_run(made, tmp_path: Path, capsys) 
     ("more", "message"),
     [
         (["--target", "0.3"], "target must be within the pattern's reach, got 0.3; 2:4 in blocks of 8"),
-        (["--attention", "0.7"], "expected sparsity, or a share for attention"),
+        (["--attention", "0.7"], "target cannot be combined with attention, feed_forward or convolution"),
+        (["--target", "1.5"], r"target must be in \[0, 1\), got 1.5"),
         (["--pattern", "2;4"], "pattern must be N:M with N below M"),
         (["--steps", "0"], "steps must be"),
     ],
@@ -92,6 +96,62 @@ def test_what_cannot_be_writes_nothing(made, tmp_path: Path, more, message: str)
     with pytest.raises(OptionError, match=message):
         run_prune(parse([*words(made, tmp_path / "run"), *more]), Console(quiet=True))
     assert not (tmp_path / "run").exists()
+
+
+def test_training_a_pruned_model_on_says_that_zeros_are_lost(made, tmp_path: Path) -> None:
+    run_prune(parse(words(made, tmp_path / "run")), Console(quiet=True))
+    terminal = io.StringIO()
+    given = [
+        "finetune",
+        "--model",
+        str(tmp_path / "run"),
+        "--dataset",
+        made[1],
+        "--method",
+        "dense",
+        "--epochs",
+        "1",
+    ]
+    run_finetune(
+        parse([*given, *TRAINING, "--output", str(tmp_path / "on")]), Console(file=terminal, width=200)
+    )
+    assert "of the checkpoint's weights are zero, and training changes them" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--classes", "film,plot,good", "--treatment", "prune:block_size=8:gradients=random"],
+            "there are 1 others",
+        ),
+        (
+            ["--classes", "film", "--treatment", "prune:block_size=8", "--recipe", "prune:epochs=x"],
+            "expects a number",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_says_so_before_it_begins(made, tmp_path: Path, more, message: str) -> None:
+    given = [
+        "sweep",
+        "--model",
+        made[0],
+        "--dataset",
+        made[1],
+        "--output",
+        str(tmp_path / "study"),
+        *TRAINING,
+    ]
+    with pytest.raises(CrispError, match=message):
+        run_sweep(parse([*given, "--sparsity", "0.7", *more]), Console(quiet=True))
+    assert not (tmp_path / "study" / "study.json").exists()
+
+
+def test_a_recipe_may_be_for_one_kind_of_pruning(made) -> None:
+    given = ["sweep", "--model", made[0], "--dataset", made[1], "--output", "x", "--classes", "film"]
+    given += ["--treatment", "prune:block_size=8:sparsity=0.7,prune:sparsity=0.8"]
+    plan, _ = plan_of(parse([*given, "--recipe", "prune:block_size=8:sparsity=0.7:epochs=9"]))
+    assert [each.recipe.epochs for each in plan.configurations] == [3, 9, 3]
 
 
 @needs_resuming

@@ -1,5 +1,8 @@
 """Pruning as a value: how it is written, read, named and refused."""
 
+import subprocess
+import sys
+
 import pytest
 
 from crisp_attention.runs.pruning.treatment import Pruning
@@ -36,6 +39,15 @@ def test_it_is_what_its_spec_says(spec: str, treatment: Pruning, label: str) -> 
     assert (Pruning.parse(treatment.spec), treatment.label) == (treatment, label)
     assert treatment_from_dict(treatment.to_dict()) == treatment
     assert ":sparsity=" not in treatment.series
+
+
+def test_a_file_is_read_before_anything_has_imported_pruning() -> None:
+    program = (
+        "from crisp_attention.runs.treatment import treatment_from_dict as read\n"
+        "print(read({'kind': 'pruning', 'sparsity': 0.5}).spec)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "prune:sparsity=0.5\n"
 
 
 def test_a_sparsity_is_for_those_that_have_none_of_their_own() -> None:

@@ -318,7 +318,13 @@ def load_task(data: Data, seed: int = 0) -> Task:
     target = known.target
     if data.classes or data.draw_classes is not None:
         splits[EVERY_CLASS] = splits["train"]
-        target = with_classes(target, splits["train"], data.classes, data.draw_classes, seed)
+        target = with_classes(
+            target,
+            {name: rows for name, rows in splits.items() if name != EVERY_CLASS},
+            data.classes,
+            data.draw_classes,
+            seed,
+        )
         splits["train"] = of_classes(splits["train"], target.classes)
         names = listed(target.label_names[each] for each in target.classes)
         notes.append(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from crisp_attention.errors import CheckpointError
+from crisp_attention.errors import OptionError
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.matrices import Matrix
 from crisp_attention.pruning.selection import range_of
@@ -20,7 +20,7 @@ from crisp_attention.pruning.straight_through import StraightThrough
 from crisp_attention.runs.data.classes import of_classes, others
 from crisp_attention.runs.data.load import EVERY_CLASS
 from crisp_attention.runs.data.splits import sample
-from crisp_attention.runs.pruning.treatment import NONE, Pruning
+from crisp_attention.runs.pruning.treatment import DENSE_WEIGHTS, NONE, Pruning
 from crisp_attention.runs.sources import Source
 from crisp_attention.runs.task import Task
 from crisp_attention.runs.task.target import Classification
@@ -34,14 +34,22 @@ Batches = Callable[[], Iterable[Batch]]
 def calibration(treatment: Pruning, source: Source, task: Task, seed: int) -> Batches:
     """The batches that gradients are taken on, of the encoded task; in several processes each has its part.
 
-    Raises DataError where random classes are asked for and there are too few.
+    They are as many whosever they are. Raises OptionError for gradients of other classes where none are the user's, and
+    DataError where there are too few.
     """
     rows = task.splits["train"]
-    if treatment.gradients != "classes" and isinstance(task.target, Classification) and task.target.classes:
+    count = min(treatment.examples, len(rows))
+    if treatment.gradients != "classes":
+        if not isinstance(task.target, Classification) or not task.target.classes:
+            raise OptionError(
+                f"gradients={treatment.gradients} needs classes of a user, from which it differs: expected classes or "
+                f"draw_classes",
+                "gradients",
+            )
         rows = task.splits[EVERY_CLASS]
         if treatment.gradients == "random":
-            rows = of_classes(rows, others(task.target, seed))
-    rows = sample(rows, treatment.examples)
+            rows = of_classes(rows, others(task.target, rows, seed))
+    rows = sample(rows, count)
 
     def batches() -> Iterable[Batch]:
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -138,13 +146,10 @@ class PruningCallback(TrainerCallback):
         self._held.enter_context(masks.held())
 
     def _read(self, file: Path, matrices: list[Matrix]) -> StraightThrough:
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file} is missing, with the dense weights of ste={self.treatment.ste}; overwrite=True starts again"
-            )
-        return StraightThrough.of_tensors(matrices, load_file(file), self.treatment.zeros, self.treatment.ste)
+        own = self.treatment
+        return StraightThrough.of_tensors(matrices, load_file(file), own.zeros, own.ste)
 
 
 def _file(args: TrainingArguments, state: TrainerState) -> Path:
     """The file next to a checkpoint's weights with what `ste` needs in addition."""
-    return Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", "pruning.safetensors")
+    return Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", DENSE_WEIGHTS)

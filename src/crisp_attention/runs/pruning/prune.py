@@ -1,6 +1,7 @@
 """`crisp.prune`: a model in memory, pruned while it is fine-tuned."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -11,13 +12,14 @@ from rich.console import Console
 from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
 
 from crisp_attention.errors import DataError, OptionError
+from crisp_attention.methods.checks import check_number, check_one_of
 from crisp_attention.methods.method import Method
+from crisp_attention.pruning.matrices import KINDS
 from crisp_attention.runs.arguments import training_arguments
 from crisp_attention.runs.data.classes import of_classes, with_classes
 from crisp_attention.runs.data.load import EVERY_CLASS
 from crisp_attention.runs.prepare import build
 from crisp_attention.runs.progress import RunProgress
-from crisp_attention.runs.pruning.callback import PruningCallback, calibration
 from crisp_attention.runs.pruning.pruned import PrunedModel
 from crisp_attention.runs.pruning.treatment import NONE, Pruning
 from crisp_attention.runs.sources import Source
@@ -119,8 +121,14 @@ def prune(
     '0.75'
     """
     console = Console(stderr=True, quiet=not verbose)
+    if isinstance(classes, str):
+        raise OptionError(f"classes must be a sequence of names or numbers, got {classes!r}")
     own = target if isinstance(target, Mapping) else {"sparsity": target}
     try:
+        for name, share in own.items():
+            if isinstance(target, Mapping):
+                check_one_of("target", name, KINDS)
+            check_number("target", share, "[0, 1)")
         treatment = Pruning(
             **{name.replace("-", "_"): share for name, share in own.items()},
             pattern=pattern or NONE,
@@ -154,31 +162,33 @@ def prune(
         treatment=treatment,
     )
     source = Source(model, lambda rows: rows, collate, None)
-    callback = PruningCallback(treatment, calibration(treatment, source, task, seed))
     progress = RunProgress(console, task.target.metrics[0])
     with quietly(), TemporaryDirectory() as folder:
         arguments = training_arguments(spec, Path(folder) / "checkpoints")
         arguments.eval_on_start, arguments.remove_unused_columns = False, True
-        trainer, _ = build(source, task, arguments, [callback, progress])
+        pruning = treatment.callbacks(source, task, arguments)
+        trainer, _ = build(source, task, arguments, [*pruning, progress])
         set_seed(seed)
+        scored = (*task.target.scored, "loss")
         with progress:
-            before = _scores(trainer, progress, "before")
+            before = _scores(trainer, progress, "before", scored)
             try:
                 trainer.train()
             finally:
-                callback.close()
-            after = _scores(trainer, progress, "after")
+                for each in pruning:
+                    each.close()
+            after = _scores(trainer, progress, "after", scored)
     model.eval()
     return PrunedModel(model, treatment, before, after)
 
 
 def _task(model: Any, train: Rows, evaluation: Rows | None, classes: Sequence[str | int]) -> Task:
-    rows = _dataset("train", train)
+    rows = _dataset("train", train, model)
     names = tuple(str(model.config.id2label[each]) for each in range(model.config.num_labels))
     target = Classification(names)
     splits = {"train": rows}
     if evaluation is not None:
-        splits["validation"] = _dataset("evaluation", evaluation)
+        splits["validation"] = _dataset("evaluation", evaluation, model)
     for name, each in splits.items():
         labels = np.array(each["labels"][:])
         if (
@@ -191,25 +201,27 @@ def _task(model: Any, train: Rows, evaluation: Rows | None, classes: Sequence[st
                 f"found {labels.dtype} {labels.shape} from {labels.min()} to {labels.max()}"
             )
     if classes:
-        target = with_classes(target, rows, classes)
+        target = with_classes(target, splits, classes)
         splits |= {"train": of_classes(rows, target.classes), EVERY_CLASS: rows}
     return Task(splits, (), None, target, ())
 
 
-def _dataset(name: str, rows: Rows) -> Dataset:
+def _dataset(name: str, rows: Rows, model: Any) -> Dataset:
+    """The rows with the columns alone that the model takes."""
     found = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(each) for each in rows])
     if not len(found) or "labels" not in found.column_names:
         raise DataError(
             f"{name} must hold examples with their class as 'labels'; found {len(found)} examples with "
             f"{', '.join(found.column_names) or 'nothing'}"
         )
-    return found
+    taken = signature(model.forward).parameters
+    return found.select_columns([each for each in found.column_names if each in taken or each == "labels"])
 
 
-def _scores(trainer: Trainer, progress: RunProgress, phase: str) -> dict[str, float]:
+def _scores(trainer: Trainer, progress: RunProgress, phase: str, names: Sequence[str]) -> dict[str, float]:
     if trainer.eval_dataset is None:
         return {}
     progress.phase = phase
     rows: Any = trainer.eval_dataset
     found: Any = trainer.predict(rows, metric_key_prefix=phase).metrics
-    return {name.removeprefix(f"{phase}_"): value for name, value in found.items()}
+    return {name: found[f"{phase}_{name}"] for name in names}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_one_of, check_whole
 from crisp_attention.pruning.patterns import Pattern
 from crisp_attention.pruning.saliency import SALIENCIES
@@ -17,15 +18,17 @@ from crisp_attention.schedule import SHAPES
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
-    from transformers import TrainerCallback
+    from transformers import TrainingArguments
 
     from crisp_attention.pruning.matrices import Matrix
+    from crisp_attention.runs.pruning.callback import PruningCallback
     from crisp_attention.runs.sources import Source
     from crisp_attention.runs.task import Task
 
 GRADIENTS = ("classes", "all", "random")
 NAME = "prune"
 NONE = "none"
+DENSE_WEIGHTS = "pruning.safetensors"  # in a checkpoint, with ste
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,7 @@ class Pruning(ModelTreatment):
     kind: ClassVar[str] = "pruning"
     words: ClassVar[str] = "weights"
     control_words: ClassVar[str] = "gradients of random classes"
+    question: ClassVar[str] = "What does pruning cost here?"
 
     def __post_init__(self) -> None:
         own = self.by_kind
@@ -188,10 +192,28 @@ class Pruning(ModelTreatment):
         """Nothing yet: pruning is part of training. Raises ValueError for a target out of reach."""
         self.matrices(model)
 
-    def callbacks(self, source: "Source", task: "Task", seed: int) -> "Sequence[TrainerCallback]":
+    def callbacks(
+        self, source: "Source", task: "Task", arguments: "TrainingArguments"
+    ) -> "Sequence[PruningCallback]":
+        """What prunes during training. Raises OptionError for arguments under which zeros would not stay."""
         from crisp_attention.runs.pruning.callback import PruningCallback, calibration
 
-        return [PruningCallback(self, calibration(self, source, task, seed))]
+        if arguments.load_best_model_at_end:
+            raise OptionError(
+                "training load_best_model_at_end has no meaning with pruning: earlier checkpoints have fewer zeros",
+                "training",
+            )
+        if str(getattr(arguments.optim, "value", arguments.optim)).startswith("schedule_free"):
+            raise OptionError(
+                "training optim: schedule-free optimizers write weights outside of their steps, so that zeros would "
+                "not stay; expected another",
+                "training",
+            )
+        return [PruningCallback(self, calibration(self, source, task, arguments.seed))]
+
+    @property
+    def checkpoint_files(self) -> tuple[str, ...]:
+        return () if self.ste == NONE else (DENSE_WEIGHTS,)
 
     def measure(self, model: "nn.Module") -> "pd.DataFrame":
         """One row per layer that is pruned, with its kind and number of weights."""

@@ -7,6 +7,7 @@ from enum import Enum
 import pandas as pd
 
 from crisp_attention.runs.task.metrics import Metric
+from crisp_attention.runs.treatment import Treatment
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.plan import Configuration
 from crisp_attention.studies.statistics import Interval
@@ -133,6 +134,14 @@ class Analysis:
     def control_words(self) -> str:
         """What the controls have in place of a choice, such as random keys."""
         return self._said("control_words")
+
+    @property
+    def question(self) -> str:
+        """What the study asks."""
+        asked = {
+            line.configuration.treatment.question for line in self.lines if not line.configuration.is_dense
+        }
+        return asked.pop() if len(asked) == 1 else Treatment.question
 
     def _said(self, name: str) -> str:
         treatments = [line.configuration.treatment for line in self.lines if not line.configuration.is_dense]

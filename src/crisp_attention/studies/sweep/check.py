@@ -52,11 +52,12 @@ def check(plan: Plan, output: Path, say: Callable[[str], None]) -> Checked:
     encoded_task = encoded(source, task)
     trainer, _ = build(source, encoded_task, arguments[0])
     layers = 0
-    for configuration, each in zip(plan.configurations, runs, strict=True):
+    for configuration, each, own in zip(plan.configurations, runs, arguments, strict=True):
         treated = source
         if each.treatment is not None:  # which cannot be undone
             treated = load_source(plan.model, task, each.recipe.max_length)
             trainer, _ = build(treated, encoded_task, arguments[0])
+            each.treatment.callbacks(treated, encoded_task, own)
         make_sparse(treated.model, each)
         if rehearse(trainer, treated, encoded_task).drops_nothing:
             say(f"{configuration.treatment.spec}: {DROPS_NOTHING}")

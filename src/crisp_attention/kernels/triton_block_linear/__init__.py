@@ -1,0 +1,29 @@
+"""Linear layers whose weights are blocks, as many in every row of blocks, on GPUs, in Triton.
+
+Tested in Triton's interpreter and compiled for sm_80 and sm_90; it has not been run or timed on a GPU.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def computes(inputs: Tensor) -> bool:
+    """Whether the kernel is for these: in one of its dtypes, on NVIDIA's GPUs from Ampere on, with Triton installed."""
+    if inputs.device.type != "cuda" or inputs.dtype not in DTYPES or find_spec("triton") is None:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_properties(inputs.device).major >= 8
+
+
+def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
+    """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), all in one dtype, without gradients.
+
+    `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
+    int32 says which block of inputs each is for. Products are added up in float32, and are not rounded to TF32.
+    """
+    from crisp_attention.kernels.triton_block_linear import operators
+
+    return operators.forward(inputs, packed, index, bias)

@@ -1,0 +1,37 @@
+"""Rows of inputs times the blocks of a weight."""
+
+import triton
+import triton.language as tl
+
+from crisp_attention.kernels.triton_rows.tiles import load_rows, store_rows
+
+
+@triton.jit
+def multiply(
+    inputs, packed, index, bias, out,
+    stride, rows, blocks, kept,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """A tile of rows times one row of blocks; programs that run together have the same rows, and share them in caches.
+
+    A block is padded with zeros to WIDTH, and read DEPTH of its inputs at a time.
+    """
+    parts: tl.constexpr = WIDTH // DEPTH
+    program = tl.program_id(0)
+    block, first = program % blocks, program // blocks * ROWS
+    packed += block.to(tl.int64) * kept * SIZE * SIZE
+    index += block * kept
+    sums = tl.zeros([ROWS, WIDTH], tl.float32)
+    chosen = tl.load(index)
+    for number in range(kept * parts):
+        start = chosen * SIZE + number % parts * DEPTH
+        left = load_rows(inputs + start, stride, first, rows, SIZE, ROWS, DEPTH)
+        right = load_rows(packed + number * (SIZE // parts) * SIZE, SIZE, 0, SIZE, SIZE, DEPTH, WIDTH)
+        # a round ahead, so that the loads of the next rounds need not wait for it
+        chosen = tl.load(index + tl.minimum((number + 1) // parts, kept - 1))
+        sums = tl.dot(left, right, sums, input_precision="ieee")
+    if bias is not None:
+        column = tl.arange(0, WIDTH)
+        own = tl.load(bias + block * SIZE + column, mask=column < SIZE, other=0.0)
+        sums += own.to(tl.float32)[None, :]
+    store_rows(out + block * SIZE, blocks * SIZE, sums, first, rows, SIZE, ROWS, WIDTH)
