@@ -247,6 +247,18 @@ def test_another_process_loads_it(tmp_path) -> None:
         torch.testing.assert_close(torch.tensor(each), expected.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_bfloat16_is_computed_as_float32_and_rounded_once() -> None:
+    layer, states = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.randn(32), 16), torch.randn(4, 48)
+    half = copy.deepcopy(layer).bfloat16()
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(
+            states.bfloat16().float(), half.weight.float(), half.bias.float()
+        )
+        found = half(states.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2**-7, atol=1e-5)
+
+
 def test_a_bias_alone_is_trained() -> None:
     layer, states = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.zeros(32), 16), torch.randn(4, 48)
     layer.blocks.requires_grad_(False)

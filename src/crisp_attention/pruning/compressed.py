@@ -17,17 +17,18 @@ from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows, half of the
-# blocks kept, on AVX-512; from 4 to 64 rows it is a little less, and a single row waits for memory, not for these
+# blocks kept, on AVX-512. From 4 to 64 rows it is a little less; a single row waits for memory, or in small layers (384
+# to 384) for the overhead of a call, which makes them slower than dense at any sparsity
 COST = {8: 2.4, 16: 1.6, 32: 1.3, 64: 1.3}
 
 
 class BlockLinear(nn.Module):
     """A linear layer whose weight (outputs, inputs) is zero but for some square blocks, as many in every row of blocks.
 
-    Without gradients only these blocks are computed: on CPUs in float32, and on NVIDIA's GPUs from Ampere on in float32
-    (without TF32), bfloat16 and float16, by a Triton kernel that has not been run or timed on a GPU. Otherwise, under
-    autocast, and in programs that are recorded (torch.export, ONNX), the weight is put together and used as that of any
-    linear layer, with gradients for the blocks.
+    Without gradients only these blocks are computed: on CPUs in float32 and bfloat16 (computed in float32), and on
+    NVIDIA's GPUs from Ampere on in float32 (without TF32), bfloat16 and float16, by a Triton kernel that has not been
+    run or timed on a GPU. Otherwise, under autocast, and in programs that are recorded (torch.export, ONNX), the weight
+    is put together and used as that of any linear layer, with gradients for the blocks.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[
     if states.dtype != blocks.dtype:
         return None
     kernel: Callable[..., Tensor] | None = None
-    if states.device.type == "cpu" and states.dtype == torch.float32:
+    if states.device.type == "cpu" and states.dtype in (torch.float32, torch.bfloat16):
         kernel = block_linear
     elif triton_block_linear.computes(states):
         kernel = triton_block_linear.block_linear

@@ -14,11 +14,16 @@ torch.library.define(
 
 
 def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    """Rows (…, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (…, outputs), float32.
+    """Rows (…, inputs) times the blocks of a weight, plus a bias, or the GELU of that, (…, outputs).
+
+    All in float32, or in bfloat16, computed in float32 all the same.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
     int32 says which block of inputs each is for. Without gradients.
     """
+    if inputs.dtype == torch.bfloat16:
+        wide = None if bias is None else bias.float()
+        return block_linear(inputs.float(), packed.float(), index, wide, gelu).to(inputs.dtype)
     found: Tensor = torch.ops.crisp.block_linear.default(inputs, packed, index, bias, gelu)
     return found
 
