@@ -12,16 +12,23 @@ from crisp_attention.cli.options import FinetuneOptions, run_values
 from crisp_attention.cli.pruning_options import PruneOptions
 from crisp_attention.runs.finetune import Run, carry_out
 from crisp_attention.runs.flat import spec_of
+from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.task import Target
 from crisp_attention.runs.terminal import is_main, table_console
 
 
 def run_finetune(options: FinetuneOptions, console: Console) -> None:
     """Run it and print the results; raises as `carry_out` does."""
+    run = run_as_asked(spec_of(run_values(options)), options, console)
+    print_summary(run, _attention(run))
+
+
+def run_as_asked(spec: RunSpec, options: FinetuneOptions | PruneOptions, console: Console) -> Run:
+    """Do a run in the folder and in the way that the options say; raises as `carry_out` does."""
     from accelerate import PartialState
 
     run = carry_out(
-        spec_of(run_values(options)),
+        spec,
         options.output,
         console,
         resume=options.resume,
@@ -30,7 +37,7 @@ def run_finetune(options: FinetuneOptions, console: Console) -> None:
         command=["crisp", *sys.argv[1:]],
     )
     PartialState().destroy_process_group()
-    print_summary(run, _attention(run))
+    return run
 
 
 def print_summary(run: Run, sparsity: str) -> None:

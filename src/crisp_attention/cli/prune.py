@@ -1,15 +1,13 @@
 """`crisp prune`: from flags to a run, the compressed model, and the report of what pruning saved."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from rich.console import Console
 
-from crisp_attention.cli.finetune import print_summary
+from crisp_attention.cli.finetune import print_summary, run_as_asked
 from crisp_attention.cli.options import run_values
 from crisp_attention.cli.pruning_options import PruneOptions
 from crisp_attention.errors import OptionError
@@ -17,7 +15,7 @@ from crisp_attention.methods.checks import check_number
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.pruning.compressed import compress
-from crisp_attention.runs.finetune import Run, carry_out
+from crisp_attention.runs.finetune import Run
 from crisp_attention.runs.pruning.pruned import PrunedModel
 from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.run_directory import COMPRESSED, LAYERS
@@ -34,16 +32,7 @@ DEFAULT_TARGET = 0.9
 def run_prune(options: PruneOptions, console: Console) -> None:
     """Run it, compress the model, and print the results; raises as `carry_out` does."""
     spec = spec_of(options)
-    run = carry_out(
-        spec,
-        options.output,
-        console,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        keep_model=not options.discard_model,
-        command=["crisp", *sys.argv[1:]],
-    )
-    PartialState().destroy_process_group()
+    run = run_as_asked(spec, options, console)
     print_summary(run, f"{run.metrics['achieved_sparsity']:.1%} of the weights of pruned layers are zero")
     if is_main() and not options.discard_model:
         for line in _reported(run, spec.treatment):

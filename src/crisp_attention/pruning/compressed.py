@@ -14,7 +14,7 @@ from crisp_attention.kernels.dispatch import recorder, transformed
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
 from crisp_attention.pruning.matrices import Matrix, matrices_of
-from crisp_attention.pruning.patterns import BLOCK_SIZES
+from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows, half of the
 # blocks kept, on AVX-512. From 4 to 64 rows it is a little less; a single row waits for memory, or in small layers (384
@@ -67,7 +67,7 @@ class BlockLinear(nn.Module):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, size: int, gelu: bool = False) -> "BlockLinear":
         """From a weight (outputs, inputs) that blocks of this size divide; rows with fewer blocks get some of zeros."""
-        tiles = weight.detach().unflatten(1, (-1, size)).unflatten(0, (-1, size)).transpose(1, 2)
+        tiles = tiles_of(weight.detach(), size)
         used = (tiles != 0).flatten(2).any(dim=2)
         count = max(int(used.sum(dim=1).max()), 1)
         # those that are used come first, in their order
@@ -212,8 +212,7 @@ def size_for(matrix: Matrix) -> int | None:
     for size in BLOCK_SIZES:
         if any(each % size for each in matrix.shape):
             continue
-        tiles = matrix.rows(matrix.weight.detach()).unflatten(1, (-1, size)).unflatten(0, (-1, size))
-        used = (tiles != 0).any(dim=3).any(dim=1)
+        used = (tiles_of(matrix.rows(matrix.weight.detach()), size) != 0).flatten(2).any(dim=2)
         cost = COST[size] * max(int(used.sum(dim=1).max()), 1) / used.shape[1]
         if cost <= least and cost < 1:
             best, least = size, cost

@@ -45,8 +45,7 @@ class Masks:
         """
 
         def after(optimizer: Optimizer, *_: Any) -> None:
-            mine = {id(each.weight) for each in self.matrices}
-            if any(id(each) in mine for group in optimizer.param_groups for each in group["params"]):
+            if self._has_any(optimizer):
                 self.zero()
 
         self.zero()
@@ -58,3 +57,8 @@ class Masks:
             stack.callback(register_optimizer_step_post_hook(after).remove)
             yield
         self.zero()
+
+    def _has_any(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer steps one of these weights."""
+        own = {id(each.weight) for each in self.matrices}
+        return any(id(each) in own for group in optimizer.param_groups for each in group["params"])

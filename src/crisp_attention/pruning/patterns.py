@@ -3,9 +3,21 @@
 import re
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from crisp_attention.pruning.matrices import Matrix
 
 BLOCK_SIZES = (8, 16, 32, 64)
+
+
+def tiles_of(rows: Tensor, size: int) -> Tensor:
+    """A matrix (R · B, C · B) as square blocks (R, C, B, B)."""
+    return rows.unflatten(1, (-1, size)).unflatten(0, (-1, size)).transpose(1, 2)
+
+
+def spread(blocks: Tensor, size: int) -> Tensor:
+    """A value for each block (R, C) as one for each weight in it, (R · B, C · B)."""
+    return blocks.repeat_interleave(size, 0).repeat_interleave(size, 1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.pruning.matrices import Matrix
-from crisp_attention.pruning.patterns import Pattern
+from crisp_attention.pruning.patterns import Pattern, spread, tiles_of
 
 NORMALISED = ("sum", "mean")
 
@@ -122,9 +122,9 @@ def _ranked(scores: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     """The blocks of each row of blocks, best first (R, C), and the sums of the rank columns (C,)."""
     size = pattern.block_size
     assert size is not None
-    blocks = scores.unflatten(1, (-1, size)).unflatten(0, (-1, size))
-    pruned = (blocks == -torch.inf).all(dim=3).all(dim=1)
-    sums = torch.where(blocks == -torch.inf, 0.0, blocks).sum(dim=(1, 3)).masked_fill(pruned, -torch.inf)
+    blocks = tiles_of(scores, size)
+    pruned = (blocks == -torch.inf).flatten(2).all(dim=2)
+    sums = torch.where(blocks == -torch.inf, 0.0, blocks).sum(dim=(2, 3)).masked_fill(pruned, -torch.inf)
     order = sums.argsort(dim=1, descending=True, stable=True)
     return order, sums.gather(1, order).sum(dim=0)
 
@@ -135,7 +135,7 @@ def _first_blocks(order: Tensor, count: int, pattern: Pattern) -> Tensor:
     kept = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, first.expand_as(order))
     size = pattern.block_size
     assert size is not None
-    return kept.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    return spread(kept, size)
 
 
 def _columns(matrix: Matrix, pattern: Pattern) -> int:

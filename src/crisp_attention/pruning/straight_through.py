@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
 
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.matrices import Matrix
-from crisp_attention.pruning.patterns import Pattern
+from crisp_attention.pruning.patterns import Pattern, spread, tiles_of
 from crisp_attention.pruning.selection import keep_in_groups
 
 ESTIMATORS = ("none", "ste", "sr-ste")
@@ -67,16 +67,12 @@ class StraightThrough(Masks):
     def held(self) -> Iterator[None]:
         """Train the dense weights inside the block; the model has the kept ones, also afterwards."""
 
-        def mine(optimizer: Optimizer) -> bool:
-            own = {id(each.weight) for each in self.matrices}
-            return any(id(each) in own for group in optimizer.param_groups for each in group["params"])
-
         def before(optimizer: Optimizer, *_: Any) -> None:
-            if mine(optimizer):
+            if self._has_any(optimizer):
                 self._give_dense()
 
         def after(optimizer: Optimizer, *_: Any) -> None:
-            if mine(optimizer):
+            if self._has_any(optimizer):
                 self._take_dense()
 
         self.zero()
@@ -113,5 +109,4 @@ class StraightThrough(Masks):
         """The kept blocks, as weights; N:M keeps some of each."""
         size = self.pattern.block_size
         assert size is not None
-        tiles = self.kept[name].unflatten(1, (-1, size)).unflatten(0, (-1, size)).any(dim=3).any(dim=1)
-        return tiles.repeat_interleave(size, 0).repeat_interleave(size, 1)
+        return spread(tiles_of(self.kept[name], size).flatten(2).any(dim=2), size)

@@ -54,7 +54,7 @@ def training_arguments(spec: RunSpec, checkpoints: Path) -> TrainingArguments:
         "train_sampling_strategy": "group_by_length",
         "disable_tqdm": True,
     }
-    if spec.treatment is not None or spec.data.classes or spec.data.draw_classes is not None:
+    if spec.treatment is not None or spec.data.has_classes:
         defaults["eval_on_start"] = True  # what the model could do before
     if spec.metric is not None:
         defaults["metric_for_best_model"] = spec.metric

@@ -131,6 +131,11 @@ class Data:
         if isinstance(self.source, Path):
             object.__setattr__(self, "source", str(self.source))
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is for some classes alone."""
+        return bool(self.classes) or self.draw_classes is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; `from_dict` is the inverse."""
         return asdict(self) | {"text_columns": list(self.text_columns), "classes": list(self.classes)}

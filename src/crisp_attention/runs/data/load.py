@@ -316,7 +316,7 @@ def load_task(data: Data, seed: int = 0) -> Task:
         splits["train"], splits["validation"], note = hold_out(splits["train"], known.are_classes)
         notes.append(note)
     target = known.target
-    if data.classes or data.draw_classes is not None:
+    if data.has_classes:
         splits[EVERY_CLASS] = splits["train"]
         target = with_classes(
             target,

@@ -92,7 +92,7 @@ class PruningCallback(TrainerCallback):
             first = number * state.max_steps // own.steps  # of several at one step the last counts
             self._targets[first] = dict(zip(own.by_kind, shares, strict=True)) if own.by_kind else shares[0]
         if state.global_step:
-            matrices = [each for group, _ in groups for each in group]
+            matrices = own.pruned(model)
             self._hold(Masks.of(matrices) if own.ste == NONE else self._read(_file(args, state), matrices))
 
     def on_step_begin(
@@ -119,7 +119,7 @@ class PruningCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        matrices = [each for group, _ in self.treatment.matrices(kwargs["model"]) for each in group]
+        matrices = self.treatment.pruned(kwargs["model"])
         zeros = sum(int((each.weight == 0).sum()) for each in matrices)
         share = zeros / sum(each.weight.numel() for each in matrices)
         kwargs["logs"]["sparsity"] = state.log_history[-1]["sparsity"] = share

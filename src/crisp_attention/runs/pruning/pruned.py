@@ -59,7 +59,7 @@ class PrunedModel:
 
     def report(self, rows: int = ROWS) -> "Report":
         """Measure what pruning saves on this machine: every layer with `rows` inputs, dense and compressed."""
-        matrices = [each for group, _ in self.treatment.matrices(self.model) for each in group]
+        matrices = self.treatment.pruned(self.model)
         left = left_of(self.model, self.treatment.target, self.treatment.zeros, self.treatment.skip)
         return Report(layer_table(matrices, rows), rows, left, self.before, self.after)
 

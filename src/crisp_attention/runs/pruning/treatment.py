@@ -137,6 +137,10 @@ class Pruning(ModelTreatment):
         """What is pruned of a model, and to which shares. Raises ValueError for a target out of reach."""
         return groups_of(model, self.target, self.zeros, self.skip)
 
+    def pruned(self, model: "nn.Module") -> "list[Matrix]":
+        """What is pruned of a model, whatever its share."""
+        return [each for group, _ in self.matrices(model) for each in group]
+
     @property
     def by_kind(self) -> dict[str, float]:
         """The shares of kinds of layers, by the names of `pruning.matrices.KINDS`."""
@@ -219,7 +223,7 @@ class Pruning(ModelTreatment):
         """One row per layer that is pruned, with its kind and number of weights."""
         import pandas as pd
 
-        found = [each for group, _ in self.matrices(model) for each in group]
+        found = self.pruned(model)
         rows = [
             {
                 "layer": number,
