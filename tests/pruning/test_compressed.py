@@ -103,7 +103,7 @@ def test_a_pruned_model_is_compressed_into_another_of_the_same_outputs() -> None
     model = bert(hidden_size=64, intermediate_size=128)
     pruning.step(model, BATCHES, 0.85, pattern="2:4", block_size=16)
     before = copy.deepcopy(model.state_dict())
-    fast = pruning.compress(model)
+    fast = pruning.compress(model, least_weights=0)
     assert sum(isinstance(each, BlockLinear) for each in fast.modules()) >= 3
     assert not any(isinstance(each, BlockLinear) for each in model.modules())
     assert all(each.equal(before[name]) for name, each in model.state_dict().items())
@@ -113,7 +113,7 @@ def test_a_pruned_model_is_compressed_into_another_of_the_same_outputs() -> None
     for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
         with torch.no_grad():
             assert again(tokens).logits.equal(fast(tokens).logits)
-    twin = pruning.compress(model)
+    twin = pruning.compress(model, least_weights=0)
     twin.load_state_dict(fast.state_dict())
 
 
@@ -124,7 +124,7 @@ def test_gelu_is_computed_by_the_layer_before_it_where_that_can_be_told() -> Non
         each.weight.data = torch.block_diag(*torch.randn(4, 16, 16))
     order = [layers[0], exact, layers[1], other, layers[2], nn.Dropout(), exact]
     model = nn.Sequential(nn.Sequential(*order), exact).eval()
-    fast = pruning.compress(model)
+    fast = pruning.compress(model, least_weights=0)
     assert [each.gelu for each in fast.modules() if isinstance(each, BlockLinear)] == [True, False, False]
     assert [type(each) for each in fast[0]].count(nn.Identity) == 1
     states = torch.randn(5, 64, requires_grad=True)
@@ -133,7 +133,7 @@ def test_gelu_is_computed_by_the_layer_before_it_where_that_can_be_told() -> Non
     written = bert(hidden_size=64, intermediate_size=128, hidden_act="gelu_new")
     for model, told in ((bert(hidden_size=64, intermediate_size=128), True), (written, False)):
         pruning.step(model, [], 0.75, pattern=None, block_size=16, saliency="magnitude")
-        fast = pruning.compress(model)
+        fast = pruning.compress(model, least_weights=0)
         layer = fast.bert.encoder.layer[0]
         assert (
             layer.intermediate.dense.gelu
@@ -146,7 +146,7 @@ def test_gelu_is_computed_by_the_layer_before_it_where_that_can_be_told() -> Non
 def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -> None:
     model = bert(hidden_size=64, intermediate_size=128)
     pruning.step(model, BATCHES, 0.75, pattern=None, block_size=16)
-    fast = pruning.compress(model)
+    fast = pruning.compress(model, least_weights=0)
     for each, name in ((model, "pruned"), (fast, "small")):
         each.save_pretrained(tmp_path / name)
     sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("pruned", "small")}
@@ -175,7 +175,7 @@ def test_gpt2_and_sparse_attention(tmp_path) -> None:
     crisp.sparsify(model, crisp.TopK(0.5))
     tokens = torch.arange(20)[None]
     pruning.step(model, [{"input_ids": tokens, "labels": tokens}], 0.75, pattern=None, block_size=16)
-    fast = pruning.compress(model)
+    fast = pruning.compress(model, least_weights=0)
     assert crisp.is_sparse(fast)
     with torch.no_grad():
         torch.testing.assert_close(fast(tokens).logits, model(tokens).logits, rtol=1e-5, atol=1e-5)
@@ -194,7 +194,7 @@ def test_the_size_of_blocks_is_that_of_least_time() -> None:
     def size(weight: torch.Tensor) -> int | None:
         layer = nn.Linear(*reversed(weight.shape))
         layer.weight.data = weight
-        return pruning.compressed.size_for(Matrix("layer", layer))
+        return pruning.compressed.size_for(Matrix("layer", layer), least_weights=0)
 
     for wanted in (8, 16, 32, 64):
         diagonal = torch.block_diag(*(torch.ones(wanted, wanted) for _ in range(512 // wanted)))
@@ -204,14 +204,23 @@ def test_the_size_of_blocks_is_that_of_least_time() -> None:
     assert size(torch.zeros(64, 64)) is not None
 
 
+def test_layers_too_small_to_gain_stay_dense_unless_they_are_asked_for() -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 2))
+    pruning.step(model, [], 0.85, pattern=None, block_size=16, saliency="magnitude")
+    assert [isinstance(each, BlockLinear) for each in pruning.compress(model)[:3:2]] == [True, False]
+    assert all(isinstance(each, BlockLinear) for each in pruning.compress(model, least_weights=0)[:3:2])
+    with pytest.raises(ValueError, match="expected layers of at least 100,000 weights"):
+        pruning.compress(model, least_weights=100_000)
+
+
 def test_a_dense_model_is_refused_and_skipped_layers_stay() -> None:
     with pytest.raises(
         ValueError, match="BertForSequenceClassification has no layer that blocks would make faster"
     ):
-        pruning.compress(bert())
+        pruning.compress(bert(), least_weights=0)
     model = bert(hidden_size=64, intermediate_size=128)
     pruning.step(model, BATCHES, 0.85, block_size=16)
-    fast = pruning.compress(model, skip=["*.intermediate.*"])
+    fast = pruning.compress(model, skip=["*.intermediate.*"], least_weights=0)
     assert isinstance(fast.bert.encoder.layer[0].intermediate.dense, nn.Linear)
 
 
@@ -231,7 +240,7 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
 def test_another_process_loads_it(tmp_path) -> None:
     model = bert(hidden_size=64, intermediate_size=128)
     pruning.step(model, [], 0.7, pattern=None, block_size=16, saliency="magnitude")
-    pruning.compress(model).save_pretrained(tmp_path)
+    pruning.compress(model, least_weights=0).save_pretrained(tmp_path)
     program = (
         "import sys, torch, crisp_attention\n"
         "from transformers import AutoModelForSequenceClassification as Auto\n"

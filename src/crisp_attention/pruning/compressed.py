@@ -17,9 +17,10 @@ from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows, half of the
-# blocks kept, on AVX-512. From 4 to 64 rows it is a little less; a single row waits for memory, or in small layers (384
-# to 384) for the overhead of a call, which makes them slower than dense at any sparsity
+# blocks kept, on AVX-512. From 4 to 64 rows it is a little less; a single row waits for memory
 COST = {8: 2.4, 16: 1.6, 32: 1.3, 64: 1.3}
+# from 256 x 256 on, 128 rows take less time in blocks: in smaller layers the call itself takes as long as the product
+LEAST_WEIGHTS = 2**16
 
 
 class BlockLinear(nn.Module):
@@ -134,7 +135,7 @@ def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[
     return None if kernel is None or torch.is_autocast_enabled(states.device.type) else kernel
 
 
-def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
+def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int = LEAST_WEIGHTS) -> nn.Module:
     """A copy of a model in which linear layers with enough blocks of zeros skip them; the model stays as it is.
 
     The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
@@ -150,6 +151,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
         A pruned model.
     skip
         Patterns of names of layers that stay dense.
+    least_weights
+        Layers of fewer weights, zeros included, stay dense: they would take longer. 0 saves their bytes all the same.
 
     Returns
     -------
@@ -167,16 +170,21 @@ def compress(model: nn.Module, *, skip: Sequence[str] = ()) -> nn.Module:
     >>> from crisp_attention import pruning
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2))
     >>> masks = pruning.step(model, [], 0.75, pattern=None, block_size=16, saliency="magnitude")
-    >>> pruning.compress(model)[0]
+    >>> pruning.compress(model, least_weights=0)[0]
     BlockLinear(in_features=64, out_features=64, bias=True, 1 of 4 blocks of 16 in each of 4 rows)
     """
     if isinstance(model, nn.Linear):
         raise ValueError("compress takes a model with layers, got a layer: expected it inside another module")
-    sizes = {each.name: size for each in matrices_of(model, skip).matrices if (size := size_for(each))}
+    sizes = {
+        each.name: size
+        for each in matrices_of(model, skip).matrices
+        if (size := size_for(each, least_weights))
+    }
     if not sizes:
         raise ValueError(
-            f"{type(model).__name__} has no layer that blocks would make faster: expected weights with whole blocks of "
-            f"zeros, of {', '.join(map(str, BLOCK_SIZES))} rows and columns"
+            f"{type(model).__name__} has no layer that blocks would make faster: expected layers of at least "
+            f"{least_weights:,} weights (least_weights) with whole blocks of zeros, of "
+            f"{', '.join(map(str, BLOCK_SIZES))} rows and columns"
         )
     found = copy.deepcopy(model)
     for name, size in sizes.items():
@@ -204,9 +212,9 @@ def note(model: nn.Module) -> None:
         config.quantization_config = {"quant_method": COMPRESSED, "layers": layers}
 
 
-def size_for(matrix: Matrix) -> int | None:
+def size_for(matrix: Matrix, least_weights: int = LEAST_WEIGHTS) -> int | None:
     """The size of blocks by which a matrix takes least time, None if dense does."""
-    if matrix.weight.dim() != 2:
+    if matrix.weight.dim() != 2 or matrix.weight.numel() < least_weights:
         return None
     best, least = None, 1.0
     for size in BLOCK_SIZES:
