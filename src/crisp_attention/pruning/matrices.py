@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -33,6 +33,8 @@ HEADS = frozenset(
         "embed_out",
     ]
 )
+
+_KNOWN = "a linear layer, a 2-d convolution or a Conv1D of transformers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,8 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
     """All weights of linear layers and convolutions, in the order of the model, each once.
 
     Left out are heads (in models of transformers all that is outside their base model), the first convolution, weights
-    that are an embedding's too, and what matches a pattern of `skip`, such as "*.layer.0.*". Raises ValueError for a
+    that are an embedding's too, matrices that are no such layer's weight, and what matches a pattern of `skip`, such as
+    "*.layer.0.*". Raises ValueError for a
     pattern that matches no layer, and for PEFT adapters.
     """
     if any(type(each).__module__.startswith("peft.") for each in model.modules()):
@@ -142,7 +145,18 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
         else:
             found.append(matrix)
             seen.add(id(matrix.weight))
-    return Found(found, skipped)
+    return Found(found, skipped | _others(model, layers))
+
+
+def _others(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Matrices that are not weights of such layers, as those of XLNet's attention and of many experts are not."""
+    return {
+        f"{name}.{own}".lstrip("."): f"no weight of {_KNOWN}"
+        for name, module in model.named_modules()
+        if name not in layers and not isinstance(module, nn.Embedding)
+        for own, each in module.named_parameters(recurse=False)
+        if each.dim() > 1 and min(each.shape[-2:]) > 1
+    }
 
 
 def _body(model: nn.Module) -> str:
