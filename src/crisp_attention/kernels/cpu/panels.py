@@ -4,24 +4,22 @@ A library packs its factors in each call and shares locks with other threads: fo
 quarter of the time on one thread, and more than half on two.
 """
 
-import os
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.native import compiled, floats_after
+from crisp_attention.kernels.cpu.processor import FEATURES
 from crisp_attention.kernels.cpu.vectors import FLOATS, INTS, LANES, POINTER, fma, load, splat, store
 
 ZERO = np.float32(0)
-# numba compiles for the host unless it is told otherwise
-TOLD = os.environ.get("NUMBA_CPU_FEATURES", "") if os.environ.get("NUMBA_CPU_NAME") else None
-FEATURES = binding.get_host_cpu_features().flatten() if TOLD is None else TOLD
-# 4 x 4 vectors of sums leave AVX-512 registers for the factors; other machines hold half as many numbers or fewer
-ROWS, WIDE = 4, 64 if "+avx512f" in FEATURES else 16
+# 4 x 4 vectors of sums leave AVX-512 registers for the factors; of AVX2's 16 registers, which hold half as much, 6 x 2
+ROWS, WIDE = (4, 64) if "+avx512f" in FEATURES else (6, 16)
+FEWER = ROWS - 2
 
 
 @compiled
@@ -54,6 +52,10 @@ def _strip(out, out_row, a, a_row, a_step, b, b_row, count, rows, width, add):
         sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
         _panel(sums, out_row, left, a_row, a_step, b, b_row, count, add, ROWS, width)
         r += ROWS
+    while rows - r >= FEWER:
+        sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+        _panel(sums, out_row, left, a_row, a_step, b, b_row, count, add, FEWER, width)
+        r += FEWER
     while r < rows:
         sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
         _panel(sums, out_row, left, a_row, a_step, b, b_row, count, add, 1, width)

@@ -13,13 +13,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.plan import LANES
+from crisp_attention.kernels.cpu.processor import FEATURES
 
 FLOAT = ir.FloatType()
 INT = ir.IntType(32)
 FLOATS = ir.VectorType(FLOAT, LANES)
 INTS = ir.VectorType(INT, LANES)
+HALF = LANES // 2
+BYTES = ir.VectorType(ir.IntType(8), HALF)
 POINTER = types.CPointer(types.float32)
 INDICES = types.CPointer(types.int32)
+
+# whether vectors are compressed by a table
+TABLED = "+avx2" in FEATURES and "+avx512f" not in FEATURES
 
 
 def load(builder: Any, pointer: Any, offset: int = 0) -> Any:
@@ -224,21 +230,48 @@ def compact(typing, row, count, threshold, tie, index, kept):
             early = builder.icmp_signed("<=", place, tie)
             keep = builder.or_(builder.fcmp_ordered(">", x, threshold), builder.and_(equal, early))
             at = builder.load(taken)
-            for values, goal, kind in ((x, kept, "v16f32"), (place, index, "v16i32")):
-                undefined = ir.Constant(values.type, ir.Undefined)
-                packed = _call(
-                    builder,
-                    f"llvm.experimental.vector.compress.{kind}",
-                    values.type,
-                    [values, keep, undefined],
-                )
-                pointer = builder.bitcast(builder.gep(goal, [at]), values.type.as_pointer())
-                builder.store(packed, pointer, align=4)
-            number = builder.ctpop(builder.bitcast(keep, ir.IntType(LANES)))
-            builder.store(builder.add(at, builder.zext(number, count.type)), taken)
+            pairs = ((x, kept), (place, index))
+            builder.store(_compress(builder, keep, pairs, at), taken)
         return builder.load(taken)
 
     return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
+
+
+def _compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
+    """Store the lanes that are kept of some vectors, side by side, from `at` of their goals; returns where they end."""
+    if not TABLED:
+        for values, goal in pairs:
+            kind = "v16f32" if values.type == FLOATS else "v16i32"
+            name = f"llvm.experimental.vector.compress.{kind}"
+            undefined = ir.Constant(values.type, ir.Undefined)
+            packed = _call(builder, name, values.type, [values, keep, undefined])
+            pointer = builder.bitcast(builder.gep(goal, [at]), values.type.as_pointer())
+            builder.store(packed, pointer, align=4)
+        number = builder.ctpop(builder.bitcast(keep, ir.IntType(LANES)))
+        return builder.add(at, builder.zext(number, at.type))
+    # AVX2 has no such instruction, and LLVM stores lane by lane: eight lanes in the order that a table has for each mask
+    whole = builder.bitcast(keep, ir.IntType(LANES))
+    half = ir.VectorType(INT, HALF)
+    for first in range(0, LANES, HALF):
+        mask = builder.trunc(builder.lshr(whole, whole.type(first)), ir.IntType(HALF))
+        row = builder.gep(_orders(builder), [INT(0), builder.zext(mask, INT)])
+        order = builder.zext(builder.load(row), half)
+        some = ir.Constant(half, list(range(first, first + HALF)))
+        for values, goal in pairs:
+            lanes = builder.bitcast(builder.shuffle_vector(values, values, some), half)
+            packed = _call(builder, "llvm.x86.avx2.permd", half, [lanes, order])
+            pointer = builder.bitcast(builder.gep(goal, [at]), half.as_pointer())
+            builder.store(packed, pointer, align=4)
+        at = builder.add(at, builder.zext(builder.ctpop(mask), at.type))
+    return at
+
+
+def _orders(builder: Any) -> Any:
+    """For each of 256 masks the lanes that it keeps, first, as bytes."""
+    lanes = [[lane for lane in range(HALF) if mask >> lane & 1] for mask in range(1 << HALF)]
+    rows = [ir.Constant(BYTES, each + [0] * (HALF - len(each))) for each in lanes]
+    kind = ir.ArrayType(BYTES, len(rows))
+    return cgutils.global_constant(builder, "crisp_orders", ir.Constant(kind, rows))
 
 
 # e ** r on |r| <= ln(2) / 2, highest power first (Cephes)

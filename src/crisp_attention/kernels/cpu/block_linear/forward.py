@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from crisp_attention.kernels.cpu.block_linear.gelu import gelu
 from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
 from crisp_attention.kernels.cpu.native import compiled, entry, floats_after, floats_at, indices_at, next_item
-from crisp_attention.kernels.cpu.panels import FEATURES
+from crisp_attention.kernels.cpu.processor import FEATURES
 from crisp_attention.kernels.cpu.vectors import FLOAT, INDICES, INT, LANES, POINTER
 
 # rows by two vectors of sums fill the registers, but for the factors
