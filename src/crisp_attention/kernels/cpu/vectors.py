@@ -249,7 +249,7 @@ def _compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any
             builder.store(packed, pointer, align=4)
         number = builder.ctpop(builder.bitcast(keep, ir.IntType(LANES)))
         return builder.add(at, builder.zext(number, at.type))
-    # AVX2 has no such instruction, and LLVM stores lane by lane: eight lanes in the order that a table has for each mask
+    # without such an instruction LLVM stores lane by lane: here eight lanes in the order that a table has for each mask
     whole = builder.bitcast(keep, ir.IntType(LANES))
     half = ir.VectorType(INT, HALF)
     for first in range(0, LANES, HALF):
