@@ -144,6 +144,13 @@ def biased(heads: int, *, slope: bool = False) -> Callable[[Call], Call]:
     return change
 
 
+def capped_and_sunk(call: Call) -> Call:
+    """With a softcap that bends the scores, sinks of each head and a bias that wants a gradient."""
+    heads = call.query.shape[1]
+    sinks = torch.linspace(-2, 2, heads, device=call.query.device)
+    return replace(biased(heads, slope=True)(call), softcap=16.0, sinks=sinks)
+
+
 def equal_scores(call: Call) -> Call:
     """Every key the same: all scores of a row are equal."""
     return replace(call, key=call.key[:, :, :1].expand_as(call.key).contiguous())
@@ -211,4 +218,5 @@ CASES = {
     "denormal values": Case(change=scaled(value=2.0**-135)),
     "as transformers lays it out": Case(groups=2, change=as_transformers_lays_it_out),
     "expanded": Case(change=expanded),
+    "softcap, sinks and a bias that learns": Case(causal=True, groups=2, change=capped_and_sunk),
 }

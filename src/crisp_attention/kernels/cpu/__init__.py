@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from crisp_attention.errors import listed
 from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
-from crisp_attention.kernels.cpu.plan import LANES, code_of
+from crisp_attention.kernels.cpu.plan import ENTMAX15, LANES, SPARSEMAX, code_of
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
@@ -30,14 +31,13 @@ def lacks(call: Call) -> str | None:
     if call.blocks is not None:
         if call.blocks.blocks.size > LANES and call.blocks.blocks.size % LANES:
             return f"blocks of {call.blocks.blocks.size} keys (fewer than {LANES} or a multiple are needed)"
-        if call.bias is not None:
-            return "blocks with a bias"
-    if code_of(call.method.rule) is None:
+        given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
+        if more := [name for name, each in given.items() if each is not None]:
+            return f"blocks with {listed(more)}"
+    if (code := code_of(call.method.rule)) is None:
         return f"the rule {called(call.method.rule)}"
-    if call.softcap is not None or call.sinks is not None:
-        return "softcap and sinks"
-    if call.bias is not None and call.bias.requires_grad:
-        return "a bias that learns"
+    if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
+        return "entmax with attention sinks"
     return None
 
 
@@ -74,6 +74,7 @@ def attention(call: Call) -> Tensor:
             value,
             valid,
             bias,
+            None if call.sinks is None else call.sinks.float(),
             None,
             None,
             None,
@@ -81,6 +82,7 @@ def attention(call: Call) -> Tensor:
             *code,
             call.causal,
             call.scale,
+            call.softcap or 0.0,
             call.dropout,
             0,
         )
@@ -97,6 +99,6 @@ def attention(call: Call) -> Tensor:
         )
     else:
         output, *_ = rows(
-            *states, None, None, *shown, *code, call.causal, call.scale, call.dropout, blocks.size
+            *states, None, None, None, *shown, *code, call.causal, call.scale, 0.0, call.dropout, blocks.size
         )
     return blocks.back(output).to(call.query.dtype)

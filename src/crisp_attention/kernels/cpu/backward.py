@@ -3,10 +3,12 @@
 An item of work is all queries of one chunk over one group of keys, so that no two threads add to one row.
 """
 
+import math
+
+import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu import selection
-from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -19,9 +21,9 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import keys_of, pack_head, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import bias_of, keys_of, pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import INFINITY
-from crisp_attention.kernels.cpu.weights import drop, score_gradient, weigh
+from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, sunk_gradient, uncap, weigh
 
 
 @compiled
@@ -35,6 +37,26 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
                 key_grad[j * width + d] = NAN
             for d in range(value_width):
                 value_grad[j * value_width + d] = NAN
+
+
+@compiled
+def _learn_bias(job, batch, head, i, row, n, index, grad, count, spoilt):
+    if job.bias_grad:
+        at = batch * job.bias_grad_batch + head * job.bias_grad_head + i * job.bias_grad_row
+        own = floats_at(job.bias_grad + 4 * at)
+        for t in range(count):
+            own[index[t]] = grad[t]
+        for j in range(n if spoilt else 0):
+            if row[j] != -INFINITY:
+                own[j] = NAN
+
+
+@compiled
+def _learn_sink(job, slot, head, norm, mean, count):
+    # `mean` is the gradient of the kept weights' mean, which a sink draws to its own 0
+    if count > 0 or norm[1] != norm[1]:
+        share = np.float32(math.exp(floats_at(job.sinks)[head] - norm[0])) / norm[1]
+        floats_at(job.sinks_grad)[slot * job.heads + head] -= share * mean
 
 
 @entry(JOB)
@@ -91,11 +113,19 @@ def backward(jobs):
                         scatter_add(value_grad, job.value_width, index, factor, count, grad, job.value_width)
                     else:
                         scatter_add(value_grad, job.value_width, index, kept, count, grad, job.value_width)
-                    score_gradient(job.rule, kept, work, count)
+                    spoilt = norm[1] != norm[1]
+                    if job.sinks:
+                        mean = sunk_gradient(kept, work, count)
+                        _learn_sink(job, item // job.groups, head, norm, mean, count)
+                    else:
+                        score_gradient(job.rule, kept, work, count)
+                    _learn_bias(job, batch, head, i, row, n, index, work, count, spoilt)
+                    if job.softcap > 0:
+                        uncap(job, row, bias_of(job, batch, head, i), index, count, work)
                     for t in range(count):
                         work[t] *= job.scale
                     gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
                     scatter_add(key_grad, job.width, index, work, count, query, job.width)
-                    if norm[1] != norm[1]:
+                    if spoilt:
                         _spoil(row, n, query_grad, key_grad, value_grad, job.width, job.value_width)
         item = next_item(jobs)

@@ -3,7 +3,6 @@
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, products, seen_blocks, weigh_row
-from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -16,7 +15,7 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.scores import keys_of
-from crisp_attention.kernels.cpu.weights import drop, score_gradient
+from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient
 
 
 @entry(JOB)

@@ -5,7 +5,7 @@ from numba import carray
 
 from crisp_attention.kernels.cpu import plan
 from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, key_numbers, products, seen_blocks, weigh_row
-from crisp_attention.kernels.cpu.forward import NAN, choose
+from crisp_attention.kernels.cpu.forward import choose
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -20,7 +20,7 @@ from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.scores import keys_of
 from crisp_attention.kernels.cpu.selection import spoiled
 from crisp_attention.kernels.cpu.vectors import exponentials, survey
-from crisp_attention.kernels.cpu.weights import drop
+from crisp_attention.kernels.cpu.weights import NAN, drop
 
 
 @entry(JOB)

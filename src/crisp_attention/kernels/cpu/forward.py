@@ -19,19 +19,19 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, spoiled
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, spoiled
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
-from crisp_attention.kernels.cpu.weights import drop, weigh
-
-NAN = np.float32(np.nan)
+from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
 
 
 @compiled
 def choose(job, row, n, index, kept, work, norm):
     """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
     low, high, seen, broken, total, squares = survey(row, padded(n))
+    # next to a sink, scores of -inf alone have no weight, as it takes all
+    drowned = job.sinks != 0 and broken == 0 and high == LOWEST
     spoilt = spoiled(high, broken)
-    norm[0], norm[1] = high, NAN if spoilt else np.float32(0)
+    norm[0], norm[1] = high, NAN if spoilt and not drowned else np.float32(0)
     threshold, tie = low, EVERYWHERE
     if seen == 0 or spoilt:
         return 0, INFINITY, EVERYWHERE
@@ -104,6 +104,8 @@ def forward(jobs):
             row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
             count, threshold, tie = choose(job, row, n, index, kept, work, norm)
             floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
+            if job.sinks:
+                with_sink(floats_at(job.sinks)[head], norm)
             weigh(job.rule, kept, count, norm)
             if job.dropout > 0:
                 drop(work, index, count, job.dropout, job.seed, at)

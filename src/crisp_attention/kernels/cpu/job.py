@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crisp_attention.kernels.cpu.native import job_type
 
-STRIDED = ("query", "key", "value", "out", "grad", "valid", "bias", "query_grad")
+STRIDED = ("query", "key", "value", "out", "grad", "valid", "bias", "query_grad", "bias_grad")
 SIZES = (
     "batch",
     "heads",
@@ -23,6 +23,8 @@ SIZES = (
 OTHERS = (
     "counts",
     "hints",
+    "sinks",
+    "sinks_grad",
     "blocks",
     "block_counts",
     "lengths",
@@ -55,5 +57,5 @@ JOB = job_type(
     *OTHERS,
     *RULE,
     VERSION,
-    floats=("scale", "level", "dropout"),
+    floats=("scale", "softcap", "level", "dropout"),
 )

@@ -18,9 +18,15 @@ PACKED_NUMBERS = 2**19
 
 
 def fill(
-    query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, bias: Tensor | None, plan: Plan
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    plan: Plan,
 ) -> Job:
-    """A job of these tensors; the masks broadcast to (B, H, L, S)."""
+    """A job of these tensors; the masks broadcast to (B, H, L, S), `sinks` are (H,)."""
     from crisp_attention.kernels.cpu.job import JOB
 
     batch, heads, queries, width = query.shape
@@ -40,7 +46,9 @@ def fill(
         width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
     )
     job.set(rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal)
-    job.set(scale=plan.scale, dropout=plan.dropout, seed=plan.seed)
+    job.set(scale=plan.scale, softcap=plan.softcap, dropout=plan.dropout, seed=plan.seed)
+    if sinks is not None:
+        job.flat("sinks", sinks)
     return job
 
 
@@ -80,6 +88,7 @@ def rows(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
+    sinks: Tensor | None,
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
@@ -90,13 +99,14 @@ def rows(
     m: int,
     causal: bool,
     scale: float,
+    softcap: float,
     dropout: float,
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap)
     results = _outputs(query, value)
-    job = fill(query, key, value, valid, bias, plan)
+    job = fill(query, key, value, valid, bias, sinks, plan)
     kernel = "forward"
     if blocks is not None and block_counts is not None:
         restrict(job, blocks, block_counts, lengths, block_size)
@@ -125,6 +135,7 @@ def rows_backward(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
+    sinks: Tensor | None,
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
@@ -138,12 +149,17 @@ def rows_backward(
     m: int,
     causal: bool,
     scale: float,
+    softcap: float,
     dropout: float,
     block_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    job = fill(query, key, value, valid, bias, plan)
+    learns_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, bias and sinks from that of the output and what `rows` returned of each row.
+
+    The last two are empty where there is none of it, or a bias that does not learn.
+    """
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap)
+    job = fill(query, key, value, valid, bias, sinks, plan)
     kernel = "backward"
     if blocks is not None and block_counts is not None:
         restrict(job, blocks, block_counts, lengths, block_size)
@@ -161,26 +177,51 @@ def rows_backward(
     job.flat("key_grad", key_grad)
     job.flat("value_grad", value_grad)
     job.set(chunks=chunks)
+    # as autograd has it before it sums: threads that share a bias do not wait for each other
+    whole = *query.shape[:3], key.shape[2]
+    bias_grad = query.new_zeros(whole if learns_bias else 0)
+    sinks_grad = query.new_zeros(0 if sinks is None else (chunks, *query.shape[:2]))
+    if learns_bias:
+        job.strided("bias_grad", bias_grad)
+    if sinks is not None:
+        job.flat("sinks_grad", sinks_grad)
     launch(loaded(kernel, "backward"), job, chunks * groups)
+    more = (
+        bias_grad.sum_to_size(bias.shape) if bias is not None and learns_bias else bias_grad,
+        sinks_grad if sinks is None else sinks_grad.sum(dim=(0, 1)),
+    )
     if chunks == 1:  # a sum would hold another copy
-        return query_grad, key_grad[0], value_grad[0]
-    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
+        return query_grad, key_grad[0], value_grad[0], *more
+    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0), *more
 
 
 @rows_backward.register_fake
-def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    valid: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    learned = bias.shape if bias is not None and rest[-1] else (0,)
+    shapes = query.shape, key.shape, value.shape, learned, (0,) if sinks is None else sinks.shape
+    return tuple(query.new_empty(shape) for shape in shapes)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *output[1:])
+    ctx.save_for_backward(*inputs[:10], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[9:]
+    ctx.options = inputs[10:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (6 + len(ctx.options))
+    learns_bias, saved = ctx.needs_input_grad[4], ctx.saved_tensors  # which may be read once
+    *grads, bias, sinks = rows_backward(grad, *saved, *ctx.options, learns_bias)
+    more = (None, bias if learns_bias else None, None if saved[5] is None else sinks)
+    return *grads, *more, *[None] * (4 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

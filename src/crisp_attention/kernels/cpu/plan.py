@@ -16,7 +16,7 @@ DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX = range(7)
 
 @dataclass(frozen=True)
 class Plan:
-    """A rule and its numbers; `seed` is that of dropout.
+    """A rule and its numbers; `seed` is that of dropout, `softcap` 0 where there is none.
 
     `level` is a sparsity, a mass, or the logarithm of ε; `n` and `m` are those of N:M, or top-k's
     least number of keys and its only one, 0 if it has a sparsity.
@@ -30,6 +30,7 @@ class Plan:
     scale: float
     dropout: float
     seed: int
+    softcap: float = 0.0
 
     def topk(self) -> TopK:
         """The rule, if it is top-k."""

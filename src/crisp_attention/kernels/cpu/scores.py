@@ -1,5 +1,8 @@
 """The scores of a tile of rows, as every rule sees them: what may not be attended, and nothing else, is -inf."""
 
+import numpy as np
+
+from crisp_attention.kernels.cpu.capping import cap
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES, STRIP
@@ -22,6 +25,12 @@ def seen_by(job, row):
 def keys_of(job, batch, group):
     """Where the keys of a head begin."""
     return floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+
+
+@compiled
+def bias_of(job, batch, head, row):
+    """Where the bias of a query begins."""
+    return floats_at(job.bias + 4 * (batch * job.bias_batch + head * job.bias_head + row * job.bias_row))
 
 
 @compiled
@@ -49,11 +58,14 @@ def score_tile(job, batch, head, first, rows, packed, scores):
             pack(strip, STRIP, keys, job.key_row, min(STRIP, job.keys - start), job.width, job.scale)
         sums, width = floats_after(scores, start), min(STRIP, columns - start)
         multiply(sums, stride, query, job.query_row, 1, strip, STRIP, job.width, rows, width, False)
+        if job.softcap > 0:
+            for r in range(rows):
+                cap(floats_after(sums, r * stride), np.float32(job.softcap), width)
     for r in range(rows):
         row, i = floats_after(scores, r * stride), first + r
         n = seen_by(job, i)
         if job.bias:
-            add = floats_at(job.bias + 4 * (batch * job.bias_batch + head * job.bias_head + i * job.bias_row))
+            add = bias_of(job, batch, head, i)
             for j in range(n):
                 row[j] += add[j]
         if job.valid:

@@ -6,8 +6,10 @@ import numpy as np
 
 from crisp_attention.kernels.cpu.native import compiled, summing
 from crisp_attention.kernels.cpu.plan import ENTMAX15, SPARSEMAX
+from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.vectors import exponentials
 
+NAN = np.float32(np.nan)
 ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
 
 
@@ -26,6 +28,43 @@ def weigh(rule, kept, count, norm):
         share = ONE / norm[1]
         for t in range(count):
             kept[t] *= share
+
+
+@compiled
+def with_sink(sink, norm):
+    """Let a sink, a logit that takes weight and gives nothing, into a row's two numbers.
+
+    Rows without a key, whose largest score is -inf, stay as they are.
+    """
+    high = norm[0]
+    if high > -INFINITY:
+        norm[0] = max(high, sink)
+        norm[1] = norm[1] * np.float32(math.exp(high - norm[0])) + np.float32(math.exp(sink - norm[0]))
+        if not sink < INFINITY:
+            norm[1] = NAN
+
+
+@summing
+def sunk_gradient(weight, grad, count):
+    """`score_gradient` of the softmax with a sink, whose weight is not among these; returns the mean gradient."""
+    mean = ZERO
+    for t in range(count):
+        mean += weight[t] * grad[t]
+    for t in range(count):
+        grad[t] = weight[t] * (grad[t] - mean)
+    return mean
+
+
+@compiled
+def uncap(job, row, add, index, count, grad):
+    """The gradient of the products, in place of that of the scores (with their bias `add`) that are capped."""
+    limit = np.float32(job.softcap)
+    for t in range(count):
+        score = row[index[t]]
+        if job.bias:
+            score -= add[index[t]]
+        share = min(max(score / limit, -ONE), ONE)
+        grad[t] *= ONE - share * share
 
 
 @summing
