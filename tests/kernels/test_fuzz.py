@@ -169,24 +169,21 @@ def blocked(call: Call) -> bool:
 
 def decided(call: Call) -> Tensor:
     """The rows (B, H, L, 1) that do not depend on the last bits of scores, masses and thresholds."""
-    doubles = {name: getattr(call, name).double() for name in ("query", "key", "value")}
-    outputs = []
-    for sign in (-1, 0, 1):
-        away = sign * DOUBT
-        states = (
-            doubles
-            if _exact_scores(call)
-            else {name: each * _around_1(each, away) for name, each in doubles.items()}
-        )
+    generator = torch.Generator().manual_seed(1)
+
+    def output(away: float) -> Tensor:
+        states = {name: getattr(call, name).double() for name in ("query", "key", "value")}
+        if not _exact_scores(call):
+            states = {
+                name: each * (1 + away * torch.randn(each.shape, generator=generator).double())
+                for name, each in states.items()
+            }
         moving = replace(call, **states, method=moved(call.method, 1 + away))
-        outputs.append(dispatch.attention(moving, dispatch.REFERENCE)[0])
-    low, middle, high = outputs
-    same = [(each - middle).abs() <= 100 * DOUBT * (1 + middle.abs()) for each in (low, high)]
-    return (same[0] & same[1]).all(dim=-1, keepdim=True)
+        return dispatch.attention(moving, dispatch.REFERENCE)[0]
 
-
-def _around_1(states: Tensor, away: float) -> Tensor:
-    return 1 + away * torch.randn(states.shape, generator=torch.Generator().manual_seed(1))
+    still = output(0.0)
+    nearby = torch.stack([output(away) for away in (-DOUBT, DOUBT) * 4])
+    return ((nearby - still).abs() <= 100 * DOUBT * (1 + still.abs())).all(dim=0).all(dim=-1, keepdim=True)
 
 
 def moved(method, factor: float):
