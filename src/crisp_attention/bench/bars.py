@@ -6,7 +6,8 @@ from typing import Literal
 from crisp_attention.bench.contender import CRISP
 from crisp_attention.bench.peers import ENTMAX
 from crisp_attention.bench.predicted import OURS
-from crisp_attention.bench.results import Attention, Memory, Predicted, Pruned, Results, Step
+from crisp_attention.bench.results import Attention, Memory, Predicted, Pruned, Results, Situated, Step
+from crisp_attention.bench.row_kinds import KINDS
 
 CPU = {"heads": 12, "width": 64, "dtype": "float32", "device": "cpu"}
 GPU = {"heads": 16, "width": 128, "dtype": "bfloat16", "device": "cuda"}
@@ -160,8 +161,49 @@ def bars_of(each: Pruned) -> tuple[float | None, float | None, float | None]:
     return PRUNED.get((each.subject, each.size, each.pattern, each.target), (None, None, None))
 
 
+# of situations: by row and size the largest ratio to the yardstick, forward and with the backward pass
+Pair = tuple[float | None, float | None]
+SITUATIONS: dict[tuple[str, str], Pair] = {
+    ("window 129", "2,048"): (0.2, 0.2),
+    ("window 257, causal, heads 32/8", "1,024"): (0.6, 0.5),
+    ("window 257, causal, heads 32/8", "2,048"): (0.35, 0.35),
+    ("blocks, causal", "1,024"): (0.8, 0.5),
+    ("blocks, causal", "2,048"): (0.5, 0.5),
+    ("top-k, causal mask", "2,048"): (0.9, 0.75),
+    ("top-k, causal mask and padding", "2,048"): (0.9, 0.75),
+    ("padded batch, top-k", "128 × 32"): (0.45, 0.35),
+    ("padded batch, blocks", "128 × 32"): (0.6, 0.4),
+    ("one token, top-k", "after 128"): (1.5, None),
+    ("one token, top-k", "after 512"): (1.2, None),
+    ("one token, top-k", "after 2,048"): (0.9, None),
+    ("one token, blocks", "after 128"): (1.5, None),
+    ("one token, blocks", "after 512"): (1.0, None),
+    ("one token, blocks", "after 2,048"): (0.5, None),
+    **{
+        (f"decoder of 4 layers, {method}", size): (most, None)
+        for method in ("blocks", "window")
+        for size, most in (("after 128", 1.05), ("after 4,096", 0.8))
+    },
+    ("dense", "2,048"): (1.03, 1.03),
+    ("top-k 0 %", "2,048"): (1.03, 1.03),
+    ("top-k 50 %", "2,048"): (1.1, 1.0),
+    **{("random 80 %", size): (1.3, 1.0) for size in ("512", "1,024")},
+    **{(f"entmax{each}", size): (1.5, 1.0) for each in (" 1.25", ", learned") for size in ("512", "1,024")},
+    **{(f"N:M {groups}", "512"): (1.3, 1.0) for groups in ("2:4", "8:64", "64:256")},
+    ("top-p", "2,048"): (1.1, 0.8),
+    **{(f"width {width}", "512"): (1.15, 1.15) for width in (8, 40, 72)},
+    ("width 256", "2,048"): (1.0, 0.9),
+    **{("long top-k", size): (0.85, 0.7) for size in ("8,192", "16,384")},
+    **{(f"{rule}, {kind}", "1,024"): (1.3, 1.3) for rule in ("top-k", "top-p") for kind in KINDS},
+}
+MEMORY = 1.3  # the most memory of any method at 8,192 tokens, as a ratio to dense
 HOOKS = 25e-6  # seconds that they may add to the attention of a GPT written by hand
 HOOKS_PER_CALL = 6e-6  # and for each call of torch inside an attention module of diffusers
+
+
+def bar_of(each: Situated) -> float | None:
+    """What `SITUATIONS` says of a measurement, None where it says nothing."""
+    return SITUATIONS.get((each.row, each.size), (None, None))[each.backward]
 
 
 def verdict(bar: Bar, results: Results, backward: bool) -> Verdict | None:

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from crisp_attention.bench import pruned
+from crisp_attention.bench import decoding, pruned
 from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
@@ -18,6 +18,7 @@ from crisp_attention.bench.plan import Plan, planned
 from crisp_attention.bench.predicted import measure_listed, measure_predicted, states_of, steps_of
 from crisp_attention.bench.results import Results, described, machine
 from crisp_attention.bench.rounds import clock_of
+from crisp_attention.bench.situated import measure_situations
 from crisp_attention.bench.tables import show
 from crisp_attention.bench.timed import measure_attention, measure_steps
 from crisp_attention.errors import OptionError
@@ -63,6 +64,10 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 results.first_call = measure_first_calls(plan.first_call, told)
             elif part == "pruning":
                 results.pruned = pruned.measure_pruned(plan.effort, options.quick, told)
+            elif part in plan.situations:
+                results.situated += measure_situations(plan.situations[part], plan.brief, told)
+                if part == "generation":
+                    results.situated += decoding.measure_decoder(plan.brief, options.quick, told)
             elif part == "hooks":
                 results.hooked = measure_hooks(plan.step_method, plan.effort, told)
             else:
@@ -99,10 +104,12 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         "step": len(plan.steps),
         "memory": 4 * len(plan.memory),
         "first-call": 2 * len(plan.first_call),
+        **{part: sum(1 + each.gradients for each in found) for part, found in plan.situations.items()},
         "hooks": len(MODELS),
         "pruning": sum(map(len, pruned.planned(options.quick))),
         "sparsefinder": steps_of(options.quick),
     }
+    cases["generation"] += len(decoding.planned(options.quick))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

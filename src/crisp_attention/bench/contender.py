@@ -37,17 +37,28 @@ class Contender:
     def call(self, shape: Shape, backward: bool) -> Callable[[], tuple[Tensor, ...]]:
         """What is timed: the forward pass, or with it the gradients of query, key and value."""
         inputs = shape.inputs()
-        if not backward:
+        return calling(self.attend, inputs, backward, torch.ones_like(inputs[0]))
 
-            def forward() -> tuple[Tensor, ...]:
-                with torch.no_grad():
-                    return (self.attend(*inputs),)
 
-            return forward
-        gradient = torch.ones_like(inputs[0])
-        for each in inputs:
-            each.requires_grad_()
-        return lambda: torch.autograd.grad(self.attend(*inputs), inputs, gradient)
+def calling(
+    attend: Attend,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    backward: bool,
+    along: Tensor,
+    also: tuple[Tensor, ...] = (),
+) -> Callable[[], tuple[Tensor, ...]]:
+    """A forward pass, or one with a backward pass `along` a gradient, to the inputs and `also` to others."""
+    if not backward:
+
+        def forward() -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return (attend(*inputs),)
+
+        return forward
+    leaves = (*inputs, *also)
+    for each in leaves:
+        each.requires_grad_()
+    return lambda: torch.autograd.grad(attend(*inputs), leaves, along)
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,15 @@ def crisp(method: Method, backend: str = "auto") -> Contender:
         if not method.has_parameters:
             return attention(query, key, value, method, backend=backend)
         scale = query.shape[-1] ** -0.5
-        call = KernelCall(query, key, value, method, scale, parameters=_learned(method, query, key))
+        call = KernelCall(query, key, value, method, scale, parameters=learned(method, query, key))
         return dispatch.attention(call, backend)[0]
 
     name, matrices = (REFERENCE, 8) if backend == "reference" else (CRISP, 0)
     return Contender(name, attend, matrices)
 
 
-def _learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+def learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+    """The parameters of a method for such a layer, moved a little at random."""
     generator = torch.Generator().manual_seed(0)
     shape = LayerShape(query.shape[1], key.shape[1], query.shape[-1])
     return {

@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import arg
 
 from crisp_attention.flags import Count, Flag, Texts
 
 Counts = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
-Part = Literal["attention", "step", "memory", "first-call", "hooks", "pruning", "sparsefinder"]
-PARTS: tuple[Part, ...] = ("attention", "step", "memory", "first-call", "hooks", "pruning", "sparsefinder")
+Part = Literal[
+    "attention",
+    "decoders",
+    "generation",
+    "padded",
+    "rows",
+    "step",
+    "memory",
+    "first-call",
+    "hooks",
+    "pruning",
+    "sparsefinder",
+]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,13 @@ class BenchOptions:
     """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
-    """What to measure: attention, step (of fine-tuning a model), memory, first-call (compilation), hooks
-    (what it costs to reach the attention of any model, such as your own), pruning (layers and a model with pruned
-    weights), sparsefinder (attention between predicted blocks, which needs --text). Default: all that can be; with
-    --quick neither first-call nor hooks."""
+    """What to measure: attention (alone, against length), decoders (windows, blocks and top-k under causality),
+    generation (one token with a cache), padded (a batch with padding), rows (every rule; wide, odd and long rows, and
+    rows that are not normal), step (of fine-tuning a model), memory, first-call (compilation), hooks (what it costs to
+    reach the attention of any model, such as your own), pruning (layers and a model with pruned weights), sparsefinder
+    (attention between predicted blocks, which needs --text). Default: all that can be; with --quick neither first-call
+    nor hooks. Methods and shapes of decoders, generation, padded and rows are fixed: of the options below they take
+    --threads and --rounds."""
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """A file of text, of at least 54,000 tokens (9,000 with --quick), needed by the part sparsefinder: it measures on

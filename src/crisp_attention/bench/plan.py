@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from crisp_attention.bench import situations
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
 from crisp_attention.bench.options import PARTS, BenchOptions, Part
 from crisp_attention.bench.rounds import Effort
+from crisp_attention.bench.situation import Situation
 from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.method import Method
@@ -29,14 +31,19 @@ STEPS = {
     False: ((32, 16), (32, 32), (32, 64), (32, 128), (8, 512)),
     True: ((32, 16), (8, 64)),
 }  # batch, length
+SHARE = 4  # of many situations each gets this part of the time that others have
 MEMORY = ("topk", "sparse_linear")  # methods
 MEMORY_LENGTH = {False: 16384, True: 2048}
+CPU_ONLY: tuple[Part, ...] = (*situations.PARTS, "hooks", "pruning", "sparsefinder")
 EFFORT = {False: Effort(30, 20), True: Effort(5, 0.5)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that one run measures; `first_call` and `memory` are at one shape for all their methods."""
+    """All that one run measures; `first_call` and `memory` are at one shape for all their methods.
+
+    `situations` by their part; `brief` is the effort for each of them.
+    """
 
     parts: tuple[Part, ...]
     cases: list[Case]
@@ -44,7 +51,9 @@ class Plan:
     step_method: Method
     memory: list[Case]
     first_call: list[Case]
+    situations: dict[str, list[Situation]]
     effort: Effort
+    brief: Effort
 
 
 def planned(options: BenchOptions) -> Plan:
@@ -74,6 +83,7 @@ def planned(options: BenchOptions) -> Plan:
         for backward in (False, True)
     ]
     topk, usual = at("topk", SHORT), EFFORT[options.quick]
+    rounds = options.rounds or usual.rounds
     return Plan(
         parts=options.parts or _usual(options),
         cases=cases,
@@ -86,14 +96,16 @@ def planned(options: BenchOptions) -> Plan:
         first_call=[
             Case(at(word, 512), shape(512, 1), True) for word in (words[:1] if options.quick else words)
         ],
-        effort=Effort(options.rounds or usual.rounds, usual.seconds),
+        situations={part: situations.planned(part, options.quick) for part in situations.PARTS},
+        effort=Effort(rounds, usual.seconds),
+        brief=Effort(rounds, usual.seconds / SHARE),
     )
 
 
 def _usual(options: BenchOptions) -> tuple[Part, ...]:
     left_out = {"first-call", "hooks"} if options.quick else set[str]()
     if options.device != "cpu":
-        left_out |= {"hooks", "pruning", "sparsefinder"}
+        left_out |= {*CPU_ONLY}
     if options.text is None:
         left_out.add("sparsefinder")
     return tuple(part for part in PARTS if part not in left_out)
@@ -107,14 +119,11 @@ def _check(options: BenchOptions) -> None:
             raise OptionError(
                 "parts sparsefinder needs --text, as random queries and keys have no pairs to find", "parts"
             )
-        if options.device != "cpu":
-            raise _cpu_only("sparsefinder", options)
     elif options.text is not None and (options.parts or options.device != "cpu"):
         raise OptionError(
             "text is for the part sparsefinder on the CPU, which this run does not have", "text"
         )
-    alone: tuple[Part, ...] = ("hooks", "pruning")
-    for part in alone:
+    for part in CPU_ONLY:
         if part in (options.parts or ()) and options.device != "cpu":
             raise _cpu_only(part, options)
     whole = [("lengths", length) for length in options.lengths]

@@ -87,15 +87,24 @@ class States:
 
 def states_of(text: Path, quick: bool) -> States:
     """What a layer of MiniLM computes of the beginning of a file. Raises OptionError for one that is too short."""
-    needed = (FITTED[quick] + HELD_OUT) * TOKENS
+    texts = FITTED[quick] + HELD_OUT
     try:
-        words = text.read_text(encoding="utf-8")[: 12 * needed]
+        words = text.read_text(encoding="utf-8")[: 12 * TOKENS * texts]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"text {text}: {error}", "text") from error
+    try:
+        return states_from(words, texts)
+    except ValueError as error:
+        raise OptionError(f"text {text} {error}", "text") from error
+
+
+def states_from(words: str, texts: int) -> States:
+    """The same of so many texts from the beginning of `words`. Raises ValueError where there are too few tokens."""
+    needed = texts * TOKENS
     tokenizer = read_tokenizer(minilm_folder())
     ids = torch.tensor(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"])
     if len(ids) < needed:
-        raise OptionError(f"text {text} must have at least {needed:,} tokens, got {len(ids):,}", "text")
+        raise ValueError(f"must have at least {needed:,} tokens, got {len(ids):,}")
     model: Any = AutoModel.from_pretrained(minilm_folder()).eval()
     attention = model.encoder.layer[LAYER].attention.self
     size = (-1, TOKENS, attention.num_attention_heads, attention.attention_head_size)

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from crisp_attention.bench.contender import Absent
+from crisp_attention.bench.contender import CRISP, Absent
 from crisp_attention.bench.rounds import Spread, Timed
 
 FORMAT = 1
@@ -130,6 +130,29 @@ class Pruned:
     absent: list[Absent] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Situated:
+    """Times of a situation, the yardstick first; `part`, `row` and `size` as in `Situation`."""
+
+    part: str
+    row: str
+    size: str
+    method: str
+    backward: bool
+    timed: list[Timed]
+    absent: list[Absent]
+
+    @property
+    def yardstick(self) -> Timed | None:
+        """What ours is compared with, None if it was not timed."""
+        return self.timed[0] if self.timed else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours to the yardstick, None if it was not timed."""
+        return next((each.ratio.median for each in self.timed if each.name == CRISP), None)
+
+
 @dataclass
 class Results:
     """All of a run; parts that were not asked for are empty."""
@@ -146,6 +169,7 @@ class Results:
     listed: list[Listed] = field(default_factory=list)
     hooked: list[Hooked] = field(default_factory=list)
     pruned: list[Pruned] = field(default_factory=list)
+    situated: list[Situated] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it."""
