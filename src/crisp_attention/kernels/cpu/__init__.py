@@ -55,6 +55,7 @@ def attention(call: Call) -> Tensor:
     from crisp_attention.kernels.cpu.operators import rows
 
     assert isinstance(call.method, Method)
+    call = call.masked()
     code = code_of(call.method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
