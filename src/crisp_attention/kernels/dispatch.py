@@ -11,6 +11,7 @@ from crisp_attention.kernels import reference, registry
 from crisp_attention.kernels.around import tempered, together, with_branches
 from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.masks import recognised
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.heads import PerHead
@@ -70,7 +71,7 @@ def attention(
     given = tempered(call)
     compiled = backend != REFERENCE and recorder() is None and not transformed()
     if observe is None and not weights:
-        parts = plan(_in_one_dtype(given), backend)
+        parts = plan(_in_one_dtype(given if transformed() else recognised(given)), backend)
         blocks = parts[0].call.blocks
         if parts[0].kernel != REFERENCE or len(parts) > 1:
             output = _compute(parts)

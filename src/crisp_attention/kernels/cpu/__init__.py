@@ -55,7 +55,6 @@ def attention(call: Call) -> Tensor:
     from crisp_attention.kernels.cpu.operators import rows
 
     assert isinstance(call.method, Method)
-    call = call.masked()
     code = code_of(call.method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
@@ -76,12 +75,14 @@ def attention(call: Call) -> Tensor:
             valid,
             bias,
             None if call.sinks is None else call.sinks.float(),
+            None if call.span is None else call.span.int(),
             None,
             None,
             None,
             seed,
             *code,
             call.causal,
+            call.first_query,
             call.scale,
             call.softcap or 0.0,
             call.dropout,
@@ -100,6 +101,18 @@ def attention(call: Call) -> Tensor:
         )
     else:
         output, *_ = rows(
-            *states, None, None, None, *shown, *code, call.causal, call.scale, 0.0, call.dropout, blocks.size
+            *states,
+            None,
+            None,
+            None,
+            None,
+            *shown,
+            *code,
+            call.causal,
+            0,
+            call.scale,
+            0.0,
+            call.dropout,
+            blocks.size,
         )
     return blocks.back(output).to(call.query.dtype)

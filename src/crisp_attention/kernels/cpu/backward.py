@@ -21,7 +21,16 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import bias_of, keys_of, pack_head, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import (
+    bias_of,
+    keys_of,
+    pack_head,
+    padded,
+    score_tile,
+    seen_by,
+    span_of,
+    values_of,
+)
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, sunk_gradient, uncap, weigh
 
@@ -43,7 +52,7 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
 def _learn_bias(job, batch, head, i, row, n, index, grad, count, spoilt):
     if job.bias_grad:
         at = batch * job.bias_grad_batch + head * job.bias_grad_head + i * job.bias_grad_row
-        own = floats_at(job.bias_grad + 4 * at)
+        own = floats_at(job.bias_grad + 4 * (at + span_of(job, batch)[0]))
         for t in range(count):
             own[index[t]] = grad[t]
         for j in range(n if spoilt else 0):
@@ -77,9 +86,10 @@ def backward(jobs):
         begin = item // (job.groups * job.batch) * share
         pack_head(job, batch, group, packed)
         key = keys_of(job, batch, group)
-        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
-        key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
-        value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
+        value = values_of(job, batch, group)
+        seen_from = item * job.keys + span_of(job, batch)[0]
+        key_grad = floats_at(job.key_grad + 4 * seen_from * job.width)
+        value_grad = floats_at(job.value_grad + 4 * seen_from * job.value_width)
         for tile in range(begin, min(begin + share, tiles)):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
@@ -100,7 +110,7 @@ def backward(jobs):
                         + 4
                         * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
                     )
-                    row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
+                    row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
                     count = selection.kept_of(job, row, n, threshold, tie, index, kept)
                     weigh(job.rule, kept, count, norm)

@@ -18,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by
+from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by, values_of
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, spoiled
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
@@ -95,13 +95,13 @@ def forward(jobs):
             packed_group = batch * job.groups + group
             pack_head(job, batch, group, packed)
         score_tile(job, batch, head, first, rows, packed, scores)
-        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
+        value = values_of(job, batch, group)
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
-            row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
+            row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
             count, threshold, tie = choose(job, row, n, index, kept, work, norm)
             floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
             if job.sinks:

@@ -19,6 +19,7 @@ SIZES = (
     "chunks",
     "block_size",
     "most_blocks",
+    "first_query",
 )
 OTHERS = (
     "counts",
@@ -28,6 +29,7 @@ OTHERS = (
     "blocks",
     "block_counts",
     "lengths",
+    "spans",
     "threshold",
     "tie",
     "norm",

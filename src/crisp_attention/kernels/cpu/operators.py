@@ -24,9 +24,10 @@ def fill(
     valid: Tensor | None,
     bias: Tensor | None,
     sinks: Tensor | None,
+    span: Tensor | None,
     plan: Plan,
 ) -> Job:
-    """A job of these tensors; the masks broadcast to (B, H, L, S), `sinks` are (H,)."""
+    """A job of these tensors; the masks broadcast to (B, H, L, S), `sinks` are (H,), `span` (B, 2) int32."""
     from crisp_attention.kernels.cpu.job import JOB
 
     batch, heads, queries, width = query.shape
@@ -45,10 +46,13 @@ def fill(
     job.set(
         width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
     )
-    job.set(rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal)
+    job.set(
+        rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal, first_query=plan.first_query
+    )
     job.set(scale=plan.scale, softcap=plan.softcap, dropout=plan.dropout, seed=plan.seed)
-    if sinks is not None:
-        job.flat("sinks", sinks)
+    for name, each in (("sinks", sinks), ("spans", span)):
+        if each is not None:
+            job.flat(name, each)
     return job
 
 
@@ -89,6 +93,7 @@ def rows(
     valid: Tensor | None,
     bias: Tensor | None,
     sinks: Tensor | None,
+    span: Tensor | None,
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
@@ -98,15 +103,16 @@ def rows(
     n: int,
     m: int,
     causal: bool,
+    first_query: int,
     scale: float,
     softcap: float,
     dropout: float,
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap)
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = _outputs(query, value)
-    job = fill(query, key, value, valid, bias, sinks, plan)
+    job = fill(query, key, value, valid, bias, sinks, span, plan)
     kernel = "forward"
     if blocks is not None and block_counts is not None:
         restrict(job, blocks, block_counts, lengths, block_size)
@@ -136,6 +142,7 @@ def rows_backward(
     valid: Tensor | None,
     bias: Tensor | None,
     sinks: Tensor | None,
+    span: Tensor | None,
     blocks: Tensor | None,
     block_counts: Tensor | None,
     lengths: Tensor | None,
@@ -148,6 +155,7 @@ def rows_backward(
     n: int,
     m: int,
     causal: bool,
+    first_query: int,
     scale: float,
     softcap: float,
     dropout: float,
@@ -158,8 +166,8 @@ def rows_backward(
 
     The last two are empty where there is none of it, or a bias that does not learn.
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap)
-    job = fill(query, key, value, valid, bias, sinks, plan)
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
+    job = fill(query, key, value, valid, bias, sinks, span, plan)
     kernel = "backward"
     if blocks is not None and block_counts is not None:
         restrict(job, blocks, block_counts, lengths, block_size)
@@ -212,16 +220,16 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:10], *output[1:])
+    ctx.save_for_backward(*inputs[:11], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[10:]
+    ctx.options = inputs[11:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     learns_bias, saved = ctx.needs_input_grad[4], ctx.saved_tensors  # which may be read once
     *grads, bias, sinks = rows_backward(grad, *saved, *ctx.options, learns_bias)
     more = (None, bias if learns_bias else None, None if saved[5] is None else sinks)
-    return *grads, *more, *[None] * (4 + len(ctx.options))
+    return *grads, *more, *[None] * (5 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

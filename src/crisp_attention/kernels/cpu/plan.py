@@ -31,6 +31,7 @@ class Plan:
     dropout: float
     seed: int
     softcap: float = 0.0
+    first_query: int = 0
 
     def topk(self) -> TopK:
         """The rule, if it is top-k."""
