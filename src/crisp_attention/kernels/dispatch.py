@@ -180,6 +180,8 @@ def _run(part: Part) -> Tensor:
         return reference.attention(call)[0]
     if part.heads is not None and isinstance(call.method, Method):
         call = replace(call, method=replace(call.method, branch=None))  # which comes after all groups
+    if not torch.is_autocast_enabled(call.query.device.type):
+        return KERNELS[part.kernel].attention(call)
     with torch.autocast(call.query.device.type, enabled=False):
         return KERNELS[part.kernel].attention(call)
 

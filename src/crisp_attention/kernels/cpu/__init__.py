@@ -49,10 +49,20 @@ def computes_branch(call: Call) -> bool:
     return linear.adds_onto(method.branch, call)
 
 
+def is_plain(*given: Tensor | None) -> bool:
+    """Whether an operator's function can be called as it is: nothing records, differentiates or replaces its call."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    learns = torch.is_grad_enabled()
+    return all(
+        each is None or (type(each) is Tensor and not (learns and each.requires_grad)) for each in given
+    )
+
+
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
-    from crisp_attention.kernels.cpu.operators import rows
+    from crisp_attention.kernels.cpu.operators import rows, rows_now
 
     assert isinstance(call.method, Method)
     code = code_of(call.method.rule)
@@ -68,7 +78,8 @@ def attention(call: Call) -> Tensor:
         seed = call.draw()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
-        output, *_ = rows(
+        given = query, key, value, bias, call.sinks
+        output, *_ = (rows_now if is_plain(*given) else rows)(
             query,
             key,
             value,

@@ -16,6 +16,7 @@ SIZES = (
     "value_width",
     "tile",
     "whole",
+    "unpacked",
     "chunks",
     "block_size",
     "most_blocks",

@@ -13,6 +13,10 @@ from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
+# For fewer rows that share their keys, packing these takes longer than the products
+UNPACKED = 3
+# Multiplications: for fewer, another thread takes longer to start than to compute them
+WORK = 2**17
 # Beyond this many, the keys of a head are packed strip by strip for each tile.
 PACKED_NUMBERS = 2**19
 
@@ -43,6 +47,7 @@ def fill(
     fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
     tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // keys, fair)))
     job.set(batch=batch, heads=heads, groups=key.shape[1], queries=queries, keys=keys)
+    job.set(unpacked=queries * heads <= UNPACKED * key.shape[1])
     job.set(
         width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
     )
@@ -68,7 +73,8 @@ def restrict(job: Job, blocks: Tensor, block_counts: Tensor, lengths: Tensor | N
 
 def launch(work: Callable[..., Any], job: Job, items: int) -> None:
     """Run a compiled function on the job, on at most as many threads as there are items."""
-    threads = max(1, min(torch.get_num_threads(), items))
+    multiplications = job["batch"] * job["heads"] * job["queries"] * job["keys"] * job["width"]
+    threads = max(1, min(torch.get_num_threads(), items, 1 + multiplications // WORK))
     if block := job["block_size"]:
         columns, tiles = job["most_blocks"] * block, 2
         packed = -(-job["keys"] // block) * block * (job["width"] + job["value_width"])
@@ -85,8 +91,7 @@ def launch(work: Callable[..., Any], job: Job, items: int) -> None:
 PER_ROW = ("threshold", "tie", "norm")
 
 
-@torch.library.custom_op("crisp::rows", mutates_args=(), device_types="cpu")
-def rows(
+def rows_now(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -120,12 +125,15 @@ def rows(
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
-    counts = counts_of(plan.topk(), key.shape[2]) if rule == TOPK else ()
+    counts = counts_of(level, n, m, key.shape[2]) if rule == TOPK else ()
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
     launch(loaded(kernel, "forward"), job, query.shape[0] * query.shape[1] * tiles)
     return results
+
+
+rows = torch.library.custom_op("crisp::rows", rows_now, mutates_args=(), device_types="cpu")
 
 
 @rows.register_fake

@@ -33,10 +33,6 @@ class Plan:
     softcap: float = 0.0
     first_query: int = 0
 
-    def topk(self) -> TopK:
-        """The rule, if it is top-k."""
-        return TopK(keep=self.m) if self.m else TopK(self.level, min_keep=self.n)
-
 
 def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
     """The rule's number, level, n and m, None for a rule these kernels do not have.
@@ -62,12 +58,15 @@ ENTMAX = {1.0: DENSE, 1.5: ENTMAX15, 2.0: SPARSEMAX}
 
 
 @lru_cache(maxsize=64)
-def counts_of(rule: TopK, keys: int) -> tuple[Any, Any]:
+def counts_of(level: float, n: int, m: int, keys: int) -> tuple[Any, Any]:
     """k for every number of keys that a row may see, int32 (keys + 1,), and where to look for the k-th largest.
+
+    By the numbers of a `Plan` for top-k.
 
     The latter, float32 (keys + 1, 2): in normal scores, by standard deviations above their mean, and
     further for each score too many. Arrays of numpy, which know nothing of torch's modes.
     """
+    rule = TopK(keep=m) if m else TopK(level, min_keep=n)
     seen = torch.arange(keys + 1, device="cpu")
     counts = rule.count_of(seen)
     above = ((counts - 0.5) / seen.clamp(min=1)).clamp(1e-6, 1 - 1e-6)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from crisp_attention.kernels.cpu.capping import cap
+from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at, indices_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES, STRIP
@@ -58,7 +59,7 @@ def bias_of(job, batch, head, row):
 @compiled
 def pack_head(job, batch, group, packed):
     """Lay out the keys of a head for its tiles, if there is room for all of them."""
-    if job.whole:
+    if job.whole and not job.unpacked:
         count = span_of(job, batch)[1]
         pack(packed, STRIP, keys_of(job, batch, group), job.key_row, count, job.width, job.scale)
 
@@ -73,7 +74,14 @@ def score_tile(job, batch, head, first, rows, packed, scores):
         job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
     )
     columns = padded(seen_by(job, batch, first + rows - 1))
-    for start in range(0, columns, STRIP):
+    if job.unpacked:
+        keys = keys_of(job, batch, group)
+        for r in range(rows):
+            row, own = floats_after(scores, r * stride), floats_after(query, r * job.query_row)
+            row_dots(row, own, keys, job.key_row, min(columns, count), job.width, np.float32(job.scale))
+            if job.softcap > 0:
+                cap(row, np.float32(job.softcap), columns)
+    for start in range(0, 0 if job.unpacked else columns, STRIP):
         strip = packed
         if job.whole:
             strip = floats_after(packed, start * job.width)
