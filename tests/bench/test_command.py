@@ -42,6 +42,7 @@ def bench(monkeypatch, capsys, tmp_path):
         (["--parts", "sparsefinder"], "--parts sparsefinder needs --text"),
         (["--parts", "sparsefinder", "--text", "none.txt"], "--text none.txt: "),
         (["--parts", "pruning", "--device", "cuda"], "--parts pruning is measured on the CPU, not on cuda"),
+        (["--parts", "rows", "--device", "cuda"], "--parts rows is measured on the CPU, not on cuda"),
         (["--parts", "pruning", "--text", "some.txt"], "--text is for the part sparsefinder"),
     ],
 )

@@ -59,7 +59,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                     plan.steps, plan.step_method, plan.effort, dtype, options.device, told
                 )
             elif part == "memory":
-                results.memory = [found for case in plan.memory for found in measure_memory(case, told)]
+                results.memory = measure_memory(plan.memory, told)
             elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
             elif part == "pruning":
@@ -102,7 +102,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
     cases = {
         "attention": len(plan.cases),
         "step": len(plan.steps),
-        "memory": 4 * len(plan.memory),
+        "memory": 2 * len(plan.memory),
         "first-call": 2 * len(plan.first_call),
         **{part: sum(1 + each.gradients for each in found) for part, found in plan.situations.items()},
         "hooks": len(MODELS),
