@@ -13,6 +13,7 @@ from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
 from crisp_attention.bench.options import BenchOptions
+from crisp_attention.bench.page import write_page
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
 from crisp_attention.bench.predicted import measure_listed, measure_predicted, states_of, steps_of
@@ -29,7 +30,7 @@ BUSY = 0.5  # processes waiting to run before we began
 
 
 def run_bench(options: BenchOptions, notes: Console) -> Results:
-    """Measure, write bench.json and the picture, and print tables; progress goes to `notes`.
+    """Measure, write bench.json, the picture and the page, and print tables; progress goes to `notes`.
 
     Raises OptionError, before anything is measured, for what cannot work.
     """
@@ -82,6 +83,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 write_json(options.output / "bench.json", results.plain())
     with _writable():
         draw(results, options.output)
+        write_page(results, options.output)
     console = table_console()
     show(results, console)
     _say(console, f"everything is in {options.output}")

@@ -19,7 +19,8 @@ from crisp_attention.bench.contender import CRISP
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.results import Hooked, Memory, Pruned, Results
 
-WAYS = ("forward", "+ backward")
+FORWARD = "forward"
+WAYS = (FORWARD, "+ backward")
 
 
 @dataclass(frozen=True)
