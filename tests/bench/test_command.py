@@ -42,6 +42,7 @@ def bench(monkeypatch, capsys, tmp_path):
         (["--parts", "sparsefinder"], "--parts sparsefinder needs --text"),
         (["--parts", "sparsefinder", "--text", "none.txt"], "--text none.txt: "),
         (["--parts", "pruning", "--device", "cuda"], "--parts pruning is measured on the CPU, not on cuda"),
+        (["--parts", "rows", "--device", "cuda"], "--parts rows is measured on the CPU, not on cuda"),
         (["--parts", "pruning", "--text", "some.txt"], "--text is for the part sparsefinder"),
     ],
 )
@@ -81,7 +82,8 @@ def test_a_small_run_of_the_attention_part(bench, tmp_path):
     assert found["machine"]["threads"] >= 1
     assert found["machine"]["versions"]["torch"]
     assert found["matrix_rate"]["float32"] > 1e8
-    assert {path.name for path in (tmp_path / "bench").iterdir()} == {"bench.json", "bench.svg", "bench.png"}
+    written = {path.name for path in (tmp_path / "bench").iterdir()}
+    assert written == {"bench.json", "bench.html", "bench.svg", "bench.png"}
 
 
 @pytest.mark.slow
@@ -107,6 +109,9 @@ def test_a_quick_run_of_everything(bench, data_folder, tmp_path):
     assert 0 < predicted["predicting_share"] < 1
     assert "\n  bar " in out
     assert {timed["name"] for timed in predicted["timed"]} >= {"crisp, predicted blocks", "entmax package"}
+    assert {each["part"] for each in found["situated"]} == {"generation", "padded", "rows"}
+    assert all(len(each["timed"]) >= 2 for each in found["situated"])
+    assert "the project's bars (largest ratios allowed): " in out
     assert [each["subject"] for each in found["pruned"]] == ["768 to 3072", "768 to 3072", "MiniLM"]
     assert all(each["sparsity"] >= each["target"] for each in found["pruned"])
     assert all(each["layer_bytes"] < 0.3 for each in found["pruned"])

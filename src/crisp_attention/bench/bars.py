@@ -196,7 +196,7 @@ SITUATIONS: dict[tuple[str, str], Pair] = {
     **{("long top-k", size): (0.85, 0.7) for size in ("8,192", "16,384")},
     **{(f"{rule}, {kind}", "1,024"): (1.3, 1.3) for rule in ("top-k", "top-p") for kind in KINDS},
 }
-MEMORY = 1.3  # the most memory of any method at 8,192 tokens, as a ratio to dense
+MEMORY, MEMORY_LENGTH = 1.3, 8192  # the most memory of any method at so many tokens, as a ratio to dense
 HOOKS = 25e-6  # seconds that they may add to the attention of a GPT written by hand
 HOOKS_PER_CALL = 6e-6  # and for each call of torch inside an attention module of diffusers
 

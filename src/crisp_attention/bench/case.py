@@ -18,6 +18,7 @@ class Shape:
     width: int
     dtype: str = "float32"
     device: str = "cpu"
+    causal: bool = False
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value: independent normal numbers, the same ones every time."""

@@ -11,29 +11,29 @@ from typing import Any
 
 import torch
 
-from crisp_attention.bench.case import Case
-from crisp_attention.bench.contender import CRISP, DENSE, Absent, UnavailableError, crisp, dense
+from crisp_attention.bench.case import Case, Shape
+from crisp_attention.bench.contender import CRISP, DENSE, Absent, UnavailableError, as_it_is_held, dense
 from crisp_attention.bench.results import FirstCall, Memory
 from crisp_attention.bench.roster import fitting
 
 CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def measure_memory(case: Case, told: Callable[[str], None]) -> list[Memory]:
-    """Peak memory of dense and sparse attention, forward and forward + backward."""
-    found = []
-    for backward in (False, True):
-        peaks: dict[str, int] = {}
-        absent, counter = [], ""
-        for name in (DENSE, CRISP):
-            told(f"memory of {case.method.name if name == CRISP else name}, {case.shape.length:,} tokens")
-            answer = _peak(name, case, backward)
-            if "absent" in answer:
-                absent.append(Absent(name, answer["absent"]))
-            else:
-                peaks[name], counter = answer["bytes"], answer["counter"]
-        ratio = peaks[CRISP] / peaks[DENSE] if len(peaks) == 2 and peaks[DENSE] > 0 else None
-        found.append(Memory(case.method.spec, asdict(case.shape), backward, peaks, ratio, counter, absent))
+def measure_memory(cases: list[Case], told: Callable[[str], None]) -> list[Memory]:
+    """Peak memory of dense and sparse attention, forward and forward + backward; dense once for each shape."""
+    found, known = [], dict[tuple[Shape, bool], dict[str, Any]]()
+    for case in cases:
+        for backward in (False, True):
+            told(f"memory of {case.method.spec}, {case.shape.length:,} tokens")
+            if (case.shape, backward) not in known:
+                known[case.shape, backward] = _peak(DENSE, case, backward)
+            answers = {DENSE: known[case.shape, backward], CRISP: _peak(CRISP, case, backward)}
+            absent = [Absent(name, each["absent"]) for name, each in answers.items() if "absent" in each]
+            peaks = {name: each["bytes"] for name, each in answers.items() if "absent" not in each}
+            counter = next((each["counter"] for each in answers.values() if "absent" not in each), "")
+            ratio = peaks[CRISP] / peaks[DENSE] if len(peaks) == 2 and peaks[DENSE] > 0 else None
+            shape = asdict(case.shape)
+            found.append(Memory(case.method.spec, shape, backward, peaks, ratio, counter, absent))
     return found
 
 
@@ -56,7 +56,7 @@ def measure_first_calls(cases: list[Case], told: Callable[[str], None]) -> list[
 
 def _peak(name: str, case: Case, backward: bool) -> dict[str, Any]:
     try:
-        fitting(dense() if name == DENSE else crisp(case.method), case.shape)
+        fitting(dense() if name == DENSE else as_it_is_held(case.method, case.shape), case.shape)
     except UnavailableError as reason:
         return {"absent": str(reason)}
     return _probe("memory", name, case, backward)

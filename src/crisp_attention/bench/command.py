@@ -13,6 +13,7 @@ from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
 from crisp_attention.bench.options import BenchOptions
+from crisp_attention.bench.page import write_page
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
 from crisp_attention.bench.predicted import measure_listed, measure_predicted, states_of, steps_of
@@ -29,7 +30,7 @@ BUSY = 0.5  # processes waiting to run before we began
 
 
 def run_bench(options: BenchOptions, notes: Console) -> Results:
-    """Measure, write bench.json and the picture, and print tables; progress goes to `notes`.
+    """Measure, write bench.json, the picture and the page, and print tables; progress goes to `notes`.
 
     Raises OptionError, before anything is measured, for what cannot work.
     """
@@ -59,7 +60,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                     plan.steps, plan.step_method, plan.effort, dtype, options.device, told
                 )
             elif part == "memory":
-                results.memory = [found for case in plan.memory for found in measure_memory(case, told)]
+                results.memory = measure_memory(plan.memory, told)
             elif part == "first-call":
                 results.first_call = measure_first_calls(plan.first_call, told)
             elif part == "pruning":
@@ -82,6 +83,7 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
                 write_json(options.output / "bench.json", results.plain())
     with _writable():
         draw(results, options.output)
+        write_page(results, options.output)
     console = table_console()
     show(results, console)
     _say(console, f"everything is in {options.output}")
@@ -102,7 +104,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
     cases = {
         "attention": len(plan.cases),
         "step": len(plan.steps),
-        "memory": 4 * len(plan.memory),
+        "memory": 2 * len(plan.memory),
         "first-call": 2 * len(plan.first_call),
         **{part: sum(1 + each.gradients for each in found) for part, found in plan.situations.items()},
         "hooks": len(MODELS),

@@ -1,7 +1,7 @@
 """The contenders of a measurement, including dense attention and ours."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from crisp_attention.methods.part import Shape as LayerShape
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Call = Callable[[], object]
+MATRICES = 8  # of scores, that the reference holds at a time
 DENSE, CRISP, REFERENCE = "dense SDPA", "crisp", "crisp reference"
 
 
@@ -69,12 +70,14 @@ class Absent:
     reason: str
 
 
-def dense() -> Contender:
+def dense(causal: bool = False) -> Contender:
     """torch's scaled_dot_product_attention."""
-    return Contender(DENSE, lambda query, key, value: scaled_dot_product_attention(query, key, value))
+    return Contender(
+        DENSE, lambda query, key, value: scaled_dot_product_attention(query, key, value, is_causal=causal)
+    )
 
 
-def crisp(method: Method, backend: str = "auto") -> Contender:
+def crisp(method: Method, backend: str = "auto", causal: bool = False) -> Contender:
     """`crisp.attention`, with the kernel that it chooses or with the reference.
 
     What the method learns is drawn, as if it had been trained for a while.
@@ -82,13 +85,24 @@ def crisp(method: Method, backend: str = "auto") -> Contender:
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not method.has_parameters:
-            return attention(query, key, value, method, backend=backend)
-        scale = query.shape[-1] ** -0.5
-        call = KernelCall(query, key, value, method, scale, parameters=learned(method, query, key))
+            return attention(query, key, value, method, is_causal=causal, backend=backend)
+        scale, parameters = query.shape[-1] ** -0.5, learned(method, query, key)
+        call = KernelCall(query, key, value, method, scale, causal=causal, parameters=parameters)
         return dispatch.attention(call, backend)[0]
 
-    name, matrices = (REFERENCE, 8) if backend == "reference" else (CRISP, 0)
+    name, matrices = (REFERENCE, MATRICES) if backend == dispatch.REFERENCE else (CRISP, 0)
     return Contender(name, attend, matrices)
+
+
+def as_it_is_held(method: Method, shape: Shape) -> Contender:
+    """`crisp`, with the matrices that it holds because the reference computes it; none where a kernel does."""
+    found = crisp(method, causal=shape.causal)
+    query, key, value = shape.inputs()
+    call = KernelCall(
+        query, key, value, method, 1.0, causal=shape.causal, parameters=learned(method, query, key)
+    )
+    by_reference = any(part.kernel == dispatch.REFERENCE for part in dispatch.plan(call))
+    return replace(found, matrices=MATRICES) if by_reference else found
 
 
 def learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:

@@ -29,14 +29,15 @@ PARTS: tuple[Part, ...] = get_args(Part)
 class BenchOptions:
     """Measure what sparse attention costs on this machine, as ratios to torch's dense attention.
 
-    All contenders take turns in one run. Prints tables; writes bench.json, bench.svg and bench.png.
+    All contenders take turns in one run. Prints tables, and at the end which of the project's bars hold; writes
+    bench.json, bench.html (a page with all of it), bench.svg and bench.png.
 
     For example:
       crisp bench --quick --output runs/bench
     """
 
     output: Path = Path("runs/bench")
-    """Folder for the numbers and the picture; what an earlier run left there is replaced."""
+    """Folder for the numbers, the page and the picture; what an earlier run left there is replaced."""
 
     quick: Flag = False
     """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""

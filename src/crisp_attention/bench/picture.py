@@ -45,12 +45,13 @@ def draw(results: Results, folder: Path) -> None:
         for name in ("bench.svg", "bench.png"):  # of an earlier run
             (folder / name).unlink(missing_ok=True)
         return
-    figure = _figure(results)
+    figure = figure_of(results)
     (folder / "bench.svg").write_text(standalone(drawn(figure, "bench")), encoding="utf-8")
     figure.savefig(folder / "bench.png", dpi=150)
 
 
-def _figure(results: Results) -> Figure:
+def figure_of(results: Results) -> Figure:
+    """Forward passes on the left, with backward passes on the right."""
     figure = new_figure(12, 6.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, backward in zip(panels, (False, True), strict=True):

@@ -1,8 +1,9 @@
 """From options to what is measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crisp_attention.bench import situations
+from crisp_attention.bench.bars import MEMORY_LENGTH
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
 from crisp_attention.bench.options import PARTS, BenchOptions, Part
@@ -33,7 +34,15 @@ STEPS = {
 }  # batch, length
 SHARE = 4  # of many situations each gets this part of the time that others have
 MEMORY = ("topk", "sparse_linear")  # methods
-MEMORY_LENGTH = {False: 16384, True: 2048}
+MEMORY_AT = {False: 16384, True: 2048}  # tokens
+# those whose memory is to be linear in the length, measured at MEMORY_LENGTH
+LINEAR = (
+    *("dense", "topk", "topk:sparsity=0.0", "topp", "topk_topp", "threshold", "nofm", "nofm:n=8:m=64"),
+    *("entmax", "entmax:alpha=1.25", "entmax:alpha=learned", "random"),
+    *("window:width=129", "block_topk", "block_topk+topk:sparsity=0.5", "sparse_linear:critical=0.05"),
+    *("bigbird:width=129", "strided:stride=16", "lsh", "random_pairs"),
+)
+LINEAR_CAUSAL = ("topk", "window:width=129", "block_topk")
 CPU_ONLY: tuple[Part, ...] = (*situations.PARTS, "hooks", "pruning", "sparsefinder")
 EFFORT = {False: Effort(30, 20), True: Effort(5, 0.5)}
 
@@ -84,15 +93,19 @@ def planned(options: BenchOptions) -> Plan:
     ]
     topk, usual = at("topk", SHORT), EFFORT[options.quick]
     rounds = options.rounds or usual.rounds
+    long = shape(MEMORY_LENGTH, 1)
+    linear = [Case(at(word, MEMORY_LENGTH), long, True) for word in LINEAR]
+    linear += [Case(at(word, MEMORY_LENGTH), replace(long, causal=True), True) for word in LINEAR_CAUSAL]
     return Plan(
         parts=options.parts or _usual(options),
         cases=cases,
         steps=STEPS[options.quick],
         step_method=topk,
         memory=[
-            Case(at(word, MEMORY_LENGTH[options.quick]), shape(MEMORY_LENGTH[options.quick], 1), True)
+            Case(at(word, MEMORY_AT[options.quick]), shape(MEMORY_AT[options.quick], 1), True)
             for word in options.method or (MEMORY[:1] if options.quick else MEMORY)
-        ],
+        ]
+        + ([] if options.quick or options.method else linear),
         first_call=[
             Case(at(word, 512), shape(512, 1), True) for word in (words[:1] if options.quick else words)
         ],

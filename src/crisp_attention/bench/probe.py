@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -20,7 +21,7 @@ WARM = 256  # tokens of the call that loads and compiles what the measured one n
 
 def memory(contender: Contender, shape: Shape, backward: bool) -> dict[str, Any]:
     """Bytes that a call takes at its peak, on top of its inputs."""
-    warm = Shape(shape.batch, shape.heads, min(WARM, shape.length), shape.width, shape.dtype, shape.device)
+    warm = replace(shape, length=min(WARM, shape.length))
     contender.call(warm, backward)()
     call = contender.call(shape, backward)
     if shape.device == "cuda":
@@ -64,7 +65,8 @@ def main() -> None:
     task = json.load(sys.stdin)
     torch.set_num_threads(task["threads"])
     shape = Shape(**task["shape"])
-    contender = dense() if task["contender"] == DENSE else crisp(parse(task["method"]))
+    causal = shape.causal
+    contender = dense(causal) if task["contender"] == DENSE else crisp(parse(task["method"]), causal=causal)
     try:
         found = (
             memory(contender, shape, task["backward"])

@@ -8,20 +8,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from crisp_attention.bench.bars import (
-    BARS,
     HOOKS,
     HOOKS_PER_CALL,
+    MEMORY,
+    MEMORY_LENGTH,
     PREDICTED,
-    Verdict,
+    bar_of,
     bars_of,
     crisp_ratio,
     predicted_ratios,
-    verdict,
 )
 from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.predicted import ALL, COMPARING, LISTING
-from crisp_attention.bench.results import Attention, Hooked, Predicted, Pruned, Results
+from crisp_attention.bench.results import Attention, Hooked, Predicted, Pruned, Results, Situated
+from crisp_attention.bench.summary import Judged, counted, judged
 
 MOST = 5  # lengths side by side, in 80 columns
 
@@ -34,13 +35,21 @@ def show(results: Results, console: Console) -> None:
             for first in range(0, len(cells), MOST):
                 _print(console, attention(cells[first : first + MOST]))
             _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in cells))
+    for part in dict.fromkeys(each.part for each in results.situated):
+        some = [each for each in results.situated if each.part == part]
+        _print(console, situated(some))
+        _missing(console, ((f"{each.row}, {each.size}", each.absent) for each in some))
     if results.step:
         _print(console, steps(results))
         _missing(console, ((f"{each.length:,}", each.absent) for each in results.step))
     if results.memory:
         _print(console, memory(results))
         _missing(
-            console, (("forward + backward" if m.backward else "forward", m.absent) for m in results.memory)
+            console,
+            (
+                (f"{m.method}, {'forward + backward' if m.backward else 'forward'}", m.absent)
+                for m in results.memory
+            ),
         )
     if results.first_call:
         _print(console, first_calls(results))
@@ -59,22 +68,38 @@ def show(results: Results, console: Console) -> None:
         _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
     if results.listed:
         _print(console, listed(results))
-    if (table := bars(results)).row_count:
-        _print(console, table)
+    if found := judged(results):
+        _print(console, bars(found))
 
 
-def bars(results: Results) -> Table:
-    """The worst ratio of each of the project's bars that the run touched, its bar, and whether it holds."""
-    table = _table(
-        "the project's bars: largest ratio to dense SDPA allowed; measured, at the worst length",
-        "case",
-    )
-    for heading in ("forward", "bar", "and backward", "bar"):
+def bars(found: list[Judged]) -> Table:
+    """What was measured, its bar, and how far it is from it: the worst first."""
+    table = _table(f"the project's bars (largest ratios allowed): {counted(found)}", "case")
+    table.add_column("of")
+    for heading in ("measured", "bar", "of the bar"):
         table.add_column(heading, justify="right")
-    for bar in BARS:
-        found = [verdict(bar, results, backward) for backward in (False, True)]
-        if any(each is not None and each.worst is not None for each in found):
-            table.add_row(bar.name, *(cell for each in found for cell in _judged(each)))
+    table.add_column("")
+    colours = {"missed": "red", "holds": "green"}
+    for each in found:
+        colour = colours.get(each.word, "dim")
+        share = "–" if each.share is None else f"{each.share:.0%}"
+        table.add_row(
+            each.case, each.of, ratio(each.found), f"{each.bar:g}", share, f"[{colour}]{each.word}[/]"
+        )
+    return table
+
+
+def situated(found: list[Situated]) -> Table:
+    """Situations of a part: ratios to the yardstick, forward and with the backward pass, with their bars."""
+    table = _table(f"{found[0].part}: time as a ratio to its yardstick, with the bars", "")
+    for heading in ("size", "yardstick", "ms", "forward", "and backward"):
+        table.add_column(heading, justify="left" if heading == "yardstick" else "right")
+    for row, size in dict.fromkeys((each.row, each.size) for each in found):
+        ways = {each.backward: each for each in found if (each.row, each.size) == (row, size)}
+        yardstick = next((each.yardstick for each in ways.values() if each.yardstick), None)
+        shown = (yardstick.name, f"{1000 * yardstick.seconds.median:.3g}") if yardstick else ("–", "–")
+        cells = (_barred(each.ratio, bar_of(each)) for each in ways.values())
+        table.add_row(row, size, *shown, *cells)
     return table
 
 
@@ -128,19 +153,20 @@ def steps(results: Results) -> Table:
 
 
 def memory(results: Results) -> Table:
-    """Peak memory in addition to the inputs."""
-    first = results.memory[0]
-    title = f"peak memory on top of the inputs, {first.method}, {first.shape['length']:,} tokens, MiB"
-    table = _table(title, "")
-    for heading in (DENSE, CRISP, "ratio"):
+    """Peak memory in addition to the inputs: a row for each method at each length."""
+    table = _table("peak memory on top of the inputs: dense in MiB, ours as a ratio to it", "tokens")
+    table.add_column("method")
+    for heading in ("dense,\nforward", "ratio", "dense,\nand backward", "ratio"):
         table.add_column(heading, justify="right")
-    for each in results.memory:
-        peaks = [each.peak_bytes.get(name) for name in (DENSE, CRISP)]
-        table.add_row(
-            "forward + backward" if each.backward else "forward",
-            *("–" if peak is None else f"{peak / 2**20:,.0f}" for peak in peaks),
-            ratio(each.ratio),
-        )
+    rows = dict.fromkeys((each.method, each.shape["length"], each.shape["causal"]) for each in results.memory)
+    for method, length, causal in rows:
+        cells = []
+        for each in results.memory:
+            if (each.method, each.shape["length"], each.shape["causal"]) == (method, length, causal):
+                dense = each.peak_bytes.get(DENSE)
+                most = MEMORY if length == MEMORY_LENGTH else None
+                cells += ["–" if dense is None else f"{dense / 2**20:,.0f}", _barred(each.ratio, most) or "–"]
+        table.add_row(f"{length:,}", f"{method}{', causal' * causal}", *cells)
     return table
 
 
@@ -300,15 +326,6 @@ def limit_ratio(each: Attention) -> float:
 def ratio(value: float | None) -> str:
     """Three digits, or a dash."""
     return "–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.3g}"
-
-
-def _judged(found: Verdict | None) -> list[str]:
-    if found is None:
-        return ["", ""]
-    word = {True: "[green]holds[/]", False: "[red]missed[/]", None: "partly"}[found.holds]
-    if found.worst is None:
-        return ["not measured", f"≤ {found.bar:.2f}"]
-    return [f"{ratio(found.worst)} at {found.length:,}", f"≤ {found.bar:.2f} {word}"]
 
 
 def _table(title: str, first: str) -> Table:
