@@ -73,14 +73,15 @@ def crisp(method: Method, backend: str = "auto") -> Contender:
         if not method.has_parameters:
             return attention(query, key, value, method, backend=backend)
         scale = query.shape[-1] ** -0.5
-        call = KernelCall(query, key, value, method, scale, parameters=_learned(method, query, key))
+        call = KernelCall(query, key, value, method, scale, parameters=learned(method, query, key))
         return dispatch.attention(call, backend)[0]
 
     name, matrices = (REFERENCE, 8) if backend == "reference" else (CRISP, 0)
     return Contender(name, attend, matrices)
 
 
-def _learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+def learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
+    """What the method learns, drawn as if it had been trained for a while."""
     generator = torch.Generator().manual_seed(0)
     shape = LayerShape(query.shape[1], key.shape[1], query.shape[-1])
     return {
