@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # which few are long and many wait for processes of their own, have three that take each other's work
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all test-floor lint kernels format clean
+.PHONY: demo test test-all test-floor lint kernels gpu format clean
 
 demo: .venv/for-demo
 	$(BIN)/crisp demo --output runs/demo
@@ -33,6 +33,10 @@ lint: .venv/installed
 # compiled once, not by each of the tests' processes
 kernels: .venv/installed
 	$(BIN)/python -c "from crisp_attention.kernels.cpu import backward, blocks_backward, blocks_forward, forward"
+
+# on a machine with a CUDA device, with what is installed there
+gpu:
+	PYTHONPATH=src $(PYTHON) -m crisp_attention.bench gpu
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -36,8 +36,11 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def drawing() -> Iterator[dict[str, Callable]]:
     """Drawing a run's two pictures takes longer than the run; a test that looks at them asks for `pictures`."""
-    from crisp_attention.runs import evaluation
-
+    try:
+        from crisp_attention.runs import evaluation
+    except ModuleNotFoundError:  # a machine with a GPU need not have what runs need, to test kernels
+        yield {}
+        return
     originals = {name: getattr(evaluation, name) for name in ("draw_learning", "draw_heads")}
     with pytest.MonkeyPatch.context() as patch:
         for name in originals:

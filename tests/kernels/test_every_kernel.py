@@ -15,6 +15,7 @@ class TestCpu(KernelContract):
     kernel, at_most = KERNELS["cpu"], 5
 
 
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 class TestFlex(KernelContract):
     kernel, device, at_most = KERNELS["flex"], DEVICE, 1
@@ -22,6 +23,7 @@ class TestFlex(KernelContract):
     methods = {name: METHODS[name] for name in ("block_topk", "block_topk, 16", "block_topk, 64")}  # noqa: RUF012
 
 
+@pytest.mark.cuda
 @pytest.mark.slow  # where there is no GPU, Triton's interpreter takes minutes, the more the longer rows are
 class TestTriton(KernelContract):
     kernel, device = KERNELS["triton"], DEVICE

@@ -69,6 +69,7 @@ def test_flex_attention_names_it_as_well(monkeypatch) -> None:
         penalty(lambda *leaves: flex.attention(with_blocks(Call(*leaves, method, scale=0.3))), *states)
 
 
+@pytest.mark.cuda
 @pytest.mark.slow
 def test_triton_names_it_as_well() -> None:
     pytest.importorskip("triton", reason="triton is not installed; it is for Linux only")

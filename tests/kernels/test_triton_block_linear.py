@@ -18,6 +18,7 @@ from tests.cases import normal
 from tests.pruning.test_compressed import blocks_of
 
 pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")
+pytestmark = pytest.mark.cuda
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -23,6 +23,7 @@ from tests.cases import normal
 tl = pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cuda,
     # numpy's, of the interpreter: 0 / 0 and inf - inf
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]

@@ -19,12 +19,16 @@ METHODS = {
     "nofm": Method(rule=NofM(1, 4)),
     "blocks": Method(layout=BlockTopK(0.5, block_size=16)),
 }
+ON_GPUS = ("triton", "triton_blocks", "flex")
 # where there is no GPU, torch compiles FlexAttention once more for every view
 SLOW = [] if torch.cuda.is_available() else ["triton", "flex"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 every_kernel = pytest.mark.parametrize(
     "kernel",
-    [pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW)) for k in [*KERNELS, dispatch.REFERENCE]],
+    [
+        pytest.param(k, marks=[pytest.mark.slow] * (k in SLOW) + [pytest.mark.cuda] * (k in ON_GPUS))
+        for k in [*KERNELS, dispatch.REFERENCE]
+    ],
 )
 
 

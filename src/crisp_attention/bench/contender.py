@@ -106,7 +106,7 @@ def as_it_is_held(method: Method, shape: Shape) -> Contender:
 
 
 def learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:
-    """The parameters of a method for such a layer, moved a little at random."""
+    """What the method learns, drawn as if it had been trained for a while."""
     generator = torch.Generator().manual_seed(0)
     shape = LayerShape(query.shape[1], key.shape[1], query.shape[-1])
     return {

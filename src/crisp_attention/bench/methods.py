@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
+from statistics import NormalDist
 
 import torch
-from scipy.stats import norm
 
 from crisp_attention.bench.case import Shape
 from crisp_attention.bench.contender import crisp
@@ -17,6 +17,7 @@ from crisp_attention.methods.rules import Entmax, NofM, Threshold, TopK, TopP
 from crisp_attention.methods.spec import parse
 
 DEFAULT = ("topk", "block_topk", "entmax", "topp", "threshold", "nofm", "sparse_linear")
+NORMAL = NormalDist()
 QUERIES = 128  # that the achieved sparsity is measured on
 
 
@@ -44,12 +45,14 @@ def achieved_sparsity(method: Method, shape: Shape) -> float:
 
 def _topp(sparsity: float, length: int) -> TopP:
     # of exp(z) under a normal density, the share above t is the density's share above t - 1
-    return TopP(float(norm.sf(norm.ppf(sparsity) - 1)) if sparsity else 1.0)
+    return TopP(1 - NORMAL.cdf(NORMAL.inv_cdf(sparsity) - 1) if sparsity else 1.0)
 
 
 def _threshold(sparsity: float, length: int) -> Threshold:
-    largest = norm.ppf(0.5 ** (1 / length))
-    return Threshold(min(1.0, math.exp(norm.ppf(sparsity) - largest)))
+    if not sparsity:
+        return Threshold(0.0)
+    largest = NORMAL.inv_cdf(0.5 ** (1 / length))
+    return Threshold(min(1.0, math.exp(NORMAL.inv_cdf(sparsity) - largest)))
 
 
 def _nofm(sparsity: float, length: int) -> NofM:

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from crisp_attention.bench.contender import CRISP, Absent
@@ -191,6 +190,8 @@ PACKAGES = (
 
 def machine(device: str) -> dict[str, Any]:
     """Processor, cores, threads, memory, load before the run, versions; None for what is not there."""
+    import psutil
+
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False),
@@ -202,7 +203,7 @@ def machine(device: str) -> dict[str, Any]:
         "load_before": psutil.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 
@@ -222,6 +223,11 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that matter, None for those that are not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(name: str) -> str | None:

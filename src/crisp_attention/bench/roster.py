@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from crisp_attention.bench.case import Shape
@@ -62,7 +61,12 @@ def peers(method: Method) -> dict[str, Build]:
 
 def free_bytes(device: str) -> int:
     """Memory that can still be taken on a device."""
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    import psutil
+
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def fitting(contender: Contender, shape: Shape) -> Contender:
