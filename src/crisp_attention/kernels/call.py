@@ -26,7 +26,8 @@ class Call:
     j > i + `first_query`, the position of the first query among the keys, and `span`, int (B, 2), those before each
     example's first valid key and from the one after its last. They alone decide what counts as a key: a valid pair
     that scores -inf counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
-    kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
+    kept score is NaN, +inf or -inf is NaN (where nothing is dropped it is what torch's own attention says); one without
+    a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
     by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks
     see each other, where the method's layout says so: dispatch asks it. `heads` are the numbers of the query heads in

@@ -61,6 +61,12 @@ def _missing(library: str) -> str | None:
     return library if find_spec(library) is None else None
 
 
+def _sdpa() -> KernelModule:
+    from crisp_attention.kernels import sdpa
+
+    return sdpa
+
+
 def _cpu() -> KernelModule:
     from crisp_attention.kernels import cpu
 
@@ -91,6 +97,7 @@ KERNELS: dict[str, Kernel] = {
     "flex": Kernel(_flex),
     "triton": Kernel(_triton, absent=_missing("triton")),
     "triton_blocks": Kernel(_triton_blocks, absent=_missing("triton")),
+    "sdpa": Kernel(_sdpa),
 }
 
 
@@ -132,6 +139,8 @@ class Fastest:
 
 # the first that covers a call, and whose kernel lacks nothing of it, is taken
 FASTEST = (
+    Fastest("sdpa", device="cpu", measured="2 cores of an Intel Xeon (docs/performance.md)"),
+    Fastest("sdpa", device="cuda"),
     Fastest("cpu", device="cpu", measured="2 cores of an AMD EPYC (docs/performance.md)"),
     Fastest("triton_blocks", device="cuda", branch=True),
     Fastest("flex", device="cuda"),
