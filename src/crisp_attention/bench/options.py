@@ -43,18 +43,32 @@ class BenchOptions:
     """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""
 
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
-    """What to measure: attention (alone, against length), decoders (windows, blocks and top-k under causality),
-    generation (one token with a cache), padded (a batch with padding), rows (every rule; wide, odd and long rows, and
-    rows that are not normal), step (of fine-tuning a model), memory, first-call (compilation), hooks (what it costs to
-    reach the attention of any model, such as your own), pruning (layers and a model with pruned weights), sparsefinder
-    (attention between predicted blocks, which needs --text). Default: all that can be; with --quick neither first-call
-    nor hooks. Methods and shapes of decoders, generation, padded and rows are fixed: of the options below they take
+    """What to measure. Default: all that can be; with --quick
+    neither decoders, first-call nor hooks.
+    attention: alone, against length;
+    decoders: windows, blocks and top-k under causality;
+    generation: one token with a cache;
+    padded: a batch with padding;
+    rows: every rule; wide, odd and long rows, and rows
+    that are not normal;
+    step: of fine-tuning a model;
+    memory: its peak, each method in a process of its own;
+    first-call: compilation;
+    hooks: what it costs to reach the attention of any
+    model, such as your own;
+    pruning: layers and a model with pruned weights;
+    sparsefinder: attention between predicted blocks, which
+    needs --text.
+    Methods and shapes of decoders, generation, padded and
+    rows are fixed: of the options below they take
     --threads and --rounds."""
 
     text: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """A file of text, of at least 54,000 tokens (9,000 with --quick), needed by the part sparsefinder: it measures on
-    MiniLM's queries and keys for it, as random ones have no pairs to predict. Of the options below it takes --sparsity,
-    --threads and --rounds."""
+    """A file of text, of at least 54,000 tokens (9,000 with
+    --quick), needed by the part sparsefinder: it measures
+    on MiniLM's queries and keys for it, as random ones
+    have no pairs to predict. Of the options below it takes
+    --sparsity, --threads and --rounds."""
 
     method: Texts = ()
     """Methods, by name (made as sparse as --sparsity) or with options, such as `block_topk:block_size=128`.

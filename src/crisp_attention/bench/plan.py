@@ -7,7 +7,7 @@ from crisp_attention.bench.bars import MEMORY_LENGTH
 from crisp_attention.bench.case import Case, Shape
 from crisp_attention.bench.methods import DEFAULT, named
 from crisp_attention.bench.options import PARTS, BenchOptions, Part
-from crisp_attention.bench.rounds import Effort
+from crisp_attention.bench.rounds import LEAST, Effort
 from crisp_attention.bench.situation import Situation
 from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_whole
@@ -111,12 +111,12 @@ def planned(options: BenchOptions) -> Plan:
         ],
         situations={part: situations.planned(part, options.quick) for part in situations.PARTS},
         effort=Effort(rounds, usual.seconds),
-        brief=Effort(rounds, usual.seconds / SHARE),
+        brief=Effort(min(rounds, LEAST) if options.quick else rounds, usual.seconds / SHARE),
     )
 
 
 def _usual(options: BenchOptions) -> tuple[Part, ...]:
-    left_out = {"first-call", "hooks"} if options.quick else set[str]()
+    left_out = {"decoders", "first-call", "hooks"} if options.quick else set[str]()
     if options.device != "cpu":
         left_out |= {*CPU_ONLY}
     if options.text is None:

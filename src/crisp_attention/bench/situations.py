@@ -22,7 +22,6 @@ QUICK = {
     ("one token, top-k", "after 512"),
     ("one token, blocks", "after 512"),
     ("N:M 2:4", "512"),
-    ("random 80 %", "512"),
     ("width 8", "512"),
 }
 
