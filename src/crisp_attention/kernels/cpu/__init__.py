@@ -61,6 +61,9 @@ def is_plain(*given: Tensor | None) -> bool:
 
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
+    from crisp_attention.kernels.cpu.block_operators import blocks as in_blocks
+    from crisp_attention.kernels.cpu.block_operators import spans_of
+    from crisp_attention.kernels.cpu.chosen_operators import chosen
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows, rows_now
 
@@ -76,6 +79,7 @@ def attention(call: Call) -> Tensor:
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
+    span = None if call.span is None else call.span.int()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
         given = query, key, value, bias, call.sinks
@@ -86,10 +90,7 @@ def attention(call: Call) -> Tensor:
             valid,
             bias,
             None if call.sinks is None else call.sinks.float(),
-            None if call.span is None else call.span.int(),
-            None,
-            None,
-            None,
+            span,
             seed,
             *code,
             call.causal,
@@ -97,33 +98,38 @@ def attention(call: Call) -> Tensor:
             call.scale,
             call.softcap or 0.0,
             call.dropout,
-            0,
+        )
+        return output.to(call.query.dtype)
+    if (choice := graph.choice) is not None:
+        numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
+        output, *_ = chosen(
+            query,
+            key,
+            value,
+            span,
+            seed,
+            *code,
+            call.causal,
+            call.first_query,
+            call.scale,
+            call.dropout,
+            graph.blocks.size,
+            *numbers,
         )
         return output.to(call.query.dtype)
     blocks, (counts, listed) = graph.blocks, graph.listed()
     states = tuple(map(blocks.in_order, (query, key, value)))
-    shown = listed, counts, blocks.lengths, seed
     branch = call.method.branch
     if computes_branch(call) and isinstance(branch, Linear):
         learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
         kind = linear.MAPS[branch.feature_map]
+        shown = listed, counts, blocks.lengths, seed
         output, *_ = sparse_linear(
             *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
         )
     else:
-        output, *_ = rows(
-            *states,
-            None,
-            None,
-            None,
-            None,
-            *shown,
-            *code,
-            call.causal,
-            0,
-            call.scale,
-            0.0,
-            call.dropout,
-            blocks.size,
-        )
+        band = () if graph.band is None else graph.band.numbers(key.shape[2])
+        shown = listed, counts, spans_of(blocks.lengths) if graph.is_whole else span, seed
+        order = call.causal, call.first_query
+        output, *_ = in_blocks(*states, *shown, *code, *order, call.scale, call.dropout, blocks.size, band)
     return blocks.back(output).to(call.query.dtype)

@@ -61,30 +61,20 @@ def fill(
     return job
 
 
-def restrict(job: Job, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int) -> None:
-    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and real tokens (B,)."""
-    blocks = blocks[..., : max(1, int(block_counts.max()))]
-    job.flat("blocks", blocks)
-    job.flat("block_counts", block_counts)
-    job.set(most_blocks=blocks.shape[-1], block_size=block_size, tile=block_size)
-    if lengths is not None:
-        job.flat("lengths", lengths)
-
-
-def launch(work: Callable[..., Any], job: Job, items: int) -> None:
-    """Run a compiled function on the job, on at most as many threads as there are items."""
+def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
+    """Run a compiled function on the job, on at most as many threads as there are items, each with `size` numbers."""
     multiplications = job["batch"] * job["heads"] * job["queries"] * job["keys"] * job["width"]
     threads = max(1, min(torch.get_num_threads(), items, 1 + multiplications // WORK))
-    if block := job["block_size"]:
-        columns, tiles = job["most_blocks"] * block, 2
-        packed = -(-job["keys"] // block) * block * (job["width"] + job["value_width"])
-    else:
-        columns, tiles = -(-job["keys"] // LANES) * LANES, 1
-        packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
-    size = 4 * (columns + LANES) + tiles * job["tile"] * columns + packed
     job.flat("scratch", torch.empty(threads, size, dtype=torch.float32, device="cpu"))
     job.set(scratch_size=size)
     job.start(work, threads)
+
+
+def _room(job: Job) -> int:
+    """Numbers that a thread of the row kernels needs."""
+    columns = -(-job["keys"] // LANES) * LANES
+    packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
+    return 4 * (columns + LANES) + job["tile"] * columns + packed
 
 
 # what the forward pass notes of every row for the backward pass
@@ -99,9 +89,6 @@ def rows_now(
     bias: Tensor | None,
     sinks: Tensor | None,
     span: Tensor | None,
-    blocks: Tensor | None,
-    block_counts: Tensor | None,
-    lengths: Tensor | None,
     seed: Tensor,
     rule: int,
     level: float,
@@ -112,16 +99,11 @@ def rows_now(
     scale: float,
     softcap: float,
     dropout: float,
-    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
-    results = _outputs(query, value)
+    results = outputs(query, value)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    kernel = "forward"
-    if blocks is not None and block_counts is not None:
-        restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = "blocks_forward"
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
@@ -129,7 +111,7 @@ def rows_now(
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
-    launch(loaded(kernel, "forward"), job, query.shape[0] * query.shape[1] * tiles)
+    launch(loaded("forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, _room(job))
     return results
 
 
@@ -138,7 +120,7 @@ rows = torch.library.custom_op("crisp::rows", rows_now, mutates_args=(), device_
 
 @rows.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(query, value)
+    return outputs(query, value)
 
 
 @torch.library.custom_op("crisp::rows_backward", mutates_args=(), device_types="cpu")
@@ -151,9 +133,6 @@ def rows_backward(
     bias: Tensor | None,
     sinks: Tensor | None,
     span: Tensor | None,
-    blocks: Tensor | None,
-    block_counts: Tensor | None,
-    lengths: Tensor | None,
     seed: Tensor,
     threshold: Tensor,
     tie: Tensor,
@@ -167,7 +146,6 @@ def rows_backward(
     scale: float,
     softcap: float,
     dropout: float,
-    block_size: int,
     learns_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, bias and sinks from that of the output and what `rows` returned of each row.
@@ -176,10 +154,6 @@ def rows_backward(
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    kernel = "backward"
-    if blocks is not None and block_counts is not None:
-        restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = "blocks_backward"
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
     tiles = -(-query.shape[2] // job["tile"])
@@ -201,7 +175,7 @@ def rows_backward(
         job.strided("bias_grad", bias_grad)
     if sinks is not None:
         job.flat("sinks_grad", sinks_grad)
-    launch(loaded(kernel, "backward"), job, chunks * groups)
+    launch(loaded("backward", "backward"), job, chunks * groups, _room(job))
     more = (
         bias_grad.sum_to_size(bias.shape) if bias is not None and learns_bias else bias_grad,
         sinks_grad if sinks is None else sinks_grad.sum(dim=(0, 1)),
@@ -228,23 +202,24 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:11], *output[1:])
+    ctx.save_for_backward(*inputs[:8], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[11:]
+    ctx.options = inputs[8:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     learns_bias, saved = ctx.needs_input_grad[4], ctx.saved_tensors  # which may be read once
     *grads, bias, sinks = rows_backward(grad, *saved, *ctx.options, learns_bias)
     more = (None, bias if learns_bias else None, None if saved[5] is None else sinks)
-    return *grads, *more, *[None] * (5 + len(ctx.options))
+    return *grads, *more, *[None] * (2 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)
 rows_backward.register_autograd(refuse_second("cpu"))
 
 
-def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the output of the forward pass and what it notes of every row."""
     batch, heads, queries, _ = query.shape
     # laid out as models want it next: (B, L, H, Dv)
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)

@@ -34,15 +34,20 @@ def seen_by(job, batch, row):
 
 
 @compiled
-def keys_of(job, batch, group):
+def all_keys_of(job, batch, group):
     """Where the keys of a head begin."""
-    first, _ = span_of(job, batch)
-    return floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head + first * job.key_row))
+    return floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))
+
+
+@compiled
+def keys_of(job, batch, group):
+    """Where those of a head's keys begin that are in the example's span."""
+    return floats_after(all_keys_of(job, batch, group), span_of(job, batch)[0] * job.key_row)
 
 
 @compiled
 def values_of(job, batch, group):
-    """Where the values of a head begin."""
+    """Where the values of a head begin that are in the example's span."""
     first, _ = span_of(job, batch)
     return floats_at(
         job.value + 4 * (batch * job.value_batch + group * job.value_head + first * job.value_row)
