@@ -155,7 +155,7 @@ def tabulate(job: Job, plan: Plan, keys: int) -> None:
 def gradients(
     kernel: str, job: Job, states: tuple[Tensor, ...], per_row: tuple[Tensor, ...], size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value by a kernel whose threads need `size` numbers; `states` begin with the output's."""
+    """Gradients of query, key and value, given that of the output; the kernel's threads need `size` numbers each."""
     grad, query, key, value = states
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
