@@ -29,3 +29,12 @@ class TestTriton(KernelContract):
     kernel, device = KERNELS["triton"], DEVICE
     methods = {name: METHODS[name] for name in ("topk", "topp", "threshold", "dense")}  # noqa: RUF012
     longest, at_most = (KernelContract.longest, None) if GPU else (33, 1)
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter
+class TestTritonBlocks(KernelContract):
+    kernel, device = KERNELS["triton_blocks"], DEVICE
+    methods = {name: METHODS[name] for name in ("block_topk, 16", "block_topk, 64")}  # noqa: RUF012
+    longest, at_most = (KernelContract.longest, None) if GPU else (66, 1)

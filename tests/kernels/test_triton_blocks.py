@@ -100,6 +100,45 @@ def test_lengths(length: int) -> None:
     check(a_call(SparseLinear(0.3, 0.2, 16), length=length))
 
 
+def test_heads_as_wide_as_they_get() -> None:
+    check(a_call(Method(BlockTopK(0.5, 16)), length=50, heads=1, width=256))
+
+
+def dropping(call: Call, seed: int = 5) -> Tensor:
+    torch.manual_seed(seed)
+    return dispatch.attention(replace(call, dropout=0.25), "triton_blocks")[0]
+
+
+def test_dropout_drops_weights_and_is_drawn_again_in_the_backward_pass() -> None:
+    call = a_call(Method(BlockTopK(0.4, 16)), length=64, heads=4, groups=2, width=64, lengths=(64, 40))
+    unit = torch.eye(64, device=DEVICE).expand(2, 2, 64, 64)
+    plain, weights = (
+        each(replace(call, value=unit))
+        for each in (lambda c: dispatch.attention(c, "reference")[0], dropping)
+    )
+    real = call.valid[:, :, 0, :, None].expand_as(plain) & (plain > 0)
+    stays = weights > 0
+    assert not (stays & ~real).any()
+    torch.testing.assert_close(weights[stays], plain[stays] / 0.75)
+    assert 1 - stays.sum() / real.sum() == pytest.approx(0.25, abs=0.03)
+    states = [each.clone().requires_grad_() for each in (call.query, call.key, call.value)]
+    given = normal(*call.query.shape, seed=3).to(call.query)
+    found = torch.autograd.grad(
+        dropping(replace(call, query=states[0], key=states[1], value=states[2])), states, given
+    )
+    # the same by the definition, with what was dropped as a mask of the weights
+    mask = stays.double() / 0.75
+    query, key, value = wide = [each.detach().double().requires_grad_() for each in states]
+    keys, values = (each.repeat_interleave(2, dim=1) for each in (key, value))
+    scores = (query @ keys.mT * call.scale).masked_fill(~real, -torch.inf)
+    kept = real.any(dim=-1, keepdim=True)
+    output = (scores.masked_fill(~kept, 0).softmax(dim=-1) * kept * mask) @ values
+    for ours, exact in zip(found, torch.autograd.grad(output, wide, given.double()), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
+    assert dropping(call).equal(dropping(call))
+    assert not dropping(call).equal(dropping(call, seed=6))
+
+
 def test_a_temperature_does_not_reach_the_linear_part() -> None:
     check(a_call(Method(BlockTopK(0.7, 16, local_blocks=0), crisp.Dense(temperature=2.0), branch=Linear())))
 
@@ -128,9 +167,8 @@ def test_scores_of_minus_infinity_weigh_nothing() -> None:
         (lambda: a_call(SparseLinear(0.3, block_size=8)), "blocks of 8 tokens (it has 16, 32, 64, 128)"),
         (
             lambda: a_call(SparseLinear(0.3, block_size=16), width=20),
-            "heads of width 20 (it has 16, 32, 64, 128)",
+            "heads of width 20 (it has 16, 32, 64, 128, 256)",
         ),
-        (lambda: replace(a_call(SparseLinear(0.3, block_size=16)), dropout=0.1), "dropout"),
         (lambda: a_call(Method(rule=TopK(0.5))), "the layout full"),
         (lambda: a_call(Method(BlockTopK(0.5, 16), TopK(0.5))), "the rule topk"),
         (

@@ -19,7 +19,7 @@ from crisp_attention.methods.part import called
 from crisp_attention.methods.rules import Dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-WIDTHS = SIZES = (16, 32, 64, 128)
+WIDTHS, SIZES = (16, 32, 64, 128, 256), (16, 32, 64, 128)
 MAPS = {"softmax": 0, "elu": 1, "relu": 2}
 
 
@@ -54,10 +54,10 @@ def lacks(call: Call) -> str | None:
     ):
         if number not in known:
             return f"{what.format(number)} (it has {', '.join(map(str, known))})"
-    if call.dropout:
-        return "dropout"
     if query.device.type == "cuda":
-        needed = shared_memory(query.dtype, call.blocks.blocks.size, query.shape[3], call.value.shape[3])
+        needed = shared_memory(
+            query.dtype, call.blocks.blocks.size, query.shape[3], call.value.shape[3], computes_branch(call)
+        )
         gpu = torch.cuda.get_device_properties(query.device)
         there = getattr(
             gpu, "shared_memory_per_block_optin", gpu.shared_memory_per_block
@@ -68,9 +68,9 @@ def lacks(call: Call) -> str | None:
     return next((words for words, value in given.items() if value is not None), None)
 
 
-def shared_memory(dtype: torch.dtype, size: int, width: int, value_width: int) -> int:
+def shared_memory(dtype: torch.dtype, size: int, width: int, value_width: int, linear: bool) -> int:
     """Bytes that its passes need at most, for blocks of `size` tokens: a bound for what the compiler says."""
-    tile, state = size * max(width, value_width), width * value_width
+    tile, state = size * max(width, value_width), width * value_width if linear else 0
     return max(4 * tile + size * size, 3 * tile + state) * dtype.itemsize + 2048
 
 
@@ -106,9 +106,11 @@ def attention(call: Call) -> Tensor:
         graph.seen,
         marginal,
         lengths,
+        call.draw() if call.dropout else None,
         scale=call.scale,
         block_size=blocks.size,
         feature_map=0 if branch is None else MAPS[branch.feature_map],
+        dropout=call.dropout,
     )
     output = blocks.back(output)
     if branch is None:

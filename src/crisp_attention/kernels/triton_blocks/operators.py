@@ -9,6 +9,7 @@ from torch import Tensor
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
 from crisp_attention.kernels.triton_blocks.passes import attend, key_gradients, key_sums, query_gradients
+from crisp_attention.kernels.warps import warps_for
 from crisp_attention.methods.blocks import listed
 
 
@@ -20,15 +21,17 @@ def forward(
     seen: Tensor,
     marginal: Tensor | None,
     lengths: Tensor,
+    seed: Tensor | None,
     scale: float,
     block_size: int,
     feature_map: int,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Softmax attention to the seen blocks and linear attention to the marginal ones, (B, H, L, Dv) each.
 
     Also the log-sum-exp of every row and what it weighs in the linear part, (B, H, L) float32. `seen` and `marginal`
     are bool (B, H, n, n); without the latter what is linear is empty. `lengths` (B,) int32 are the real tokens, the
-    first ones.
+    first ones. `seed` () starts the dropout of the softmax weights.
     """
     query, key, value = map(by_rows, (query, key, value))
     lengths = lengths.contiguous()
@@ -53,6 +56,7 @@ def forward(
             heads=query.shape[1],
             shared=query.shape[1] // key.shape[1],
             **common,
+            **_dropping(seed, dropout),
         )
     return output, linear, tops, weighed
 
@@ -67,6 +71,7 @@ def backward(
     seen: Tensor,
     marginal: Tensor | None,
     lengths: Tensor,
+    seed: Tensor | None,
     output: Tensor,
     linear: Tensor,
     tops: Tensor,
@@ -74,6 +79,7 @@ def backward(
     scale: float,
     block_size: int,
     feature_map: int,
+    dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from those of both outputs."""
     # what was saved need not come back as it was laid out: hooks of autograd and compilers may move it
@@ -89,7 +95,7 @@ def backward(
     means = torch.empty_like(tops)
     shared = query.shape[1] // key.shape[1]
     common |= {"query": query, "q_strides": query.stride(), "given": given, "g_strides": given.stride()}
-    common |= {"tops": tops, "means": means, "shared": shared}
+    common |= {"tops": tops, "means": means, "shared": shared} | _dropping(seed, dropout)
     with torch.cuda.device_of(query):
         query_gradients[(_programs(query, block_size),)](
             blocks=blocks,
@@ -147,13 +153,13 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:6], *output)
+    ctx.save_for_backward(*inputs[:7], *output)
     ctx.mark_non_differentiable(*output[2:])
-    ctx.numbers = inputs[6:]
+    ctx.numbers = inputs[7:]
 
 
 def _differentiate(ctx: Any, given: Tensor, given_linear: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return *backward(given, given_linear, *ctx.saved_tensors, *ctx.numbers), *[None] * 6
+    return *backward(given, given_linear, *ctx.saved_tensors, *ctx.numbers), *[None] * 8
 
 
 forward.register_autograd(_differentiate, setup_context=_remember)
@@ -172,9 +178,19 @@ def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
     return tuple(each.new_empty(each.shape) for each in states)
 
 
-def options(dtype: torch.dtype) -> dict[str, Any]:
-    """The options for Triton's compiler."""
-    return {"num_warps": 4, "num_stages": 1 if dtype == torch.float32 else 2}
+def options(dtype: torch.dtype, size: int, width: int) -> dict[str, Any]:
+    """The options for Triton's compiler, for blocks of `size` tokens and heads of this width."""
+    warps = warps_for(dtype, size * max(size, width))
+    return {"num_warps": warps, "num_stages": 1 if dtype == torch.float32 else 2}
+
+
+def _dropping(seed: Tensor | None, dropout: float) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "dropout": dropout,
+        "dropout_scale": 1 / (1 - dropout),
+        "DROPOUT": seed is not None,
+    }
 
 
 def _listed(seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +226,7 @@ def _common(
         "SIZE": block_size,
         "WIDTH": query.shape[3],
         "VALUE_WIDTH": value.shape[3],
-        **options(query.dtype),
+        **options(query.dtype, block_size, max(query.shape[3], value.shape[3])),
     }
 
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from crisp_attention.kernels.triton_blocks.features import features, through_features
-from crisp_attention.kernels.triton_rows.tiles import load_rows, place, store_rows
+from crisp_attention.kernels.triton_rows.tiles import dropped, load_rows, place, store_rows
 
 
 @triton.jit
@@ -65,8 +65,9 @@ def key_sums(
 def attend(
     query, key, value, lengths, blocks, counts, chosen, chosen_weights, output, linear, tops, weighed,
     q_strides, k_strides, v_strides, o_strides, l_strides,
-    row_tiles, heads, shared, tokens, scale,
-    LINEAR: tl.constexpr, MAP: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    row_tiles, heads, shared, tokens, scale, seed, dropout, dropout_scale,
+    DROPOUT: tl.constexpr, LINEAR: tl.constexpr, MAP: tl.constexpr,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Output and log-sum-exp of a block of queries, the output of its linear attention, and what that weighs."""
     tile, b, h = place(row_tiles, heads)
@@ -81,17 +82,23 @@ def attend(
     total = tl.zeros([SIZE], tl.float32)
     sums = tl.zeros([SIZE, VALUE_WIDTH], tl.float32)
     count = tl.load(counts + at)
+    head, start = (b * heads + h).to(tl.int32), 0
+    if DROPOUT:
+        start = tl.load(seed)
     for number in range(count):
         first = listed_block(blocks, at, number, row_tiles) * SIZE
+        j = first + tl.arange(0, SIZE)
         k = load_rows(key, k_strides[2], first, length, WIDTH, SIZE, WIDTH)
         v = load_rows(value, v_strides[2], first, length, VALUE_WIDTH, SIZE, VALUE_WIDTH)
-        s = scores_of(q, k, i, first + tl.arange(0, SIZE), length, scale)
+        s = scores_of(q, k, i, j, length, scale)
         larger = tl.maximum(top, tl.max(s, 1))
         # all scores so far may be -inf, which weigh nothing; NaN makes its own weight NaN
         base = tl.where(larger == float("-inf"), 0.0, larger)
         weights = tl.exp(s - base[:, None])
         shrink = tl.exp(top - base)
         total = total * shrink + tl.sum(weights, 1)
+        if DROPOUT:
+            weights = dropped(weights, start, head, i, j, dropout, dropout_scale)
         sums = sums * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = larger
     # 0 / 0, NaN, where a real query sees -inf alone; 0 where it is padding
@@ -120,8 +127,9 @@ def query_gradients(
     query, key, value, lengths, blocks, counts, chosen, chosen_weights, output, linear, tops, weighed,
     given, given_linear, means, slopes, slope_weights, d_query,
     q_strides, k_strides, v_strides, o_strides, l_strides, g_strides, gl_strides, dq_strides,
-    row_tiles, heads, shared, tokens, scale,
-    LINEAR: tl.constexpr, MAP: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    row_tiles, heads, shared, tokens, scale, seed, dropout, dropout_scale,
+    DROPOUT: tl.constexpr, LINEAR: tl.constexpr, MAP: tl.constexpr,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries, and of the sums that it chose; `means` are of every row gradient · output."""
     tile, b, h = place(row_tiles, heads)
@@ -141,13 +149,20 @@ def query_gradients(
     tl.store(means + rows, mean, mask=i < tokens)
     slope = tl.zeros([SIZE, WIDTH], tl.float32)
     count = tl.load(counts + at)
+    head, start = (b * heads + h).to(tl.int32), 0
+    if DROPOUT:
+        start = tl.load(seed)
     for number in range(count):
         first = listed_block(blocks, at, number, row_tiles) * SIZE
+        j = first + tl.arange(0, SIZE)
         k = load_rows(key, k_strides[2], first, length, WIDTH, SIZE, WIDTH)
         v = load_rows(value, v_strides[2], first, length, VALUE_WIDTH, SIZE, VALUE_WIDTH)
-        s = scores_of(q, k, i, first + tl.arange(0, SIZE), length, scale)
+        s = scores_of(q, k, i, j, length, scale)
         weights = tl.exp(s - top[:, None])
-        steep = weights * (tl.dot(g, tl.trans(v), input_precision="ieee") - mean[:, None]) * scale
+        steep = tl.dot(g, tl.trans(v), input_precision="ieee")
+        if DROPOUT:
+            steep = dropped(steep, start, head, i, j, dropout, dropout_scale)
+        steep = weights * (steep - mean[:, None]) * scale
         slope += tl.dot(steep.to(k.dtype), k, input_precision="ieee")
     if LINEAR:
         linear += b * l_strides[0] + h * l_strides[1]
@@ -182,8 +197,9 @@ def key_gradients(
     query, key, value, lengths, seeing, seeing_counts, slopes, slope_weights, tops,
     given, means, d_key, d_value,
     q_strides, k_strides, v_strides, g_strides, dk_strides, dv_strides,
-    row_tiles, groups, shared, tokens, scale,
-    LINEAR: tl.constexpr, MAP: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    row_tiles, groups, shared, tokens, scale, seed, dropout, dropout_scale,
+    DROPOUT: tl.constexpr, LINEAR: tl.constexpr, MAP: tl.constexpr,
+    SIZE: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and of its values, from the blocks of queries that see it and from its sums."""
     tile, b, group = place(row_tiles, groups)
@@ -195,7 +211,9 @@ def key_gradients(
     v = load_rows(value, v_strides[2], tile * SIZE, length, VALUE_WIDTH, SIZE, VALUE_WIDTH)
     d_k = tl.zeros([SIZE, WIDTH], tl.float32)
     d_v = tl.zeros([SIZE, VALUE_WIDTH], tl.float32)
-    heads = groups * shared
+    heads, start = groups * shared, 0
+    if DROPOUT:
+        start = tl.load(seed)
     for h in range(group * shared, (group + 1) * shared):
         at = (b * heads + h) * row_tiles + tile
         count = tl.load(seeing_counts + at)
@@ -210,8 +228,13 @@ def key_gradients(
             top = tl.load(tops + rows, mask=i < length, other=0.0)
             mean = tl.load(means + rows, mask=i < length, other=0.0)
             weights = tl.exp(scores_of(q, k, i, j, length, scale) - top[:, None])
-            d_v += tl.dot(tl.trans(weights).to(g.dtype), g, input_precision="ieee")
-            steep = weights * (tl.dot(g, tl.trans(v), input_precision="ieee") - mean[:, None]) * scale
+            stays, steep = weights, tl.dot(g, tl.trans(v), input_precision="ieee")
+            if DROPOUT:
+                head = (b * heads + h).to(tl.int32)
+                stays = dropped(weights, start, head, i, j, dropout, dropout_scale)
+                steep = dropped(steep, start, head, i, j, dropout, dropout_scale)
+            d_v += tl.dot(tl.trans(stays).to(g.dtype), g, input_precision="ieee")
+            steep = weights * (steep - mean[:, None]) * scale
             d_k += tl.dot(tl.trans(steep).to(q.dtype), q, input_precision="ieee")
     if LINEAR:
         at = (b * groups + group) * row_tiles + tile

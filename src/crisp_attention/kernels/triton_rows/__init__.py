@@ -20,7 +20,7 @@ from crisp_attention.methods.ranking import ROUNDING
 from crisp_attention.methods.rules import Dense, Threshold, TopK, TopP
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-WIDEST = 128  # wider tiles do not fit next to each other
+WIDEST = 256  # wider tiles do not fit next to each other
 FINEST = 2**24
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
+from crisp_attention.kernels.triton_rows.candidates import CANDIDATES
 from crisp_attention.kernels.triton_rows.passes import (
     THRESHOLD,
     TOPK,
@@ -17,7 +18,9 @@ from crisp_attention.kernels.triton_rows.passes import (
     key_gradients,
     query_gradients,
 )
+from crisp_attention.kernels.warps import warps_for
 
+NARROW = 128  # heads up to which tiles are as large as they get
 RULES = {"topk": TOPK, "topp": TOPP, "threshold": THRESHOLD}
 
 
@@ -42,13 +45,14 @@ def forward(
     """
     query, key, value = map(by_rows, (query, key, value))
     output, sums, tops, cuts, lasts = _empty(query, value)
-    tiles, common = _common(query, key, valid, scale, causal)
+    tiles, common = _common(query, key, value, valid, scale, causal)
     grid = (tiles * query.shape[0] * query.shape[1],)
     with torch.cuda.device_of(query):
         find_cuts[grid](
             query=query,
             key=key,
             count_of=count_of,
+            candidates=None if count_of is None else sums.new_empty(*sums.shape, CANDIDATES.value),
             cuts=cuts,
             lasts=lasts,
             tops=tops,
@@ -94,7 +98,7 @@ def backward(
     sums, tops, cuts, lasts = (each.contiguous() for each in (sums, tops, cuts, lasts))
     means = torch.empty_like(sums)
     d_query, d_key, d_value = _empty_gradients(query, key, value)
-    tiles, common = _common(query, key, valid, scale, causal)
+    tiles, common = _common(query, key, value, valid, scale, causal)
     common |= _with_values(value, seed, dropout)
     common |= {"query": query, "key": key, "given": given, "g_strides": given.stride()}
     common |= {"sums": sums, "tops": tops, "cuts": cuts, "lasts": lasts, "means": means}
@@ -154,25 +158,29 @@ def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
     return tuple(each.new_empty(each.shape) for each in states)
 
 
-def block_size(dtype: torch.dtype) -> int:
+def block_size(dtype: torch.dtype, width: int) -> int:
     """Rows and columns of a tile, the same for every kernel: `tiles` says why."""
-    return 32 if dtype == torch.float32 else 64
+    usual = 32 if dtype == torch.float32 else 64
+    return usual if width <= NARROW else usual // 2
 
 
 def options(dtype: torch.dtype, width: int) -> dict[str, Any]:
-    """The options for Triton's compiler, for heads of this width."""
+    """The options for Triton's compiler, for heads of this width, keys or values, whichever are wider."""
+    block = block_size(dtype, width)
     return {
         # score - largest in one rounding is not 0 where the score is the largest
         "enable_fp_fusion": False,
-        "num_warps": 4,
+        # the search has several tiles of scores at a time
+        "num_warps": warps_for(dtype, block * max(width, 2 * block)),
         "num_stages": 1 if dtype == torch.float32 else 2,
     }
 
 
 def _common(
-    query: Tensor, key: Tensor, valid: Tensor | None, scale: float, causal: bool
+    query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None, scale: float, causal: bool
 ) -> tuple[int, dict[str, Any]]:
-    block = block_size(query.dtype)
+    width = max(_padded(query), _padded(value))
+    block = block_size(query.dtype, width)
     tiles = triton.cdiv(query.shape[2], block)
     return tiles, {
         "valid": None if valid is None else valid.view(torch.uint8),
@@ -191,7 +199,7 @@ def _common(
         "BLOCK_M": block,
         "BLOCK_N": block,
         "WIDTH": _padded(query),
-        **options(query.dtype, query.shape[3]),
+        **options(query.dtype, width),
     }
 
 

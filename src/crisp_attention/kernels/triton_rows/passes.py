@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from crisp_attention.kernels.triton_rows.candidates import CANDIDATES, among_candidates, image, preimage
 from crisp_attention.kernels.triton_rows.tiles import (
     dropped,
     kept_of,
@@ -20,22 +21,8 @@ GUESSES = tl.constexpr(8)  # steps that trust the spread of the scores, before h
 
 
 @triton.jit
-def image(values):
-    """Integers in the order of the floats; both zeros are one."""
-    bits = tl.where(values == 0.0, 0.0, values).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.int64)
-
-
-@triton.jit
-def preimage(images):
-    """The float of which an integer is the image."""
-    bits = images.to(tl.int32)
-    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def find_cuts(
-    query, key, valid, count_of, cuts, lasts, tops,
+    query, key, valid, count_of, candidates, cuts, lasts, tops,
     q_strides, k_strides, valid_strides,
     row_tiles, heads, shared, queries, keys, width, scale, number,
     RULE: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
@@ -46,7 +33,8 @@ def find_cuts(
     The k-th largest score lies between `low`, with `at_low` >= k scores at or above it, and `high`,
     with fewer. Each pass over the keys counts at three guesses between them and notes the two scores
     next to the middle one, so that the bounds move from score to score; it ends when exactly k scores
-    are at or above `low`, or when only one value is left. For top-p, weights are summed in place of
+    are at or above `low`, or when only one value is left. Once there are few scores between the bounds,
+    they are collected, and the rest of the search is among them. For top-p, weights are summed in place of
     counting. The guesses follow the spread of the scores first, and then halve the integer images.
     """
     tile, b, h = place(row_tiles, heads)
@@ -105,10 +93,12 @@ def find_cuts(
         side = deviation * 0.1
 
         search = sound & (high - low > 1)
+        wide = search
         if RULE == TOPK:
             search = search & (at_low != wanted)
+            wide = search & (at_low - at_high > CANDIDATES)
         step = 0
-        while tl.max(search.to(tl.int32), 0) > 0:
+        while tl.max(wide.to(tl.int32), 0) > 0:
             if step > 0:
                 lowest, highest = preimage(low), preimage(high - 1)
                 inside = at_low - at_high
@@ -154,9 +144,18 @@ def find_cuts(
             short = search & (at_below < wanted) & (guess_below < high)
             high, at_high = tl.where(short, guess_below, high), tl.where(short, at_below, at_high)
             search = search & (high - low > 1)
+            wide = search
             if RULE == TOPK:
                 search = search & (at_low != wanted)
+                wide = search & (at_low - at_high > CANDIDATES)
             step += 1
+        if RULE == TOPK:  # noqa: SIM102 (at compile time)
+            if tl.max(search.to(tl.int32), 0) > 0:
+                own = candidates + (b * heads + h) * queries * CANDIDATES
+                low, high, at_low, at_high = among_candidates(
+                    q, key, valid, own, i, end, search, wanted, low, high, at_low, at_high,
+                    k_strides[2], valid_strides[2], valid_strides[3], queries, keys, width, scale,
+                    MASKED, CAUSAL, BLOCK_M, BLOCK_N, WIDTH)  # fmt: skip
 
         cut = preimage(low)
         weight = tl.exp(cut - top) if RULE == TOPP else tl.full([BLOCK_M], 1.0, tl.float32)
