@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, summing
+from crisp_attention.kernels.cpu.counts import around, equal_places
+from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, floats_after, summing
 from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
 from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
 
@@ -15,8 +16,10 @@ INFINITY = np.float32(np.inf)
 # what a score of -inf is entered as, so that it stays a key: -inf itself is a pair that is not valid
 LOWEST = np.float32(np.finfo(np.float32).min)
 HALF = np.float32(0.5)
-# after this many counts another way of choosing the next begins; the last needs at most 32
-GUESSES, LINES, BISECTIONS, MOST_STEPS = 2, 7, 24, 64
+# after this many counts another way of choosing the next begins
+GUESSES, LINES, BISECTIONS = 2, 4, 24
+# after this many moves of the same bound, a search looks farther on
+STALLED = 2
 NEWTON = 30
 ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
@@ -59,47 +62,72 @@ def count_from(row, n, least):
 
 @compiled
 def kth_largest(row, n, seen, k, low, high, guess, pace):
-    """Threshold and tie of the k largest of `seen` scores that lie between `low` and `high`.
+    """Threshold and tie of the k largest of `seen` scores that lie between `low` and `high`; k < seen.
 
     Counting, first at a `guess` and `pace` further for each score too many, then where a straight line
-    between the counts would have k. Where that is slow, halfway; where equal or very unlike scores leave
-    that slow, halfway between the numbers of the floats in their order.
+    between the counts would have k: after a few steps on the floats' own numbers in every other one, as scores with
+    heavy tails are even on these. The bounds move from score to score, so that equal scores end the search.
     """
-    above = count_from(row, n, high)
-    if above >= k:
-        return high, tie_of(row, n, high, k)
-    below = np.int64(seen)
-    middle = guess
-    for step in range(MOST_STEPS):
+    above, below, peak = np.int64(0), np.int64(seen), high
+    middle, run, step = guess, 0, 0
+    while low < peak:
         if step >= GUESSES:
-            share = np.float32(k - above) / np.float32(below - above) if step < LINES else HALF
-            middle = high - (high - low) * share
-        if step >= BISECTIONS or not (low < middle < high):
-            first, last = np.int64(ordered(low)), np.int64(ordered(high))
-            if last - first <= 1:
-                return low, tie_of(row, n, low, k - above)
-            middle = low + (high - low) * HALF
-            if step >= BISECTIONS or not (low < middle < high):
-                middle = unordered(np.int32((first + last) >> 1))
-        count = np.int64(count_from(row, n, middle))
+            middle = _between(low, peak, _share(k - HALF, above, below, run), step)
+        if not (low < middle <= peak):
+            middle = halfway(low, peak)
+        count, least, greatest = around(row, n, middle)
         if count == k:
             return middle, EVERYWHERE
+        if count == k - 1:
+            return greatest, tie_of(row, n, greatest, 1)
         if count > k:
-            low, below = middle, count
+            low, below, run = least, count, max(run, 0) + 1
         else:
-            high, above = middle, count
+            peak, above, run = greatest, count, min(run, 0) - 1
         middle += np.float32(count - k) * pace
-    return low, EVERYWHERE
+        step += 1
+    return low, tie_of(row, n, low, k - above)
+
+
+@compiled
+def _share(wanted, above, below, run):
+    """How far down from the upper bound to look, as a part of the way to the lower one: by a straight line.
+
+    One bound that has moved several times in a `run` is not near enough yet: then farther on.
+    """
+    share = np.float32((wanted - above) / (below - above))
+    if run >= STALLED:
+        return share * HALF
+    return (share + np.float32(1)) * HALF if run <= -STALLED else share
+
+
+@compiled
+def _between(low, peak, share, step):
+    if step < LINES or step % 2 == 0:
+        return peak - (peak - low) * share
+    first, last = np.int64(ordered(low)), np.int64(ordered(peak))
+    return unordered(np.int32(last - np.int64(np.float64(last - first) * share)))
+
+
+@compiled
+def halfway(low, peak):
+    """A float above `low` and at most `peak`, in the middle of the floats between them."""
+    first, last = np.int64(ordered(low)), np.int64(ordered(peak))
+    return unordered(np.int32((first + last + 1) >> 1))
 
 
 @compiled
 def tie_of(row, n, value, room):
-    """The index of the `room`-th score that equals `value`."""
-    for j in range(n):
-        if row[j] == value:
-            room -= 1
+    """The index of the `room`-th score that equals `value`; EVERYWHERE if there are not as many."""
+    for start in range(0, n, LANES):
+        bits = equal_places(floats_after(row, start), value)
+        place = start
+        while bits:
+            room -= bits & 1
             if room == 0:
-                return np.int32(j)
+                return np.int32(place)
+            bits >>= 1
+            place += 1
     return EVERYWHERE
 
 

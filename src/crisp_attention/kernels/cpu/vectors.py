@@ -148,11 +148,11 @@ def gather_dot(typing, out, x, rows, stride, index, count, add, width):
 
 
 def _sum(builder: Any, vector: Any) -> Any:
-    return _reduce(builder, vector, builder.fadd)
+    return reduced(builder, vector, builder.fadd)
 
 
-def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    lanes = LANES
+def reduced(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    lanes = vector.type.count
     while lanes > 1:
         lanes //= 2
         kind = ir.VectorType(INT, lanes)
@@ -160,6 +160,11 @@ def _reduce(builder: Any, vector: Any, combine: Callable[[Any, Any], Any]) -> An
         high = builder.shuffle_vector(vector, vector, ir.Constant(kind, list(range(lanes, 2 * lanes))))
         vector = combine(low, high)
     return builder.extract_element(vector, INT(0))
+
+
+def smaller(builder: Any, order: str = "<") -> Callable[[Any, Any], Any]:
+    """Code for the smaller of two numbers that are not NaN, or by another order."""
+    return lambda one, other: builder.select(builder.fcmp_ordered(order, one, other), one, other)
 
 
 @intrinsic
@@ -189,16 +194,10 @@ def survey(typing, row, count):
             for counter, mask in ((seen, there), (broken, builder.fcmp_unordered("uno", x, x))):
                 builder.store(builder.add(builder.load(counter), builder.zext(mask, INTS)), counter)
         values = [
-            _reduce(
-                builder, builder.load(low), lambda a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)
-            ),
-            _reduce(
-                builder,
-                builder.load(high),
-                lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b),
-            ),
-            _reduce(builder, builder.load(seen), builder.add),
-            _reduce(builder, builder.load(broken), builder.add),
+            reduced(builder, builder.load(low), smaller(builder)),
+            reduced(builder, builder.load(high), smaller(builder, ">")),
+            reduced(builder, builder.load(seen), builder.add),
+            reduced(builder, builder.load(broken), builder.add),
             _sum(builder, builder.load(sum_)),
             _sum(builder, builder.load(squares)),
         ]

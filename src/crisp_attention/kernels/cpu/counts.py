@@ -1,0 +1,112 @@
+"""One pass over a row of scores around a number: how many are as large, what they weigh, and the scores next to it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from crisp_attention.kernels.cpu.vectors import (
+    FLOATS,
+    INT,
+    INTS,
+    LANES,
+    POINTER,
+    load,
+    reduced,
+    smaller,
+    splat,
+)
+
+HALF = LANES // 2
+DOUBLES = ir.VectorType(ir.DoubleType(), HALF)
+NONE = ir.Constant(FLOATS, [-float("inf")] * LANES)
+
+
+def _over(builder: Any, rows: list[Any], count: Any, each: Callable[..., None]) -> None:
+    """Code for `each` vector of some rows, of the last one with -inf, or 0 in all but the first row, behind the end."""
+    kind = count.type
+    whole = builder.and_(count, kind(-LANES))
+    with cgutils.for_range_slice(builder, kind(0), whole, kind(LANES), kind) as (t, _):
+        each(*(load(builder, builder.gep(row, [t])) for row in rows))
+    with builder.if_then(builder.icmp_signed("<", whole, count)):
+        left = splat(builder, builder.trunc(builder.sub(count, whole), INT))
+        inside = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), left)
+        behind = [NONE, *[ir.Constant(FLOATS, None)] * (len(rows) - 1)]
+        vectors = (load(builder, builder.gep(row, [whole])) for row in rows)
+        each(*(builder.select(inside, x, no) for x, no in zip(vectors, behind, strict=True)))
+
+
+def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> list[Any]:
+    middle = splat(builder, middle)
+    number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
+    least = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [float("inf")] * LANES))
+    greatest = cgutils.alloca_once_value(builder, NONE)
+    masses = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
+
+    def each(x: Any, weights: Any = None) -> None:
+        above = builder.fcmp_ordered(">=", x, middle)
+        builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)
+        old = builder.load(least)
+        closer = builder.and_(above, builder.fcmp_ordered("<", x, old))
+        builder.store(builder.select(closer, x, old), least)
+        old = builder.load(greatest)
+        closer = builder.and_(builder.not_(above), builder.fcmp_ordered(">", x, old))
+        builder.store(builder.select(closer, x, old), greatest)
+        if weights is None:
+            return
+        held = builder.select(above, weights, ir.Constant(FLOATS, None))
+        for half, mass in enumerate(masses):
+            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
+            part = builder.fpext(builder.shuffle_vector(held, held, places), DOUBLES)
+            builder.store(builder.fadd(builder.load(mass), part), mass)
+
+    _over(builder, [row] if weight is None else [row, weight], count, each)
+    found = [
+        builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64)),
+        reduced(builder, builder.load(least), smaller(builder)),
+        reduced(builder, builder.load(greatest), smaller(builder, ">")),
+    ]
+    if weight is not None:
+        one, other = (builder.load(mass) for mass in masses)
+        found.append(reduced(builder, builder.fadd(one, other), builder.fadd))
+    return found
+
+
+@intrinsic
+def around(typing, row, count, middle):
+    """How many of the first `count` scores are at least `middle`; the smallest of those, and the largest other one.
+
+    Where there is none: inf and -inf. Reads, but does not count, the rest of the last 16.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, count, middle = arguments
+        return context.make_tuple(builder, signature.return_type, _around(builder, row, None, count, middle))
+
+    return types.Tuple([types.int64, types.float32, types.float32])(POINTER, types.int64, types.float32), code
+
+
+@intrinsic
+def mass_around(typing, row, weight, count, middle):
+    """What `around` gives, and the sum of the weights of the scores that are at least `middle`, in float64."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_tuple(builder, signature.return_type, _around(builder, *arguments))
+
+    result = types.Tuple([types.int64, types.float32, types.float32, types.float64])
+    return result(POINTER, POINTER, types.int64, types.float32), code
+
+
+@intrinsic
+def equal_places(typing, row, value):
+    """Which of 16 scores equal a value, as bits."""
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        row, value = arguments
+        equal = builder.fcmp_ordered("==", load(builder, row), splat(builder, value))
+        return builder.zext(builder.bitcast(equal, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.int64(POINTER, types.float32), code
