@@ -42,7 +42,7 @@ def visible_pairs(rows: Rows, method: Method, blocks: BlockGraph | None) -> Tens
 
     By the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well.
     """
-    if blocks is not None and method.has_branch:
+    if blocks is not None and blocks.is_whole and method.has_branch:
         return rows.valid & blocks.pairs(rows)
     return method.layout.visible(rows)
 

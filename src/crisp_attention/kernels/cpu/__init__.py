@@ -1,5 +1,7 @@
 """Exact row rules on CPUs: nothing L x L is held, and what is not kept costs little more than its score."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -62,8 +64,8 @@ def is_plain(*given: Tensor | None) -> bool:
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
     from crisp_attention.kernels.cpu.block_operators import blocks as in_blocks
-    from crisp_attention.kernels.cpu.block_operators import spans_of
-    from crisp_attention.kernels.cpu.chosen_operators import chosen
+    from crisp_attention.kernels.cpu.block_operators import blocks_now, spans_of
+    from crisp_attention.kernels.cpu.chosen_operators import chosen, chosen_now
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows, rows_now
 
@@ -82,8 +84,7 @@ def attention(call: Call) -> Tensor:
     span = None if call.span is None else call.span.int()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
-        given = query, key, value, bias, call.sinks
-        output, *_ = (rows_now if is_plain(*given) else rows)(
+        output, *_ = (rows_now if is_plain(query, key, value, bias, call.sinks) else rows)(
             query,
             key,
             value,
@@ -102,7 +103,7 @@ def attention(call: Call) -> Tensor:
         return output.to(call.query.dtype)
     if (choice := graph.choice) is not None:
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        output, *_ = chosen(
+        output, *_ = (chosen_now if is_plain(query, key, value) else chosen)(
             query,
             key,
             value,
@@ -118,18 +119,20 @@ def attention(call: Call) -> Tensor:
         )
         return output.to(call.query.dtype)
     blocks, (counts, listed) = graph.blocks, graph.listed()
-    states = tuple(map(blocks.in_order, (query, key, value)))
+    query, key, value = map(blocks.in_order, (query, key, value))
     branch = call.method.branch
     if computes_branch(call) and isinstance(branch, Linear):
         learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
         kind = linear.MAPS[branch.feature_map]
         shown = listed, counts, blocks.lengths, seed
         output, *_ = sparse_linear(
-            *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
+            query, key, value, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
         )
     else:
         band = () if graph.band is None else graph.band.numbers(key.shape[2])
         shown = listed, counts, spans_of(blocks.lengths) if graph.is_whole else span, seed
         order = call.causal, call.first_query
-        output, *_ = in_blocks(*states, *shown, *code, *order, call.scale, call.dropout, blocks.size, band)
+        given = query, key, value
+        work: Callable[..., tuple[Tensor, ...]] = blocks_now if is_plain(*given) else in_blocks
+        output, *_ = work(*given, *shown, *code, *order, call.scale, call.dropout, blocks.size, band)
     return blocks.back(output).to(call.query.dtype)
