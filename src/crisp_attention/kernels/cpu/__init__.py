@@ -2,11 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
-from crisp_attention.kernels.cpu.plan import LANES, code_of
+from crisp_attention.kernels.cpu.plan import BY_ROWS, LANES, RANDOM, code_of
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
@@ -32,8 +33,11 @@ def lacks(call: Call) -> str | None:
             return f"blocks of {call.blocks.blocks.size} keys (fewer than {LANES} or a multiple are needed)"
         if call.bias is not None:
             return "blocks with a bias"
-    if code_of(call.method.rule) is None:
-        return f"the rule {called(call.method.rule)}"
+    code = code_of(call.method.rule)
+    if code is None or (code[0] in BY_ROWS and call.blocks is not None):
+        return f"the rule {called(call.method.rule)}" + " on blocks" * (code is not None)
+    if code[0] == RANDOM and call.seed is None:
+        return "a seed"
     if call.softcap is not None or call.sinks is not None:
         return "softcap and sinks"
     if call.bias is not None and call.bias.requires_grad:
@@ -58,6 +62,8 @@ def attention(call: Call) -> Tensor:
     code = code_of(call.method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
+    if not computes_branch(call):  # whose features are of the width as it is
+        query, key, value = (_whole_vectors(states) for states in (query, key, value))
     valid, graph = call.valid, call.blocks
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
@@ -68,6 +74,10 @@ def attention(call: Call) -> Tensor:
         seed = call.draw()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
+        own = None
+        if code[0] == RANDOM:
+            assert call.rows.seed is not None
+            own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
         output, *_ = rows(
             query,
             key,
@@ -78,13 +88,14 @@ def attention(call: Call) -> Tensor:
             None,
             None,
             seed,
+            own,
             *code,
             call.causal,
             call.scale,
             call.dropout,
             0,
         )
-        return output.to(call.query.dtype)
+        return output[..., : call.value.shape[-1]].to(call.query.dtype)
     blocks, (counts, listed) = graph.blocks, graph.listed()
     states = tuple(map(blocks.in_order, (query, key, value)))
     shown = listed, counts, blocks.lengths, seed
@@ -97,6 +108,12 @@ def attention(call: Call) -> Tensor:
         )
     else:
         output, *_ = rows(
-            *states, None, None, *shown, *code, call.causal, call.scale, call.dropout, blocks.size
+            *states, None, None, *shown, None, *code, call.causal, call.scale, call.dropout, blocks.size
         )
-    return blocks.back(output).to(call.query.dtype)
+    return blocks.back(output)[..., : call.value.shape[-1]].to(call.query.dtype)
+
+
+def _whole_vectors(states: Tensor) -> Tensor:
+    """Zeros added to the width up to whole vectors: single numbers take longer than the copy."""
+    missing = -states.shape[-1] % LANES
+    return pad(states, (0, missing)) if missing else states

@@ -6,6 +6,7 @@ An item of work is all queries of one chunk over one group of keys, so that no t
 from numba import carray
 
 from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
 from crisp_attention.kernels.cpu.forward import NAN
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -17,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
-from crisp_attention.kernels.cpu.plan import LANES
+from crisp_attention.kernels.cpu.plan import LANES, RANDOM
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.scores import keys_of, pack_head, padded, score_tile, seen_by
 from crisp_attention.kernels.cpu.selection import INFINITY
@@ -53,7 +54,8 @@ def backward(jobs):
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
         begin = item // (job.groups * job.batch) * share
-        pack_head(job, batch, group, packed)
+        if job.rule != RANDOM:
+            pack_head(job, batch, group, packed)
         key = keys_of(job, batch, group)
         value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
         key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
@@ -62,7 +64,8 @@ def backward(jobs):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
             for head in range(group * shared, (group + 1) * shared):
-                score_tile(job, batch, head, first, rows, packed, scores)
+                if job.rule != RANDOM:
+                    score_tile(job, batch, head, first, rows, packed, scores)
                 for r in range(rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i
@@ -80,7 +83,11 @@ def backward(jobs):
                     )
                     row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, i)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
-                    count = selection.kept_of(job, row, n, threshold, tie, index, kept)
+                    if job.rule == RANDOM:
+                        draw(job, batch, head, i, n, row, index)
+                        count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
+                    else:
+                        count = selection.kept_of(job, row, n, threshold, tie, index, kept)
                     weigh(job.rule, kept, count, norm)
                     gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
                     if job.dropout > 0:
@@ -96,6 +103,6 @@ def backward(jobs):
                         work[t] *= job.scale
                     gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
                     scatter_add(key_grad, job.width, index, work, count, query, job.width)
-                    if norm[1] != norm[1]:
+                    if norm[1] != norm[1] and job.rule != RANDOM:  # which spoils none but the keys it draws
                         _spoil(row, n, query_grad, key_grad, value_grad, job.width, job.value_width)
         item = next_item(jobs)

@@ -26,6 +26,8 @@ OTHERS = (
     "blocks",
     "block_counts",
     "lengths",
+    "own",
+    "own_grad",
     "threshold",
     "tie",
     "norm",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.plan import LANES, STRIP, TOPK, Plan, counts_of
+from crisp_attention.kernels.cpu.plan import LANES, RANDOM, STRIP, TOPK, Plan, counts_of
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
@@ -84,6 +84,7 @@ def rows(
     block_counts: Tensor | None,
     lengths: Tensor | None,
     seed: Tensor,
+    own: Tensor | None,
     rule: int,
     level: float,
     n: int,
@@ -93,7 +94,10 @@ def rows(
     dropout: float,
     block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
+    """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32.
+
+    `own` are the seeds of rows that draw, int32 (B, H, L).
+    """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     results = _outputs(query, value)
     job = fill(query, key, value, valid, bias, plan)
@@ -101,10 +105,12 @@ def rows(
     if blocks is not None and block_counts is not None:
         restrict(job, blocks, block_counts, lengths, block_size)
         kernel = "blocks_forward"
+    if own is not None:
+        job.flat("own", own)
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
-    counts = counts_of(plan.topk(), key.shape[2]) if rule == TOPK else ()
+    counts = counts_of(plan.topk(), key.shape[2]) if rule in (TOPK, RANDOM) else ()
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
@@ -129,6 +135,7 @@ def rows_backward(
     block_counts: Tensor | None,
     lengths: Tensor | None,
     seed: Tensor,
+    own: Tensor | None,
     threshold: Tensor,
     tie: Tensor,
     norm: Tensor,
@@ -154,6 +161,8 @@ def rows_backward(
     chunks = min(tiles, -(-torch.get_num_threads() // groups))
     query_grad = query.new_empty(query.shape)
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    if own is not None:
+        job.flat("own", own)
     job.strided("grad", grad)
     job.strided("query_grad", query_grad)
     for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
@@ -173,14 +182,14 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *output[1:])
+    ctx.save_for_backward(*inputs[:10], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[9:]
+    ctx.options = inputs[10:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (6 + len(ctx.options))
+    return *grads, *[None] * (7 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

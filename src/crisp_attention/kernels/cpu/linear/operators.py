@@ -124,7 +124,7 @@ def sparse_linear(
     In one operator, so that no second output and no second set of gradients is held.
     """
     numbers = rule, level, n, m, False, scale, dropout, block_size
-    out, *per_row = rows(query, key, value, None, None, blocks, block_counts, lengths, seed, *numbers)
+    out, *per_row = rows(query, key, value, None, None, blocks, block_counts, lengths, seed, None, *numbers)
     weighed = query.new_empty(query.shape[:3])
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
     launch.attend(out, weighed, weight, bias, base=out)
@@ -165,7 +165,7 @@ def sparse_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, weight and bias; the last two are empty without a weight."""
     numbers = rule, level, n, m, False, scale, dropout, block_size
-    shown = None, None, blocks, block_counts, lengths, seed, threshold, tie, norm
+    shown = None, None, blocks, block_counts, lengths, seed, None, threshold, tie, norm
     grads = rows_backward(grad, query, key, value, *shown, *numbers)
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
     return *grads, *launch.differentiate(grad, grads, weight, add=True)
