@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crisp_attention.errors import listed
 from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
-from crisp_attention.kernels.cpu.plan import ENTMAX15, LANES, SPARSEMAX, code_of
+from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
@@ -36,10 +37,23 @@ def lacks(call: Call) -> str | None:
         given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
         if more := [name for name, each in given.items() if each is not None]:
             return f"blocks with {listed(more)}"
-    if (code := code_of(call.method.rule)) is None:
-        return f"the rule {called(call.method.rule)}"
+    code = code_of(call.method.rule)
+    if code is None or (code[0] in BY_ROWS and call.blocks is not None):
+        return f"the rule {called(call.method.rule)}" + " on blocks" * (code is not None)
     if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
         return "entmax with attention sinks"
+    return _lacks_to_draw(call) if code[0] == RANDOM else None
+
+
+def _lacks_to_draw(call: Call) -> str | None:
+    if call.seed is None:
+        return "a seed"
+    given = {
+        "a softcap": call.softcap,
+        "attention sinks": call.sinks,
+        "a bias that learns": call.bias if call.bias is not None and call.bias.requires_grad else None,
+    }
+    return next((f"random keys with {name}" for name, each in given.items() if each is not None), None)
     return None
 
 
@@ -69,21 +83,30 @@ def attention(call: Call) -> Tensor:
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows, rows_now
 
-    assert isinstance(call.method, Method)
-    code = code_of(call.method.rule)
+    method = call.method
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
+    if not computes_branch(call):  # whose features are of the width as it is
+        query, key, value = (_whole_vectors(states) for states in (query, key, value))
+    if code[0] == RANDOM:  # which draws by the positions of keys
+        call = call.masked()
     valid, graph = call.valid, call.blocks
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
         with torch.no_grad():
-            valid, graph = visible_pairs(call.rows, call.method, graph), None
+            valid, graph = visible_pairs(call.rows, method, graph), None
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
     span = None if call.span is None else call.span.int()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
+        own = None
+        if code[0] == RANDOM:
+            assert call.rows.seed is not None
+            own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
         output, *_ = (rows_now if is_plain(query, key, value, bias, call.sinks) else rows)(
             query,
             key,
@@ -93,6 +116,7 @@ def attention(call: Call) -> Tensor:
             None if call.sinks is None else call.sinks.float(),
             span,
             seed,
+            own,
             *code,
             call.causal,
             call.first_query,
@@ -100,7 +124,7 @@ def attention(call: Call) -> Tensor:
             call.softcap or 0.0,
             call.dropout,
         )
-        return output.to(call.query.dtype)
+        return output[..., : call.value.shape[-1]].to(call.query.dtype)
     if (choice := graph.choice) is not None:
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
         output, *_ = (chosen_now if is_plain(query, key, value) else chosen)(
@@ -117,10 +141,10 @@ def attention(call: Call) -> Tensor:
             graph.blocks.size,
             *numbers,
         )
-        return output.to(call.query.dtype)
+        return output[..., : call.value.shape[-1]].to(call.query.dtype)
     blocks, (counts, listed) = graph.blocks, graph.listed()
     query, key, value = map(blocks.in_order, (query, key, value))
-    branch = call.method.branch
+    branch = method.branch
     if computes_branch(call) and isinstance(branch, Linear):
         learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
         kind = linear.MAPS[branch.feature_map]
@@ -135,4 +159,10 @@ def attention(call: Call) -> Tensor:
         given = query, key, value
         work: Callable[..., tuple[Tensor, ...]] = blocks_now if is_plain(*given) else in_blocks
         output, *_ = work(*given, *shown, *code, *order, call.scale, call.dropout, blocks.size, band)
-    return blocks.back(output).to(call.query.dtype)
+    return blocks.back(output)[..., : call.value.shape[-1]].to(call.query.dtype)
+
+
+def _whole_vectors(states: Tensor) -> Tensor:
+    """Zeros added to the width up to whole vectors: single numbers take longer than the copy."""
+    missing = -states.shape[-1] % LANES
+    return pad(states, (0, missing)) if missing else states
