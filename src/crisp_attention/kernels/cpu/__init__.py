@@ -1,5 +1,9 @@
 """Exact row rules on CPUs: nothing L x L is held, and what is not kept costs little more than its score."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,10 +11,12 @@ from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import LANES, code_of
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
+from crisp_attention.methods.ranking import on_host
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -49,33 +55,38 @@ def computes_branch(call: Call) -> bool:
     return linear.adds_onto(method.branch, call)
 
 
+def nothing_watches(*states: Tensor) -> bool:
+    """Whether no gradient, compiler, trace or mode of torch needs to know of an operator on these."""
+    if torch.is_grad_enabled() and any(each.requires_grad for each in states):
+        return False
+    return all(map(on_host, states)) and torch._C._len_torch_dispatch_stack() == 0
+
+
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
-    from crisp_attention.kernels.cpu.block_operators import blocks as in_blocks
-    from crisp_attention.kernels.cpu.block_operators import spans_of
-    from crisp_attention.kernels.cpu.chosen_operators import chosen
-    from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows
 
     assert isinstance(call.method, Method)
     code = code_of(call.method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
-    valid, graph = call.valid, call.blocks
+    graph = call.blocks
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
         with torch.no_grad():
-            valid, graph = visible_pairs(call.rows, call.method, graph), None
+            call = replace(call, valid=visible_pairs(call.rows, call.method, graph), span=None)
+            graph = None
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
     if graph is None:
+        call = call.masked()
         bias = None if call.bias is None else call.bias.float()
         output, *_ = rows(
             query,
             key,
             value,
-            valid,
+            call.valid,
             bias,
             seed,
             *code,
@@ -84,37 +95,35 @@ def attention(call: Call) -> Tensor:
             call.dropout,
         )
         return output.to(call.query.dtype)
+    return _by_graph(call, graph, (query, key, value), seed).to(call.query.dtype)
+
+
+def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
+    """Output of float32 states (query, key and value) by a graph of blocks."""
+    from crisp_attention.kernels.cpu import block_operators, chosen_operators
+    from crisp_attention.kernels.cpu.linear.operators import sparse_linear
+
+    method, blocks = call.method, graph.blocks
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
+    assert code is not None
+    plain = nothing_watches(*states)  # which saves as much time as a short row takes
+    when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
+    run: Callable[..., Any]
     if (choice := graph.choice) is not None:
+        run = chosen_operators.attend if plain else chosen_operators.chosen
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        output, *_ = chosen(
-            query,
-            key,
-            value,
-            None,
-            seed,
-            *code,
-            call.causal,
-            0,
-            call.scale,
-            call.dropout,
-            graph.blocks.size,
-            *numbers,
-        )
-        return output.to(call.query.dtype)
-    blocks, (counts, listed) = graph.blocks, graph.listed()
-    states = tuple(map(blocks.in_order, (query, key, value)))
-    branch = call.method.branch
-    if computes_branch(call) and isinstance(branch, Linear):
-        learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
-        kind = linear.MAPS[branch.feature_map]
-        shown = listed, counts, blocks.lengths, seed
-        output, *_ = sparse_linear(
-            *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
-        )
-    else:
-        band = () if graph.band is None else graph.band.numbers(key.shape[2])
-        shown = listed, counts, spans_of(blocks.lengths), seed
-        output, *_ = in_blocks(
-            *states, *shown, *code, call.causal, 0, call.scale, call.dropout, blocks.size, band
-        )
-    return blocks.back(output).to(call.query.dtype)
+        return run(*states, call.span, seed, *code, *when, *numbers)[0]
+    counts, listed = graph.listed()
+    if computes_branch(call) and isinstance(method.branch, Linear):
+        learned = linear.marginal_of(method.branch, call), *linear.projection(method.branch, call)
+        how = call.scale, call.dropout, blocks.size, linear.MAPS[method.branch.feature_map]
+        ordered = map(blocks.in_order, states)
+        output, *_ = sparse_linear(*ordered, listed, counts, blocks.lengths, seed, *learned, *code, *how)
+        return blocks.back(output)
+    band = () if graph.band is None else graph.band.numbers(call.key.shape[2])
+    run = block_operators.attend if plain else block_operators.blocks
+    if blocks.order is None or blocks.span is not None:
+        return run(*states, listed, counts, call.span, seed, *code, *when, band)[0]
+    ordered, spans = map(blocks.in_order, states), block_operators.spans_of(blocks.lengths)
+    return blocks.back(run(*ordered, listed, counts, spans, seed, *code, *when, band)[0])

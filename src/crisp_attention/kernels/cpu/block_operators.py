@@ -46,8 +46,7 @@ def spans_of(lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else torch.stack([torch.zeros_like(lengths), lengths], dim=-1)
 
 
-@torch.library.custom_op("crisp::blocks", mutates_args=(), device_types="cpu")
-def blocks(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -85,6 +84,9 @@ def blocks(
     size = _room(job) + job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
     launch(loaded("blocks_forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, size)
     return results
+
+
+blocks = torch.library.custom_op("crisp::blocks", mutates_args=(), device_types="cpu")(attend)
 
 
 @blocks.register_fake
@@ -155,7 +157,10 @@ def tabulate(job: Job, plan: Plan, keys: int) -> None:
 def gradients(
     kernel: str, job: Job, states: tuple[Tensor, ...], per_row: tuple[Tensor, ...], size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value by a kernel whose threads need `size` numbers, of `states` after their output's."""
+    """Gradients of query, key and value by a kernel whose threads need `size` numbers.
+
+    `states` are the output's gradient, query, key and value.
+    """
     grad, query, key, value = states
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]

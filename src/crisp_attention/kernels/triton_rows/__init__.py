@@ -55,6 +55,7 @@ def attention(call: Call) -> Tensor:
     from crisp_attention.kernels.triton_rows import operators
 
     assert isinstance(call.method, Method)
+    call = call.masked()
     query, keys, rule = call.query, call.key.shape[2], call.method.rule
     name, number, count_of, valid = "threshold", 0.0, None, call.valid
     if isinstance(rule, TopK):

@@ -188,7 +188,8 @@ class Sparsefinder(Layout):
             one, other = (listing.members(groups.nearest(each, centers, self.top)) for each in (query, key))
         else:
             keys = rows.key.shape[2]
-            real = query.new_ones(1, 1, keys, dtype=torch.bool) if rows.mask is None else rows.mask[:, :1, 0]
+            shown = rows.shown
+            real = query.new_ones(1, 1, keys, dtype=torch.bool) if shown is None else shown[:, :1, 0]
             one, other = (
                 listing.in_buckets(
                     groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size), self.bucket_size
@@ -212,7 +213,7 @@ class Sparsefinder(Layout):
         return groups.share_bucket(one, other)
 
     def _graph(self, rows: Rows, blocks: Blocks) -> BlockGraph:
-        means = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+        means = (blocks.means(states) for states in (rows.query, rows.key))
         query, key = self.projected(rows, *means)
         present = blocks.present(query.device)
         place = torch.arange(1, blocks.count + 1, device=query.device)
