@@ -106,6 +106,7 @@ def _of_one(
         key=rows.key,
         value=call.value[:, :, others],
         valid=rows.mask,
+        span=rows.span,
         bias=rows.bias,
         dense=None,
     )

@@ -22,9 +22,10 @@ class Call:
     `scores = query · key * scale`, capped to ±`softcap` by tanh, plus `bias`; the method's layout and
     rule keep some of the valid pairs; the rule weighs the kept scores (with one further logit per
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
-    `valid` is bool and broadcasts to (B, H, L, S); `causal` also forbids, without a mask in
-    memory, the keys j > i. They alone decide what counts as a key: a valid pair that scores -inf
-    counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
+    `valid` is bool and broadcasts to (B, H, L, S). Without a mask in memory, `causal` also forbids the keys
+    j > i + `first_query`, the position of the first query among the keys, and `span`, int (B, 2), those before each
+    example's first valid key and from the one after its last. They alone decide what counts as a key: a valid pair that
+    scores -inf counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
     by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks
@@ -51,6 +52,8 @@ class Call:
     blocks: BlockGraph | None = None
     heads: tuple[int, ...] | None = None
     dense: slice | None = None
+    first_query: int = 0
+    span: Tensor | None = None
 
     @property
     def rows(self) -> Rows:
@@ -66,7 +69,15 @@ class Call:
             None if self.seed is None else head_seeds(self.seed, self.query.shape[1], self.heads),
             self.parameters,
             self.heads,
+            self.first_query,
+            self.span,
         )
+
+    def masked(self) -> "Call":
+        """The same with `first_query` and `span` in the mask, for kernels that know neither."""
+        if self.causal and self.first_query:
+            return replace(self, valid=self.rows.valid, causal=False, first_query=0, span=None)
+        return self if self.span is None else replace(self, valid=self.rows.shown, span=None)
 
     @property
     def others(self) -> slice:

@@ -27,7 +27,7 @@ class Blocks:
 
         Whether they do is judged by the mask's strides: its values are not looked at.
         """
-        length, mask = rows.key.shape[2], rows.mask
+        length, mask = rows.key.shape[2], rows.shown
         if rows.causal or rows.query.shape[2] != length or length == 0:
             return None
         if mask is None:

@@ -27,9 +27,15 @@ def split_mask(mask: Tensor | None, name: str = "attention_mask") -> tuple[Tenso
     return valid, mask.masked_fill(~valid, 0.0)
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(1, 1, L, S): True where j <= i, aligned at the upper left as in torch's SDPA."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
+def causal_mask(queries: int, keys: int, device: torch.device, first_query: int = 0) -> Tensor:
+    """(1, 1, L, S): True where j <= i + first_query; at 0 aligned at the upper left as in torch's SDPA."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(first_query)[None, None]
+
+
+def span_mask(span: Tensor, keys: int) -> Tensor:
+    """(B, 1, 1, S): True from each example's first valid key up to the one after its last, `span` (B, 2)."""
+    place = torch.arange(keys, device=span.device)
+    return ((place >= span[:, :1]) & (place < span[:, 1:]))[:, None, None]
 
 
 def key_ranks(valid: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.hashing import MASK32, head_seeds
-from crisp_attention.methods.pairs import causal_mask, key_ranks, query_ranks
+from crisp_attention.methods.pairs import causal_mask, key_ranks, query_ranks, span_mask
 
 
 @dataclass(eq=False)
@@ -26,7 +26,7 @@ class Rows:
     mask
         Valid pairs, bool, broadcastable to (B, H, L, S); None where all are.
     causal
-        Whether the keys j > i are forbidden as well.
+        Whether the keys j > i + `first_query` are forbidden as well.
     softcap, bias
         Applied to the products: capped to ±softcap by tanh, and added, broadcastable to (B, H, L, S).
     seed
@@ -35,6 +35,10 @@ class Rows:
         Those that the layer holds for the method, by names such as `rule.alpha`.
     heads
         The numbers of the query heads in their layer; None where they are all of it.
+    first_query
+        The position of the first query among the keys, for `causal`.
+    span
+        Of each example the first valid key and the one after the last, int (B, 2); None where the mask alone says.
     """
 
     query: Tensor
@@ -47,6 +51,8 @@ class Rows:
     seed: Tensor | None = None
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     heads: tuple[int, ...] | None = None
+    first_query: int = 0
+    span: Tensor | None = None
     _products: Tensor | None = field(default=None, repr=False)
     _scores: Tensor | None = field(default=None, repr=False)
     _valid: Tensor | None = field(default=None, repr=False)
@@ -83,13 +89,24 @@ class Rows:
         return self._scores
 
     @property
+    def shown(self) -> Tensor | None:
+        """The mask and the span in one, without causality; None where neither forbids a pair.
+
+        What is the same for all heads, or all queries, has a size or a stride of 0 or 1 there.
+        """
+        if self.span is None:
+            return self.mask
+        inside = span_mask(self.span, self.key.shape[-2])
+        return inside if self.mask is None else once(self.mask) & inside
+
+    @property
     def valid(self) -> Tensor:
         """Valid pairs, bool, with full L and S, broadcastable to (B, H, L, S)."""
         if self._valid is None:
             queries, keys = self.query.shape[-2], self.key.shape[-2]
-            valid = self.mask
+            valid = self.shown
             if self.causal:
-                causal = causal_mask(queries, keys, self.query.device)
+                causal = causal_mask(queries, keys, self.query.device, self.first_query)
                 valid = causal if valid is None else valid & causal
             if valid is None:
                 valid = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=self.query.device)
@@ -114,20 +131,18 @@ class Rows:
     def of(self, heads: list[int], parameters: Mapping[str, Tensor]) -> "Rows":
         """The rows of these heads, with the parameters of their method; scores are shared, not computed again."""
         shared = self.query.shape[1] // self.key.shape[1]
-        return Rows(
-            self.query[:, heads],
-            self.key[:, [head // shared for head in heads]],
-            self.scale,
-            of_heads(self.mask, heads),
-            self.causal,
-            self.softcap,
-            of_heads(self.bias, heads),
-            None if self.seed is None else self.seed[:, heads],
-            parameters,
-            numbers_of(heads, self.heads),
-            self.products[:, heads],
-            self.scores[:, heads],
-            of_heads(self.valid, heads),
+        return replace(
+            self,
+            query=self.query[:, heads],
+            key=self.key[:, [head // shared for head in heads]],
+            mask=of_heads(self.mask, heads),
+            bias=of_heads(self.bias, heads),
+            seed=None if self.seed is None else self.seed[:, heads],
+            parameters=parameters,
+            heads=numbers_of(heads, self.heads),
+            _products=self.products[:, heads],
+            _scores=self.scores[:, heads],
+            _valid=of_heads(self.valid, heads),
         )
 
     def of_examples(self, index: Tensor) -> "Rows":
@@ -137,20 +152,20 @@ class Rows:
             if each is None or each.shape[0] == 1:
                 return each
             # what is expanded stays so: strides tell blocks that all queries see the same keys
-            once = each[tuple(slice(None) if step else slice(0, 1) for step in each.stride())]
-            return (once[index] if len(once) > 1 else once).expand(len(index), *each.shape[1:])
+            stored = once(each)
+            return (stored[index] if len(stored) > 1 else stored).expand(len(index), *each.shape[1:])
 
-        return Rows(
-            self.query[index],
-            self.key[index],
-            self.scale,
-            some(self.mask),
-            self.causal,
-            self.softcap,
-            some(self.bias),
-            some(self.seed),
-            self.parameters,
-            self.heads,
+        return replace(
+            self,
+            query=self.query[index],
+            key=self.key[index],
+            mask=some(self.mask),
+            bias=some(self.bias),
+            seed=some(self.seed),
+            span=None if self.span is None else self.span[index],
+            _products=None,
+            _scores=None,
+            _valid=None,
         )
 
     def of_tokens(self, some: slice) -> "Rows":
@@ -162,8 +177,10 @@ class Rows:
             each = each if each.shape[-2] == 1 else each[..., some, :]
             return each if each.shape[-1] == 1 else each[..., some]
 
+        first, end, _ = some.indices(self.key.shape[2])
         return replace(
             self,
+            span=None if self.span is None else (self.span - first).clamp(0, end - first),
             query=self.query[:, :, some],
             key=self.key[:, :, some],
             mask=part(self.mask),
@@ -175,7 +192,7 @@ class Rows:
         )
 
     def at(self, queries: Tensor) -> "Rows":
-        """The rows of some queries of each example, by their places (B, m); causality becomes part of the mask."""
+        """The rows of some queries of each example, by their places (B, m); their mask holds causality and span."""
 
         def some(each: Tensor | None) -> Tensor | None:
             if each is None or each.shape[-2] == 1:
@@ -191,6 +208,8 @@ class Rows:
             query=query,
             mask=some(self.valid),
             causal=False,
+            first_query=0,
+            span=None,
             bias=some(self.bias),
             _products=None,
             _scores=None,
@@ -200,6 +219,11 @@ class Rows:
     def with_scores(self, scores: Tensor) -> "Rows":
         """The same rows with other scores."""
         return replace(self, _scores=scores)
+
+
+def once(mask: Tensor) -> Tensor:
+    """A mask without what only repeats it: dimensions of stride 0 become 1."""
+    return mask[tuple(slice(None) if step else slice(0, 1) for step in mask.stride())]
 
 
 def of_heads(mask: Tensor | None, heads: list[int]) -> Tensor | None:

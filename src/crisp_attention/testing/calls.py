@@ -127,6 +127,13 @@ def valid(mask: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Callable[
     return change
 
 
+def spanned(*bounds: tuple[int, int], first_query: int = 0) -> Callable[[Call], Call]:
+    """With the keys of each example valid from the first of its bounds up to the second."""
+    return lambda call: replace(
+        call, span=torch.tensor(bounds, device=call.query.device), first_query=first_query
+    )
+
+
 def scaled(query: float = 1.0, key: float = 1.0, value: float = 1.0) -> Callable[[Call], Call]:
     """With larger or smaller inputs; by powers of two, which keep them exact."""
     return lambda call: replace(call, query=call.query * query, key=call.key * key, value=call.value * value)
@@ -211,4 +218,12 @@ CASES = {
     "denormal values": Case(change=scaled(value=2.0**-135)),
     "as transformers lays it out": Case(groups=2, change=as_transformers_lays_it_out),
     "expanded": Case(change=expanded),
+    "spans": Case(change=spanned((0, 20), (16, 33))),
+    "spans, one empty": Case(64, change=spanned((40, 57), (7, 7))),
+    "spans, causal": Case(130, causal=True, groups=2, change=spanned((70, 130), (0, 61))),
+    "spans, causal, later queries": Case(
+        20, 61, causal=True, change=spanned((3, 61), (0, 50), first_query=30)
+    ),
+    "later queries": Case(7, 45, causal=True, change=spanned((0, 45), (0, 45), first_query=38)),
+    "spans, one query": Case(1, 77, groups=2, change=spanned((5, 70), (33, 77))),
 }

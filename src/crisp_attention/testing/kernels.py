@@ -229,8 +229,8 @@ def _learner(call: Call, dtype: torch.dtype | None = None) -> Call:
 
 
 def _of_real_queries(call: Call, output: Tensor) -> Tensor:
-    if not call.method.block_size or call.valid is None:
+    if not call.method.block_size or (call.valid is None and call.span is None):
         return output
     # the output of padded queries under blocks is arbitrary
-    square = call.valid.expand(*call.valid.shape[:2], output.shape[2], call.key.shape[2])
+    square = replace(call, causal=False).rows.valid
     return torch.where(valid_queries(square).unsqueeze(-1), output, 0.0)

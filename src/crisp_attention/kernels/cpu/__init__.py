@@ -54,6 +54,7 @@ def attention(call: Call) -> Tensor:
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows
 
+    call = call.masked()
     assert isinstance(call.method, Method)
     code = code_of(call.method.rule)
     assert code is not None

@@ -54,6 +54,7 @@ def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) of a call that lacks nothing; differentiable in query, key and value."""
     from crisp_attention.kernels.triton_rows import operators
 
+    call = call.masked()
     assert isinstance(call.method, Method)
     query, keys, rule = call.query, call.key.shape[2], call.method.rule
     name, number, count_of, valid = "threshold", 0.0, None, call.valid

@@ -188,7 +188,8 @@ class Sparsefinder(Layout):
             one, other = (listing.members(groups.nearest(each, centers, self.top)) for each in (query, key))
         else:
             keys = rows.key.shape[2]
-            real = query.new_ones(1, 1, keys, dtype=torch.bool) if rows.mask is None else rows.mask[:, :1, 0]
+            shown = rows.shown
+            real = query.new_ones(1, 1, keys, dtype=torch.bool) if shown is None else shown[:, :1, 0]
             one, other = (
                 listing.in_buckets(
                     groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size), self.bucket_size

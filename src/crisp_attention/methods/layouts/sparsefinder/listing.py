@@ -53,7 +53,7 @@ def valid(rows: Rows, pairs: Tensor) -> Tensor:
     example, head, query, key = pairs
     keep = torch.ones_like(query, dtype=torch.bool)
     if rows.causal:
-        keep = key <= query
-    if rows.mask is not None:
-        keep &= rows.mask.expand(*rows.query.shape[:3], rows.key.shape[2])[example, head, query, key]
+        keep = key <= query + rows.first_query
+    if (shown := rows.shown) is not None:
+        keep &= shown.expand(*rows.query.shape[:3], rows.key.shape[2])[example, head, query, key]
     return pairs[:, keep]
