@@ -139,7 +139,7 @@ class MeanOfTheRest(Branch):
         if call.blocks is None:  # single queries choose
             return call.query.new_zeros(*call.query.shape[:3], call.value.shape[3])
         shared = call.query.shape[1] // call.key.shape[1]
-        rest = (call.rows.valid & ~call.blocks.pairs()).to(call.value.dtype)
+        rest = (call.rows.valid & ~call.blocks.pairs(call.rows)).to(call.value.dtype)
         means = rest @ call.value.repeat_interleave(shared, dim=1) / rest.sum(-1, keepdim=True).clamp(min=1)
         return means.float() * self.parameter(call, "share")[:, None, None]
 
@@ -225,7 +225,7 @@ def test_a_branch_is_added_to_what_any_kernel_gives(backend, layout) -> None:
     given = call(Method(layout, TopK(0.5), MeanOfTheRest()), parameters={"branch.share": share})
     plain = call(Method(layout, TopK(0.5)))
     output, without = dispatch.attention(given, backend)[0], dispatch.attention(plain, backend)[0]
-    seen = layout.blocks(given.rows).pairs()
+    seen = layout.blocks(given.rows).pairs(given.rows)
     for head, key_head in enumerate((0, 0, 1, 1)):
         rest = (~seen[:, head]).float()
         means = rest @ given.value[:, key_head] / rest.sum(-1, keepdim=True).clamp(min=1)

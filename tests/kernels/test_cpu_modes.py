@@ -13,17 +13,21 @@ from torch.utils.checkpoint import checkpoint
 import crisp_attention as crisp
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.cpu import operators
+from crisp_attention.kernels.cpu import block_operators, operators
 from crisp_attention.kernels.cpu.linear import operators as linear_operators
 from crisp_attention.methods.method import Method, as_method
 from tests.cases import normal
 
 TOPK, BLOCKS = as_method(crisp.TopK(0.8)), as_method(crisp.BlockTopK(0.5, block_size=16))
 LINEAR = crisp.SparseLinear(0.4, 0.1, block_size=16, combine="sum")
-METHODS = pytest.mark.parametrize("method", [TOPK, BLOCKS, LINEAR], ids=["topk", "blocks", "linear"])
+WINDOW = crisp.Method(crisp.Window(9, global_tokens=1))
+METHODS = pytest.mark.parametrize(
+    "method", [TOPK, BLOCKS, WINDOW, LINEAR], ids=["topk", "blocks", "window", "linear"]
+)
 OPERATORS = {
     TOPK: (operators, "rows"),
-    BLOCKS: (operators, "rows"),
+    BLOCKS: (block_operators, "blocks"),
+    WINDOW: (block_operators, "blocks"),
     LINEAR: (linear_operators, "sparse_linear"),
 }
 

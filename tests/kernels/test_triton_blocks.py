@@ -108,7 +108,7 @@ def test_nan_reaches_the_rows_that_see_it_and_no_others() -> None:
     call.value[:, :, 40] = torch.nan
     found = dispatch.attention(call, "triton_blocks")[0].isnan()
     assert call.blocks is not None
-    sees = call.blocks.pairs()[..., 40]
+    sees = call.blocks.pairs(call.rows)[..., 40]
     assert found.equal(sees[..., None].expand_as(found))
     assert 0 < sees.sum() < sees.numel()
 

@@ -141,6 +141,7 @@ def _fitted(
         held = _held(finder, layout)
         graph = layout.blocks(some.rows(held))
         assert graph is not None
+        assert graph.seen is not None
         away = abs(1 - float(graph.seen.float().mean()) - sparsity)
         if best is None or away < best[0]:
             best = (away, layout, held)

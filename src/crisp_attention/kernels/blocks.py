@@ -15,13 +15,18 @@ from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import answers, called
 from crisp_attention.methods.rows import Rows
 
+SINGLY = "block choices for single queries (causal and other masks, decoding, cross-attention)"
+
 
 def with_blocks(call: Call) -> Call:
     """The call with the blocks that its layout chooses, if it does: once, for whatever computes it."""
     if isinstance(call.method, PerHead) or not may_choose(call.method.layout):
         return call
     with exactly(call.query.device):
-        return replace(call, blocks=choose_blocks(call.rows, call.method.layout))
+        graph = choose_blocks(call.rows, call.method.layout)
+    if graph is not None and not graph.is_whole and call.method.has_branch:
+        return call  # which goes by whole blocks, or else by pairs
+    return replace(call, blocks=graph)
 
 
 def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
@@ -38,7 +43,7 @@ def visible_pairs(rows: Rows, method: Method, blocks: BlockGraph | None) -> Tens
     By the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well.
     """
     if blocks is not None and method.has_branch:
-        return rows.valid & blocks.pairs()
+        return rows.valid & blocks.pairs(rows)
     return method.layout.visible(rows)
 
 
@@ -52,8 +57,15 @@ def lacks_blocks(call: Call, layout: Layout) -> str | None:
     if call.blocks is not None or type(layout) is Full:
         return None
     if may_choose(layout):
-        return "block choices for single queries (causal and other masks, decoding, cross-attention)"
+        return SINGLY
     return f"the layout {called(layout)}"
+
+
+def lacks_parts(graph: BlockGraph) -> str | None:
+    """What a kernel for whole blocks lacks of a graph, None if nothing."""
+    if graph.choice is not None:
+        return SINGLY
+    return None if graph.is_whole else "bands and other blocks that are seen in part"
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:

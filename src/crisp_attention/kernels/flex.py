@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.blocks import lacks_blocks
+from crisp_attention.kernels.blocks import lacks_blocks, lacks_parts
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.derivatives import OnlyOnce
 from crisp_attention.kernels.memory import apart
@@ -34,6 +34,8 @@ def lacks(call: Call) -> str | None:
         return missing
     if call.blocks is None:
         return f"the layout {called(method.layout)}"
+    if missing := lacks_parts(call.blocks):
+        return missing
     if type(method.rule) is not Dense:
         return f"the rule {called(method.rule)}"
     if 0 in query.shape:
@@ -77,6 +79,7 @@ def block_mask(graph: BlockGraph) -> Any:
     """The BlockMask of a graph: blocks with nothing but real keys are full."""
     from torch.nn.attention.flex_attention import BlockMask
 
+    assert graph.seen is not None
     kept, size, length, lengths = graph.seen, graph.blocks.size, graph.blocks.length, graph.blocks.lengths
     ends = torch.arange(1, kept.shape[-1] + 1, device=kept.device) * size
     last = torch.full((kept.shape[0],), length, device=kept.device) if lengths is None else lengths

@@ -5,7 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from crisp_attention.methods.band import Band
 from crisp_attention.methods.rows import Rows
+
+# of a band's tiles
+BAND_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,32 @@ def with_strides(rows: Rows) -> Rows:
 
 
 @dataclass(frozen=True)
-class BlockGraph:
-    """Which blocks of keys each block of queries sees, bool (B, H, n, n).
+class Choice:
+    """How every query chooses blocks for itself among those of its row, the last of which is its own.
 
-    Blocks without a real token see nothing and are seen by none. `ranked` (B, H, n, n) is what a layout chose them by,
+    By the product with their mean keys; the first `sink_blocks` and the last `local_blocks` are always among them.
+    """
+
+    sparsity: float
+    sink_blocks: int
+    local_blocks: int
+
+
+@dataclass(frozen=True)
+class BlockGraph:
+    """Which valid pairs see each other: those of blocks that do, and those of a band.
+
+    `seen` is bool (B, H, n, n): which blocks of keys each block of queries sees; None where only a band says, or where
+    every query makes a `choice` for itself, for kernels to compute. Blocks
+    without a real token see nothing and are seen by none. `ranked` (B, H, n, n) is what a layout chose them by,
     the larger the better, if it ranks them.
     """
 
     blocks: Blocks
-    seen: Tensor
+    seen: Tensor | None
     ranked: Tensor | None = None
+    band: Band | None = None
+    choice: Choice | None = None
 
     @classmethod
     def of(cls, rows: Rows, blocks: Blocks, seen: Tensor, ranked: Tensor | None = None) -> "BlockGraph":
@@ -131,19 +151,40 @@ class BlockGraph:
         seen = seen & present & present.transpose(-1, -2)
         return cls(blocks, seen.expand(*rows.query.shape[:2], -1, -1), ranked)
 
-    def pairs(self) -> Tensor:
-        """The pairs of tokens in blocks that see each other, bool (B, H, L, L); padding is among them."""
-        block = torch.arange(self.blocks.length, device=self.seen.device) // self.blocks.size
+    @classmethod
+    def of_band(cls, rows: Rows, band: Band) -> "BlockGraph | None":
+        """The graph of a band; None where pairs are masked one by one, and in cross-attention."""
+        queries, keys = rows.query.shape[2], rows.key.shape[2]
+        if rows.mask is not None or queries > keys:
+            return None
+        return cls(Blocks(BAND_SIZE, keys), None, band=band)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether blocks see each other whole or not at all."""
+        return self.band is None and self.choice is None
+
+    def pairs(self, rows: Rows) -> Tensor:
+        """The pairs of tokens that see each other as far as they are valid, bool (B, H, L, S); not of a choice."""
+        found = None if self.band is None else self.band.pairs(rows.query_positions, rows.key_positions)
+        if self.seen is not None:
+            inside = self._inside(self.seen)
+            found = inside if found is None else found | inside
+        assert found is not None
+        return found
+
+    def _inside(self, seen: Tensor) -> Tensor:
+        block = torch.arange(self.blocks.length, device=seen.device) // self.blocks.size
         if self.blocks.order is None:
-            return self.seen[:, :, block][..., block]
+            return seen[:, :, block][..., block]
         own = block[self.blocks.order.argsort(dim=-1)][:, None]
-        (batch, heads, count, _), length = self.seen.shape, self.blocks.length
-        rows = self.seen.gather(2, own[..., None].expand(batch, heads, length, count))
+        (batch, heads, count, _), length = seen.shape, self.blocks.length
+        rows = seen.gather(2, own[..., None].expand(batch, heads, length, count))
         return rows.gather(3, own[..., None, :].expand(batch, heads, length, length))
 
-    def listed(self) -> tuple[Tensor, Tensor]:
+    def listed(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """How many blocks each block of queries sees (B, H, n), and which, ascending and first, (B, H, n, n); int32."""
-        return listed(self.seen)
+        return (None, None) if self.seen is None else listed(self.seen)
 
 
 @dataclass(frozen=True)

@@ -261,4 +261,4 @@ class LayoutContract(MethodContract):
                     torch.ones(1, 1, 48, 1, dtype=torch.bool) if valid is None else valid.transpose(2, 3)
                 )
                 wanted = tested.layout.visible(rows).expand(2, HEADS, 48, 48) & queries
-                assert (graph.pairs() & rows.valid & queries).equal(wanted)
+                assert (graph.pairs(rows) & rows.valid & queries).equal(wanted)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crisp_attention import BlockTopK
-from crisp_attention.methods.blocks import BlockGraph, listed
+from crisp_attention.methods.blocks import BlockGraph, Choice, listed
 from crisp_attention.methods.rows import Rows
 from tests.cases import normal
 
@@ -38,7 +38,7 @@ def same(layout: BlockTopK, rows: Rows) -> bool:
     """Whether the blocks show the queries that are present the pairs that the layout does, one by one."""
     present = rows.valid[:, :, :1].transpose(2, 3)
     wanted = layout.visible(rows).expand(rows.products.shape) & present
-    return bool((chosen(layout, rows).pairs() & rows.valid & present).equal(wanted))
+    return bool((chosen(layout, rows).pairs(rows) & rows.valid & present).equal(wanted))
 
 
 @given(
@@ -98,16 +98,24 @@ def test_what_is_not_finite_lets_those_that_rank_it_see_everything(broken: float
 @pytest.mark.parametrize(
     "change",
     [
-        {"causal": True},
-        {"query": normal(2, 2, 1, 4)},
         {"mask": torch.ones(2, 1, 12, 12, dtype=torch.bool)},
         {"mask": torch.ones(2, 2, 1, 12, dtype=torch.bool)},
     ],
-    ids=["causal", "decoding", "a mask of each query", "a mask of each head"],
+    ids=["a mask of each query", "a mask of each head"],
 )
-def test_queries_that_may_see_different_keys_choose_for_themselves(change: dict) -> None:
+def test_queries_that_a_mask_may_show_different_keys_have_no_blocks(change: dict) -> None:
     rows = rows_of(normal(2, 2, 12, 4), normal(2, 2, 12, 4, seed=1))
     assert BlockTopK(0.6, block_size=3).blocks(replace(rows, **change)) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"causal": True}, {"query": normal(2, 2, 1, 4)}], ids=["causal", "decoding"]
+)
+def test_queries_that_see_different_keys_choose_for_themselves(change: dict) -> None:
+    rows = rows_of(normal(2, 2, 12, 4), normal(2, 2, 12, 4, seed=1))
+    graph = chosen(BlockTopK(0.6, block_size=3, sink_blocks=1), replace(rows, **change))
+    assert graph.seen is None
+    assert graph.choice == Choice(0.6, sink_blocks=1, local_blocks=1)
 
 
 @pytest.mark.parametrize("seed", range(3))

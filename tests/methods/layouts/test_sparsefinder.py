@@ -184,7 +184,7 @@ def test_blocks_of_one_token_are_the_tokens(layout):
     rows = rows_of(layout, 13, mask=real)
     blocks = Blocks.of(rows, 1)
     assert blocks is not None
-    pairs = layout._graph(rows, blocks).pairs() & rows.valid
+    pairs = layout._graph(rows, blocks).pairs(rows) & rows.valid
     queries = real.transpose(2, 3)
     assert (pairs & queries).equal(layout.visible(rows) & queries)
 

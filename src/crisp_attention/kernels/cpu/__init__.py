@@ -51,6 +51,9 @@ def computes_branch(call: Call) -> bool:
 
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
+    from crisp_attention.kernels.cpu.block_operators import blocks as in_blocks
+    from crisp_attention.kernels.cpu.block_operators import spans_of
+    from crisp_attention.kernels.cpu.chosen_operators import chosen
     from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows
 
@@ -75,29 +78,44 @@ def attention(call: Call) -> Tensor:
             value,
             valid,
             bias,
-            None,
-            None,
-            None,
             seed,
             *code,
             call.causal,
             call.scale,
             call.dropout,
+        )
+        return output.to(call.query.dtype)
+    if (choice := graph.choice) is not None:
+        numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
+        output, *_ = chosen(
+            query,
+            key,
+            value,
+            None,
+            seed,
+            *code,
+            call.causal,
             0,
+            call.scale,
+            call.dropout,
+            graph.blocks.size,
+            *numbers,
         )
         return output.to(call.query.dtype)
     blocks, (counts, listed) = graph.blocks, graph.listed()
     states = tuple(map(blocks.in_order, (query, key, value)))
-    shown = listed, counts, blocks.lengths, seed
     branch = call.method.branch
     if computes_branch(call) and isinstance(branch, Linear):
         learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
         kind = linear.MAPS[branch.feature_map]
+        shown = listed, counts, blocks.lengths, seed
         output, *_ = sparse_linear(
             *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
         )
     else:
-        output, *_ = rows(
-            *states, None, None, *shown, *code, call.causal, call.scale, call.dropout, blocks.size
+        band = () if graph.band is None else graph.band.numbers(key.shape[2])
+        shown = listed, counts, spans_of(blocks.lengths), seed
+        output, *_ = in_blocks(
+            *states, *shown, *code, call.causal, 0, call.scale, call.dropout, blocks.size, band
         )
     return blocks.back(output).to(call.query.dtype)

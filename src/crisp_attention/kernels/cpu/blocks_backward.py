@@ -1,14 +1,25 @@
-"""The backward pass of block layouts: the tiles computed again, and four products over seen blocks."""
+"""The backward pass of block layouts: the tiles computed again, and four products over the strips they see."""
 
 from numba import carray
 
-from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, products, seen_blocks, weigh_row
-from crisp_attention.kernels.cpu.forward import NAN
+from crisp_attention.kernels.cpu.block_rows import slopes_of
+from crisp_attention.kernels.cpu.block_tiles import (
+    bounds,
+    clear,
+    end_of,
+    key_numbers,
+    own_of,
+    products,
+    rows_of,
+    show,
+    strips_of,
+)
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
     floats_after,
     floats_at,
+    indices_after,
     indices_at,
     next_item,
     next_thread,
@@ -16,7 +27,7 @@ from crisp_attention.kernels.cpu.native import (
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.scores import keys_of
-from crisp_attention.kernels.cpu.weights import drop, score_gradient
+from crisp_attention.kernels.cpu.weights import drop
 
 
 @entry(JOB)
@@ -24,31 +35,32 @@ def backward(jobs):
     """Take groups of keys until none is left."""
     job = carray(jobs, 1)[0]
     size = job.block_size
-    stride = job.most_blocks * size
-    room = stride + LANES
+    room = job.most_blocks * size + LANES
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
-    tile = floats_at(scratch + 16 * room)
-    grads = floats_after(tile, size * stride)
-    packed_key = floats_after(grads, size * stride)
+    strips = indices_at(scratch + 12 * room)
+    whole, tile = indices_after(strips, job.most_blocks), floats_at(scratch + 16 * room)
+    grads = floats_after(tile, size * size * job.most_blocks)
+    packed_key = floats_after(grads, size * size * job.most_blocks)
     packed_value = floats_after(packed_key, (job.keys + size - 1) // size * size * job.width)
     shared = job.heads // job.groups
-    blocks_of_queries = (job.queries + size - 1) // size
-    share = (blocks_of_queries + job.chunks - 1) // job.chunks
+    tiles = (job.queries + size - 1) // size
+    share = (tiles + job.chunks - 1) // job.chunks
     item = next_item(jobs)
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
-        begin = item // (job.groups * job.batch) * share
-        length = job.queries if job.lengths == 0 else indices_at(job.lengths)[batch]
-        key = keys_of(job, batch, group)
-        value = floats_at(job.value + 4 * (batch * job.value_batch + group * job.value_head))
-        pack(packed_key, size, key, job.key_row, job.keys, job.width, job.scale)
-        pack(packed_value, size, value, job.value_row, job.keys, job.value_width, 1.0)
-        key_grad = floats_at(job.key_grad + 4 * item * job.keys * job.width)
-        value_grad = floats_at(job.value_grad + 4 * item * job.keys * job.value_width)
-        for block in range(begin, min(begin + share, blocks_of_queries)):
-            first = block * size
-            rows = max(min(size, length - first), 0)
+        chunk = item // (job.groups * job.batch) * share
+        begin, end = bounds(job, batch)
+        key = floats_after(keys_of(job, batch, group), begin * job.key_row)
+        value = floats_at(
+            job.value + 4 * (batch * job.value_batch + group * job.value_head + begin * job.value_row)
+        )
+        pack(packed_key, size, key, job.key_row, end - begin, job.width, job.scale)
+        pack(packed_value, size, value, job.value_row, end - begin, job.value_width, 1.0)
+        key_grad = floats_at(job.key_grad + 4 * (item * job.keys + begin) * job.width)
+        value_grad = floats_at(job.value_grad + 4 * (item * job.keys + begin) * job.value_width)
+        for block in range(chunk, min(chunk + share, tiles)):
+            first, rows = rows_of(job, block, begin, end)
             for head in range(group * shared, (group + 1) * shared):
                 query = floats_at(
                     job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
@@ -56,57 +68,44 @@ def backward(jobs):
                 grad = floats_at(
                     job.grad + 4 * (batch * job.grad_batch + head * job.grad_head + first * job.grad_row)
                 )
-                query_grad = floats_at(
-                    job.query_grad
-                    + 4
-                    * (batch * job.query_grad_batch + head * job.query_grad_head + first * job.query_grad_row)
+                base = floats_at(
+                    job.query_grad + 4 * (batch * job.query_grad_batch + head * job.query_grad_head)
                 )
-                blocks, seen = seen_blocks(job, batch, head, block)
-                columns = seen * size
-                width = job.width
+                query_grad = floats_after(base, first * job.query_grad_row)
+                seen = strips_of(job, batch, head, block, first, rows, begin, end, strips, whole)
+                columns, width, there = seen * size, job.width, end - begin
                 products(
-                    job, rows, query, job.query_row, packed_key, width, blocks, seen, length, tile, stride, True
-                )  # fmt: skip
+                    job, rows, query, job.query_row, packed_key, width, strips, seen, there, tile, columns
+                )
                 width = job.value_width
                 products(
-                    job, rows, grad, job.grad_row, packed_value, width, blocks, seen, length, grads, stride, False
-                )  # fmt: skip
-                for r in range(rows):
-                    row, row_grads = floats_after(tile, r * stride), floats_after(grads, r * stride)
+                    job, rows, grad, job.grad_row, packed_value, width, strips, seen, there, grads, columns
+                )
+                for r in range(rows if seen > 0 else 0):
+                    row, row_grads = floats_after(tile, r * columns), floats_after(grads, r * columns)
+                    own, keys = own_of(job, first + r, begin, end), end_of(job, first + r, begin, end)
+                    show(job, row, own, keys, strips, whole, seen)
                     at = (batch * job.heads + head) * job.queries + first + r
-                    norm = floats_at(job.norm + 8 * at)
-                    threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
-                    weigh_row(job, row, columns, threshold, tie, norm, index, kept)
                     if job.dropout > 0:
-                        key_numbers(job, blocks, seen, index)
+                        key_numbers(job, begin, strips, seen, index)
                         drop(work, index, columns, job.dropout, job.seed, at)
-                        for j in range(columns):
-                            row_grads[j] *= work[j]
-                    score_gradient(job.rule, row, row_grads, columns)
-                    for j in range(columns):
-                        row_grads[j] *= job.scale
-                        if job.dropout > 0:
-                            row[j] *= work[j]
-                    if norm[1] != norm[1]:
-                        for j in range(columns):
-                            row[j] = row_grads[j] = NAN
+                    slopes_of(job, row, row_grads, columns, at, index, kept, work)
                 for c in range(seen):
-                    start = indices_at(blocks)[c] * size
-                    keys = min(size, length - start)
+                    start = strips[c] * size
+                    keys = min(size, there - start)
                     weights, slopes = floats_after(tile, c * size), floats_after(grads, c * size)
                     multiply(
-                        query_grad, job.query_grad_row, slopes, stride, 1, floats_after(key, start * job.key_row),
+                        query_grad, job.query_grad_row, slopes, columns, 1, floats_after(key, start * job.key_row),
                         job.key_row, keys, rows, job.width, c > 0,
                     )  # fmt: skip
                     multiply(
-                        floats_after(key_grad, start * job.width), job.width, slopes, 1, stride, query,
+                        floats_after(key_grad, start * job.width), job.width, slopes, 1, columns, query,
                         job.query_row, rows, keys, job.width, True,
                     )  # fmt: skip
                     multiply(
-                        floats_after(value_grad, start * job.value_width), job.value_width, weights, 1, stride, grad,
+                        floats_after(value_grad, start * job.value_width), job.value_width, weights, 1, columns, grad,
                         job.grad_row, rows, keys, job.value_width, True,
                     )  # fmt: skip
-                for r in range(rows if seen > 0 else 0, min(size, job.queries - first)):
-                    for d in range(job.width):
-                        query_grad[r * job.query_grad_row + d] = ZERO
+                rows_seen = rows if seen > 0 else 0
+                clear(base, job.query_grad_row, job.width, block, size, first, rows_seen, job.queries)
         item = next_item(jobs)

@@ -97,4 +97,4 @@ def _moved(kind: Any) -> Any:
     return moved
 
 
-floats_after, bytes_after, doubles_after = _moved(POINTER), _moved(BYTES), _moved(DOUBLES)
+floats_after, indices_after, bytes_after, doubles_after = map(_moved, (POINTER, INDICES, BYTES, DOUBLES))

@@ -44,29 +44,19 @@ def fill(
     return job
 
 
-def restrict(job: Job, blocks: Tensor, block_counts: Tensor, lengths: Tensor | None, block_size: int) -> None:
-    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and real tokens (B,)."""
-    blocks = blocks[..., : max(1, int(block_counts.max()))]
-    job.flat("blocks", blocks)
-    job.flat("block_counts", block_counts)
-    job.set(most_blocks=blocks.shape[-1], block_size=block_size, tile=block_size)
-    if lengths is not None:
-        job.flat("lengths", lengths)
-
-
-def launch(work: Callable[..., Any], job: Job, items: int) -> None:
-    """Run a compiled function on the job, on at most as many threads as there are items."""
+def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
+    """Run a compiled function on the job, on at most as many threads as there are items, each with `size` numbers."""
     threads = max(1, min(torch.get_num_threads(), items))
-    if block := job["block_size"]:
-        columns, tiles = job["most_blocks"] * block, 2
-        packed = -(-job["keys"] // block) * block * (job["width"] + job["value_width"])
-    else:
-        columns, tiles = -(-job["keys"] // LANES) * LANES, 1
-        packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
-    size = 4 * (columns + LANES) + tiles * job["tile"] * columns + packed
     job.flat("scratch", torch.empty(threads, size, dtype=torch.float32, device="cpu"))
     job.set(scratch_size=size)
     job.start(work, threads)
+
+
+def _room(job: Job) -> int:
+    """Numbers that a thread of the row kernels needs."""
+    columns = -(-job["keys"] // LANES) * LANES
+    packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
+    return 4 * (columns + LANES) + job["tile"] * columns + packed
 
 
 # what the forward pass notes of every row for the backward pass
@@ -80,9 +70,6 @@ def rows(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
-    blocks: Tensor | None,
-    block_counts: Tensor | None,
-    lengths: Tensor | None,
     seed: Tensor,
     rule: int,
     level: float,
@@ -91,16 +78,11 @@ def rows(
     causal: bool,
     scale: float,
     dropout: float,
-    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    results = _outputs(query, value)
+    results = outputs(query, value)
     job = fill(query, key, value, valid, bias, plan)
-    kernel = "forward"
-    if blocks is not None and block_counts is not None:
-        restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = "blocks_forward"
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
@@ -108,13 +90,13 @@ def rows(
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
-    launch(loaded(kernel, "forward"), job, query.shape[0] * query.shape[1] * tiles)
+    launch(loaded("forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, _room(job))
     return results
 
 
 @rows.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(query, value)
+    return outputs(query, value)
 
 
 @torch.library.custom_op("crisp::rows_backward", mutates_args=(), device_types="cpu")
@@ -125,9 +107,6 @@ def rows_backward(
     value: Tensor,
     valid: Tensor | None,
     bias: Tensor | None,
-    blocks: Tensor | None,
-    block_counts: Tensor | None,
-    lengths: Tensor | None,
     seed: Tensor,
     threshold: Tensor,
     tie: Tensor,
@@ -139,15 +118,10 @@ def rows_backward(
     causal: bool,
     scale: float,
     dropout: float,
-    block_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     job = fill(query, key, value, valid, bias, plan)
-    kernel = "backward"
-    if blocks is not None and block_counts is not None:
-        restrict(job, blocks, block_counts, lengths, block_size)
-        kernel = "blocks_backward"
     # as few partial sums over keys as give every thread work
     groups = query.shape[0] * key.shape[1]
     tiles = -(-query.shape[2] // job["tile"])
@@ -161,7 +135,7 @@ def rows_backward(
     job.flat("key_grad", key_grad)
     job.flat("value_grad", value_grad)
     job.set(chunks=chunks)
-    launch(loaded(kernel, "backward"), job, chunks * groups)
+    launch(loaded("backward", "backward"), job, chunks * groups, _room(job))
     if chunks == 1:  # a sum would hold another copy
         return query_grad, key_grad[0], value_grad[0]
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
@@ -173,21 +147,22 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *output[1:])
+    ctx.save_for_backward(*inputs[:6], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[9:]
+    ctx.options = inputs[6:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (6 + len(ctx.options))
+    return *grads, *[None] * (3 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)
 rows_backward.register_autograd(refuse_second("cpu"))
 
 
-def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for the output of the forward pass and what it notes of every row."""
     batch, heads, queries, _ = query.shape
     # laid out as models want it next: (B, L, H, Dv)
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)

@@ -13,8 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from crisp_attention.kernels.cpu.native import compiled, floats_after
-from crisp_attention.kernels.cpu.vectors import FLOATS, INTS, LANES, POINTER, fma, load, splat, store
+from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_after
+from crisp_attention.kernels.cpu.vectors import FLOATS, INDICES, INTS, LANES, POINTER, fma, load, splat, store
 
 ZERO = np.float32(0)
 # numba compiles for the host unless it is told otherwise
@@ -60,6 +60,77 @@ def _strip(out, out_row, a, a_row, a_step, b, b_row, count, rows, width, add):
         r += 1
 
 
+@compiled
+def multiply_scattered(out, out_at, a, a_at, b, b_row, count, rows, width, add):
+    """out[out_at[r] + c] = sum of a[a_at[r] + t] * b[t * b_row + c] over t < count, for r < rows, c < width.
+
+    Added to what `out` holds if `add`.
+    """
+    c = 0
+    while c < width:
+        step = WIDE if width - c >= WIDE else LANES
+        left, right = floats_after(out, c), floats_after(b, c)
+        if width - c >= WIDE:
+            _scattered_strip(left, out_at, a, a_at, right, b_row, count, rows, add, WIDE)
+        elif width - c >= LANES:
+            _scattered_strip(left, out_at, a, a_at, right, b_row, count, rows, add, LANES)
+        else:
+            for r in range(rows):
+                for d in range(width - c):
+                    total = left[out_at[r] + d] if add else ZERO
+                    for t in range(count):
+                        total += a[a_at[r] + t] * right[t * b_row + d]
+                    left[out_at[r] + d] = total
+        c += step
+
+
+@compiled
+def _scattered_strip(out, out_at, a, a_at, b, b_row, count, rows, add, width):
+    r = 0
+    while rows - r >= ROWS:
+        _scattered(
+            out, indices_after(out_at, r), a, indices_after(a_at, r), b, b_row, count, add, ROWS, width
+        )
+        r += ROWS
+    while r < rows:
+        _scattered(out, indices_after(out_at, r), a, indices_after(a_at, r), b, b_row, count, add, 1, width)
+        r += 1
+
+
+@compiled
+def add_gathered(out, out_row, a, a_at, b, b_at, count, rows, width):
+    """out[r, c] += sum of a[a_at[t] + r] * b[b_at[t] + c] over t < count, for r < rows, c < width."""
+    c = 0
+    while c < width:
+        step = WIDE if width - c >= WIDE else LANES
+        left, right = floats_after(out, c), floats_after(b, c)
+        if width - c >= WIDE:
+            _gathered_strip(left, out_row, a, a_at, right, b_at, count, rows, WIDE)
+        elif width - c >= LANES:
+            _gathered_strip(left, out_row, a, a_at, right, b_at, count, rows, LANES)
+        else:
+            for r in range(rows):
+                for d in range(width - c):
+                    total = left[r * out_row + d]
+                    for t in range(count):
+                        total += a[a_at[t] + r] * right[b_at[t] + d]
+                    left[r * out_row + d] = total
+        c += step
+
+
+@compiled
+def _gathered_strip(out, out_row, a, a_at, b, b_at, count, rows, width):
+    r = 0
+    while rows - r >= ROWS:
+        _gathered(
+            floats_after(out, r * out_row), out_row, floats_after(a, r), a_at, b, b_at, count, ROWS, width
+        )
+        r += ROWS
+    while r < rows:
+        _gathered(floats_after(out, r * out_row), out_row, floats_after(a, r), a_at, b, b_at, count, 1, width)
+        r += 1
+
+
 @intrinsic(prefer_literal=True)
 def _panel(typing, out, out_row, a, a_row, a_step, b, b_row, count, add, rows, width):
     """`multiply` for few enough rows and columns that all sums fit into registers."""
@@ -67,32 +138,97 @@ def _panel(typing, out, out_row, a, a_row, a_step, b, b_row, count, add, rows, w
     def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
         out, out_row, a, a_row, a_step, b, b_row, count, add, _, _ = arguments
         rows, width = (each.literal_value for each in types_.args[-2:])
-        zeros = ir.Constant(FLOATS, None)
+
+        def left(r: int, t: Any) -> Any:
+            place = builder.add(builder.mul(a_row, a_row.type(r)), builder.mul(a_step, t))
+            return builder.gep(a, [place])
+
+        def line(t: Any) -> Any:
+            return builder.gep(b, [builder.mul(b_row, t)])
+
         starts = [builder.gep(out, [builder.mul(out_row, out_row.type(r))]) for r in range(rows)]
-        goals = [(start, column) for start in starts for column in range(0, width, LANES)]
-        sums = {goal: cgutils.alloca_once(builder, FLOATS) for goal in goals}
-        for total in sums.values():
-            builder.store(zeros, total)
-        with builder.if_then(add):
-            for goal, total in sums.items():
-                builder.store(load(builder, *goal), total)
-        with cgutils.for_range(builder, count) as loop:
-            line = builder.gep(b, [builder.mul(b_row, loop.index)])
-            right = {column: load(builder, line, column) for column in range(0, width, LANES)}
-            for r, start in enumerate(starts):
-                place = builder.add(builder.mul(a_row, a_row.type(r)), builder.mul(a_step, loop.index))
-                left = splat(builder, builder.load(builder.gep(a, [place])))
-                for column, each in right.items():
-                    total = sums[start, column]
-                    builder.store(fma(builder, left, each, builder.load(total)), total)
-        for goal, total in sums.items():
-            store(builder, builder.load(total), *goal)
+        _sums(builder, starts, left, line, count, add, width)
         return context.get_dummy_value()
 
     strided = (POINTER, types.int64)
     return types.void(
         *strided, *strided, types.int64, *strided, types.int64, types.boolean, rows, width
     ), code
+
+
+@intrinsic(prefer_literal=True)
+def _scattered(typing, out, out_at, a, a_at, b, b_row, count, add, rows, width):
+    """`multiply_scattered` for few enough rows and columns."""
+
+    def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
+        out, out_at, a, a_at, b, b_row, count, add, _, _ = arguments
+        rows, width = (each.literal_value for each in types_.args[-2:])
+        starts, lefts = (
+            [_moved(builder, base, at, count.type(r)) for r in range(rows)]
+            for base, at in ((out, out_at), (a, a_at))
+        )
+
+        def left(r: int, t: Any) -> Any:
+            return builder.gep(lefts[r], [t])
+
+        def line(t: Any) -> Any:
+            return builder.gep(b, [builder.mul(b_row, t)])
+
+        _sums(builder, starts, left, line, count, add, width)
+        return context.get_dummy_value()
+
+    scattered = (POINTER, INDICES)
+    return types.void(
+        *scattered, *scattered, POINTER, types.int64, types.int64, types.boolean, rows, width
+    ), code
+
+
+@intrinsic(prefer_literal=True)
+def _gathered(typing, out, out_row, a, a_at, b, b_at, count, rows, width):
+    """`add_gathered` for few enough rows and columns."""
+
+    def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
+        out, out_row, a, a_at, b, b_at, count, _, _ = arguments
+        rows, width = (each.literal_value for each in types_.args[-2:])
+
+        def left(r: int, t: Any) -> Any:
+            return builder.gep(_moved(builder, a, a_at, t), [t.type(r)])
+
+        def line(t: Any) -> Any:
+            return _moved(builder, b, b_at, t)
+
+        starts = [builder.gep(out, [builder.mul(out_row, out_row.type(r))]) for r in range(rows)]
+        _sums(builder, starts, left, line, count, ir.Constant(ir.IntType(1), 1), width)
+        return context.get_dummy_value()
+
+    gathered = (POINTER, INDICES)
+    return types.void(POINTER, types.int64, *gathered, *gathered, types.int64, rows, width), code
+
+
+def _moved(builder: Any, base: Any, at: Any, number: Any) -> Any:
+    """base + at[number]."""
+    return builder.gep(base, [builder.sext(builder.load(builder.gep(at, [number])), ir.IntType(64))])
+
+
+def _sums(builder: Any, starts: Any, left: Any, line: Any, count: Any, add: Any, width: int) -> None:
+    """starts[r][c] = the sum of left(r, t) * line(t)[c] over t < count, added to what is there if `add`."""
+    goals = [(start, column) for start in starts for column in range(0, width, LANES)]
+    sums = {goal: cgutils.alloca_once(builder, FLOATS) for goal in goals}
+    for total in sums.values():
+        builder.store(ir.Constant(FLOATS, None), total)
+    with builder.if_then(add):
+        for goal, total in sums.items():
+            builder.store(load(builder, *goal), total)
+    with cgutils.for_range(builder, count) as loop:
+        row = line(loop.index)
+        right = {column: load(builder, row, column) for column in range(0, width, LANES)}
+        for r, start in enumerate(starts):
+            factor = splat(builder, builder.load(left(r, loop.index)))
+            for column, each in right.items():
+                total = sums[start, column]
+                builder.store(fma(builder, factor, each, builder.load(total)), total)
+    for goal, total in sums.items():
+        store(builder, builder.load(total), *goal)
 
 
 @compiled

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from crisp_attention.methods.ranking import share_count
 from crisp_attention.methods.rules import Dense, Entmax, NofM, Rule, Threshold, TopK, TopP
 
 # floats in a vector; keys that are laid out together
@@ -73,3 +74,9 @@ def counts_of(rule: TopK, keys: int) -> tuple[Any, Any]:
     density = seen.clamp(min=1) * torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     hints = torch.stack([z, 1 / density], dim=-1)
     return counts.numpy().astype("int32"), hints.numpy().astype("float32")
+
+
+@lru_cache(maxsize=64)
+def shares_of(sparsity: float, blocks: int) -> Any:
+    """How many blocks are kept of every number of them, int32 (blocks + 1,); an array of numpy."""
+    return share_count(torch.arange(blocks + 1, device="cpu"), sparsity).numpy().astype("int32")

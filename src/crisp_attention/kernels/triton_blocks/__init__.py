@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.blocks import lacks_blocks
+from crisp_attention.kernels.blocks import lacks_blocks, lacks_parts
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
@@ -41,6 +41,8 @@ def lacks(call: Call) -> str | None:
         return missing
     if call.blocks is None:
         return f"the layout {called(method.layout)}"
+    if missing := lacks_parts(call.blocks):
+        return missing
     if type(method.rule) is not Dense:
         return f"the rule {called(method.rule)}"
     if 0 in query.shape:
@@ -87,6 +89,7 @@ def attention(call: Call) -> Tensor:
 
     graph, method = call.blocks, call.method
     assert graph is not None
+    assert graph.seen is not None
     assert isinstance(method, Method)
     blocks = graph.blocks
     branch = method.branch if computes_branch(call) else None

@@ -149,7 +149,7 @@ class Linear(Branch):
     def pairs(self, call: Attended) -> Tensor:
         if call.blocks is None:
             return self._pairs(call)
-        return call.rows.valid & replace(call.blocks, seen=self.marginal(call.blocks)).pairs()
+        return call.rows.valid & replace(call.blocks, seen=self.marginal(call.blocks)).pairs(call.rows)
 
     @torch.no_grad()
     def _pairs(self, call: Attended) -> Tensor:
@@ -173,6 +173,7 @@ class Linear(Branch):
     @torch.no_grad()
     def marginal(self, graph: BlockGraph) -> Tensor:
         """The blocks that each block of queries attends to, bool, broadcastable to (B, H, n, n)."""
+        assert graph.seen is not None
         present = graph.blocks.present(graph.seen.device)
         if self.scope == "all":
             return present.expand_as(graph.seen)

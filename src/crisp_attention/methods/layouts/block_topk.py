@@ -4,7 +4,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crisp_attention.methods.blocks import BlockGraph, Blocks, Ranking
+from crisp_attention.methods.blocks import BlockGraph, Blocks, Choice, Ranking
 from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.pairs import key_ranks, valid_queries
@@ -72,7 +72,7 @@ class BlockTopK(Layout):
         # L · D and (L / block_size)² · D, where the pairs below take L² · D
         blocks = Blocks.of(rows, self.block_size)
         if blocks is None:
-            return None
+            return self._singly(rows)
         present = blocks.present(rows.query.device).expand(rows.query.shape[0], -1, -1, -1)
         if self.sparsity == 0:
             return BlockGraph.of(rows, blocks, present)
@@ -82,6 +82,14 @@ class BlockTopK(Layout):
         own = torch.arange(blocks.count, device=query.device)[:, None]
         ranked, forced = self._ranked(products, present, self._forced(present, own))
         return BlockGraph.of(rows, blocks, self._kept(ranked, forced, present), ranked)
+
+    def _singly(self, rows: Rows) -> BlockGraph | None:
+        """The graph in which each query chooses for itself; None where some see the same keys, or a mask says which."""
+        queries, keys = rows.query.shape[2], rows.key.shape[2]
+        if rows.mask is not None or queries > keys or not (rows.causal or queries == 1):
+            return None
+        choice = Choice(self.sparsity, self.sink_blocks, self.local_blocks)
+        return BlockGraph(Blocks(self.block_size, keys), None, choice=choice)
 
     def visible(self, rows: Rows) -> Tensor:
         if self.sparsity == 0:

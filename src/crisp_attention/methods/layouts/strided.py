@@ -3,6 +3,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.methods.band import Band
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.rows import Rows
@@ -53,8 +55,14 @@ class Strided(Layout):
         return all(distance % self.stride == 0 for distance in range(self._local, keys))
 
     def visible(self, rows: Rows) -> Tensor:
-        distance = (rows.key_positions - rows.query_positions).abs()
-        return rows.valid & ((distance % self.stride == 0) | (distance < self._local))
+        return rows.valid & self._band.pairs(rows.query_positions, rows.key_positions)
+
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        return BlockGraph.of_band(rows, self._band)
+
+    @property
+    def _band(self) -> Band:
+        return Band(None, self.stride, self._local)
 
     @property
     def _local(self) -> int:

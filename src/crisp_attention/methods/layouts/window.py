@@ -3,6 +3,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from crisp_attention.methods.band import Band
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.rows import Rows
@@ -61,9 +63,11 @@ class Window(Layout):
         return others <= 1 or (self.dilation == 1 and self.width // 2 >= others - 1)
 
     def visible(self, rows: Rows) -> Tensor:
-        keys, queries = rows.key_positions, rows.query_positions
-        distance = (keys - queries).abs()
-        near = (distance <= self.dilation * (self.width // 2)) & (distance % self.dilation == 0)
-        # rank 0: the query's own token precedes every valid key, so it is no token of the sequence
-        anchors = (keys <= self.global_tokens) | ((queries > 0) & (queries <= self.global_tokens))
-        return rows.valid & (near | anchors)
+        return rows.valid & self._band.pairs(rows.query_positions, rows.key_positions)
+
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        return BlockGraph.of_band(rows, self._band)
+
+    @property
+    def _band(self) -> Band:
+        return Band(self.dilation * (self.width // 2), self.dilation, global_tokens=self.global_tokens)

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crisp_attention.kernels.cpu.block_operators import blocks as critical
+from crisp_attention.kernels.cpu.block_operators import blocks_backward as critical_backward
+from crisp_attention.kernels.cpu.block_operators import spans_of
 from crisp_attention.kernels.cpu.linear.launch import Launch
-from crisp_attention.kernels.cpu.operators import rows, rows_backward
 from crisp_attention.kernels.derivatives import refuse_second
 
 
@@ -119,12 +121,12 @@ def sparse_linear(
     block_size: int,
     feature_map: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `rows` gives of the listed blocks, with `linear` added to its output.
+    """What `crisp::blocks` gives of the listed blocks, with `linear` added to its output.
 
     In one operator, so that no second output and no second set of gradients is held.
     """
-    numbers = rule, level, n, m, False, scale, dropout, block_size
-    out, *per_row = rows(query, key, value, None, None, blocks, block_counts, lengths, seed, *numbers)
+    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, ()
+    out, *per_row = critical(query, key, value, blocks, block_counts, spans_of(lengths), seed, *numbers)
     weighed = query.new_empty(query.shape[:3])
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
     launch.attend(out, weighed, weight, bias, base=out)
@@ -164,9 +166,9 @@ def sparse_linear_backward(
     feature_map: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, weight and bias; the last two are empty without a weight."""
-    numbers = rule, level, n, m, False, scale, dropout, block_size
-    shown = None, None, blocks, block_counts, lengths, seed, threshold, tie, norm
-    grads = rows_backward(grad, query, key, value, *shown, *numbers)
+    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, ()
+    shown = blocks, block_counts, spans_of(lengths), seed, threshold, tie, norm
+    grads = critical_backward(grad, query, key, value, *shown, *numbers)
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
     return *grads, *launch.differentiate(grad, grads, weight, add=True)
 

@@ -131,7 +131,7 @@ class Sparsefinder(Layout):
             return valid
         rows, blocks = self.in_blocks(rows)
         if blocks is not None and self.block_size > 1:
-            return valid & self._graph(rows, blocks).pairs()
+            return valid & self._graph(rows, blocks).pairs(rows)
         query, key = self.projected(rows, rows.query, rows.key)
         near = self.near(rows, query, key, rows.valid.any(dim=-2))
         return valid & (near | fixed_pairs(rows, self.window, self.global_tokens))
