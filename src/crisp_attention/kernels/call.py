@@ -24,9 +24,8 @@ class Call:
     head, `sinks` (H,), that takes weight and gives nothing); dropout; weighted sum of values.
     `valid` is bool and broadcasts to (B, H, L, S). Without a mask in memory, `causal` also forbids the keys
     j > i + `first_query`, the position of the first query among the keys, and `span`, int (B, 2), those before each
-    example's first valid key and from the one after its last. They alone decide what counts as a key: a valid pair
-    that scores -inf
-    counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
+    example's first valid key and from the one after its last. They alone decide what counts as a key: a valid pair that
+    scores -inf counts wherever keys are counted, and weighs nothing next to larger scores. A row whose largest
     kept score is NaN, +inf or -inf is NaN; one without a valid pair is 0. `bias` broadcasts too.
     `seed`, of every query, example or of all, is for rules that draw; dropout draws from `generator`,
     by default torch's global one. `parameters` are those of the method that the layer holds; `blocks` which blocks

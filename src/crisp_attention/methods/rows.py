@@ -192,7 +192,7 @@ class Rows:
         )
 
     def at(self, queries: Tensor) -> "Rows":
-        """The rows of some queries of each example, by their places (B, m); causality and span go into the mask."""
+        """The rows of some queries of each example, by their places (B, m); their mask holds causality and span."""
 
         def some(each: Tensor | None) -> Tensor | None:
             if each is None or each.shape[-2] == 1:

@@ -1,6 +1,6 @@
 """Exact row rules on CPUs: nothing L x L is held, and what is not kept costs little more than its score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,11 +55,16 @@ def computes_branch(call: Call) -> bool:
     return linear.adds_onto(method.branch, call)
 
 
-def nothing_watches(*states: Tensor) -> bool:
-    """Whether no gradient, compiler, trace or mode of torch needs to know of an operator on these."""
-    if torch.is_grad_enabled() and any(each.requires_grad for each in states):
-        return False
-    return all(map(on_host, states)) and torch._C._len_torch_dispatch_stack() == 0
+def lightest(
+    plain: Callable[..., Any], operator: Callable[..., Any], states: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """The `plain` function of an operator where no gradient, compiler, trace or mode of torch needs to know of it.
+
+    That saves as much time as a short row takes.
+    """
+    learns = torch.is_grad_enabled() and any(each.requires_grad for each in states)
+    watched = learns or torch._C._len_torch_dispatch_stack() > 0 or not all(map(on_host, states))
+    return operator if watched else plain
 
 
 def attention(call: Call) -> Tensor:
@@ -107,13 +112,12 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
     assert isinstance(method, Method)
     code = code_of(method.rule)
     assert code is not None
-    plain = nothing_watches(*states)  # which saves as much time as a short row takes
     when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
-    run: Callable[..., Any]
     if (choice := graph.choice) is not None:
-        run = chosen_operators.attend if plain else chosen_operators.chosen
+        run = lightest(chosen_operators.attend, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        return run(*states, call.span, seed, *code, *when, *numbers)[0]
+        output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
+        return output
     counts, listed = graph.listed()
     if computes_branch(call) and isinstance(method.branch, Linear):
         learned = linear.marginal_of(method.branch, call), *linear.projection(method.branch, call)
@@ -122,8 +126,10 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
         output, *_ = sparse_linear(*ordered, listed, counts, blocks.lengths, seed, *learned, *code, *how)
         return blocks.back(output)
     band = () if graph.band is None else graph.band.numbers(call.key.shape[2])
-    run = block_operators.attend if plain else block_operators.blocks
+    run = lightest(block_operators.attend, block_operators.blocks, states)
     if blocks.order is None or blocks.span is not None:
-        return run(*states, listed, counts, call.span, seed, *code, *when, band)[0]
+        output, *_ = run(*states, listed, counts, call.span, seed, *code, *when, band)
+        return output
     ordered, spans = map(blocks.in_order, states), block_operators.spans_of(blocks.lengths)
-    return blocks.back(run(*ordered, listed, counts, spans, seed, *code, *when, band)[0])
+    output, *_ = run(*ordered, listed, counts, spans, seed, *code, *when, band)
+    return blocks.back(output)

@@ -54,8 +54,8 @@ def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) of a call that lacks nothing; differentiable in query, key and value."""
     from crisp_attention.kernels.triton_rows import operators
 
-    assert isinstance(call.method, Method)
     call = call.masked()
+    assert isinstance(call.method, Method)
     query, keys, rule = call.query, call.key.shape[2], call.method.rule
     name, number, count_of, valid = "threshold", 0.0, None, call.valid
     if isinstance(rule, TopK):
