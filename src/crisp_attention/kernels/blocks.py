@@ -69,6 +69,6 @@ def lacks_parts(graph: BlockGraph) -> str | None:
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off, on devices that have it; the meta device has none."""
-    has_it = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_it else nullcontext()
+    """Autocast off where it is on; the meta device has none."""
+    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()

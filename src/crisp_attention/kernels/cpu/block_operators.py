@@ -46,7 +46,7 @@ def spans_of(lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else torch.stack([torch.zeros_like(lengths), lengths], dim=-1)
 
 
-def blocks_now(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -86,7 +86,7 @@ def blocks_now(
     return results
 
 
-blocks = torch.library.custom_op("crisp::blocks", blocks_now, mutates_args=(), device_types="cpu")
+blocks = torch.library.custom_op("crisp::blocks", mutates_args=(), device_types="cpu")(attend)
 
 
 @blocks.register_fake

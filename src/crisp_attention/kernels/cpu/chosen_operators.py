@@ -15,7 +15,7 @@ from crisp_attention.kernels.derivatives import refuse_second
 TILE_SCORES, MOST_ROWS = 2**17, 256
 
 
-def chosen_now(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -58,7 +58,7 @@ def chosen_now(
     return *results, *choice
 
 
-chosen = torch.library.custom_op("crisp::chosen", chosen_now, mutates_args=(), device_types="cpu")
+chosen = torch.library.custom_op("crisp::chosen", mutates_args=(), device_types="cpu")(attend)
 
 
 @chosen.register_fake
