@@ -12,6 +12,7 @@ from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
+from crisp_attention.methods.rules import Entmax
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,6 +79,8 @@ def attention(call: Call) -> Tensor:
         if code[0] == RANDOM:
             assert call.rows.seed is not None
             own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
+        if isinstance(call.method.rule, Entmax) and call.method.rule.alpha == "learned":
+            own = call.method.rule.exponents(call.rows).float()
         output, *_ = rows(
             query,
             key,

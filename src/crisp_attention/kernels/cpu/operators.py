@@ -96,7 +96,7 @@ def rows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32.
 
-    `own` are the seeds of rows that draw, int32 (B, H, L).
+    `own` are the seeds of rows that draw, int32 (B, H, L), or α of each head, float32 (H,).
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     results = _outputs(query, value)
@@ -147,8 +147,11 @@ def rows_backward(
     scale: float,
     dropout: float,
     block_size: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value from that of the output and what `rows` returned of each row."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and α from that of the output and what `rows` returned of each row.
+
+    The last is empty where no head has an α of its own.
+    """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     job = fill(query, key, value, valid, bias, plan)
     kernel = "backward"
@@ -161,8 +164,12 @@ def rows_backward(
     chunks = min(tiles, -(-torch.get_num_threads() // groups))
     query_grad = query.new_empty(query.shape)
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)
+    if own_grad.numel():
+        per_row = own_grad.new_zeros(query.shape[:3], dtype=torch.float64)
+        job.flat("own_grad", per_row)
     job.strided("grad", grad)
     job.strided("query_grad", query_grad)
     for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
@@ -171,14 +178,23 @@ def rows_backward(
     job.flat("value_grad", value_grad)
     job.set(chunks=chunks)
     launch(loaded(kernel, "backward"), job, chunks * groups)
+    if own_grad.numel():
+        own_grad = per_row.sum(dim=(0, 2)).float()
     if chunks == 1:  # a sum would hold another copy
-        return query_grad, key_grad[0], value_grad[0]
-    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
+        return query_grad, key_grad[0], value_grad[0], own_grad
+    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0), own_grad
+
+
+def _own_gradient(query: Tensor, own: Tensor | None) -> Tensor:
+    return query.new_empty(own.shape[0] if own is not None and own.is_floating_point() else 0)
 
 
 @rows_backward.register_fake
-def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+    return *grads, _own_gradient(query, rest[6])
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -188,8 +204,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grads = rows_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (7 + len(ctx.options))
+    saved = ctx.saved_tensors  # which torch's checkpointing lets nobody read twice
+    query, key, value, own = rows_backward(grad, *saved, *ctx.options)
+    learned = own if saved[9] is not None and saved[9].is_floating_point() else None
+    return query, key, value, *[None] * 6, learned, *[None] * len(ctx.options)
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

@@ -270,7 +270,7 @@ def exponentials(typing, values, shift, count):
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
             at = builder.gep(values, [t])
             x = builder.fsub(load(builder, at), shift)
-            result = _exponential(builder, x)
+            result = exponential(builder, x)
             left = splat(builder, builder.trunc(builder.sub(count, t), INT))
             inside = builder.icmp_signed("<", lane, left)
             result = builder.select(inside, result, ir.Constant(FLOATS, None))
@@ -281,7 +281,7 @@ def exponentials(typing, values, shift, count):
     return types.float32(POINTER, types.float32, types.int64), code
 
 
-def _exponential(builder: Any, x: Any) -> Any:
+def exponential(builder: Any, x: Any) -> Any:
     def constant(value: float) -> Any:
         return ir.Constant(FLOATS, [value] * LANES)
 

@@ -166,7 +166,7 @@ def sparse_linear_backward(
     """Gradients of query, key, value, weight and bias; the last two are empty without a weight."""
     numbers = rule, level, n, m, False, scale, dropout, block_size
     shown = None, None, blocks, block_counts, lengths, seed, None, threshold, tie, norm
-    grads = rows_backward(grad, query, key, value, *shown, *numbers)
+    *grads, _ = rows_backward(grad, query, key, value, *shown, *numbers)
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
     return *grads, *launch.differentiate(grad, grads, weight, add=True)
 
