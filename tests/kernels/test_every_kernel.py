@@ -6,6 +6,7 @@ import torch
 from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.testing import KernelContract
 from crisp_attention.testing.calls import METHODS
+from crisp_attention.testing.kernels import FIXED
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -13,6 +14,7 @@ DEVICE = "cuda" if GPU else "cpu"
 
 class TestCpu(KernelContract):
     kernel, at_most = KERNELS["cpu"], 5
+    methods = FIXED | {"entmax, learned": METHODS["entmax, learned"]}
 
 
 @pytest.mark.cuda

@@ -19,6 +19,7 @@ from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
 from crisp_attention.methods.ranking import on_host
+from crisp_attention.methods.rules import Entmax
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -46,18 +47,19 @@ def lacks(call: Call) -> str | None:
         return f"the rule {called(call.method.rule)}" + " on blocks" * (code is not None)
     if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
         return "entmax with attention sinks"
-    return _lacks_to_draw(call) if code[0] == RANDOM else None
+    return _lacks_of_rows(call, code[0]) if code[0] in BY_ROWS else None
 
 
-def _lacks_to_draw(call: Call) -> str | None:
-    if call.seed is None:
+def _lacks_of_rows(call: Call, rule: int) -> str | None:
+    if rule == RANDOM and call.seed is None:
         return "a seed"
     given = {
         "a softcap": call.softcap,
         "attention sinks": call.sinks,
         "a bias that learns": call.bias if call.bias is not None and call.bias.requires_grad else None,
     }
-    return next((f"random keys with {name}" for name, each in given.items() if each is not None), None)
+    name = "random keys" if rule == RANDOM else "entmax"
+    return next((f"{name} with {what}" for what, each in given.items() if each is not None), None)
 
 
 def computes_branch(call: Call) -> bool:
@@ -109,7 +111,9 @@ def attention(call: Call) -> Tensor:
         if code[0] == RANDOM:
             assert call.rows.seed is not None
             own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
-        given = [each for each in (query, key, value, bias, call.sinks) if each is not None]
+        if isinstance(method.rule, Entmax) and method.rule.alpha == "learned":
+            own = method.rule.exponents(call.rows).float()
+        given = [each for each in (query, key, value, bias, call.sinks, own) if each is not None]
         output, *_ = lightest(rows_now, rows, given)(
             query,
             key,

@@ -10,9 +10,11 @@ from numba import carray
 
 from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
+from crisp_attention.kernels.cpu.entmax import ONE, entmax_gradient, exponent_of, weigh_entmax
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
+    doubles_at,
     entry,
     floats_after,
     floats_at,
@@ -20,7 +22,7 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
-from crisp_attention.kernels.cpu.plan import LANES, RANDOM
+from crisp_attention.kernels.cpu.plan import ALPHA_ENTMAX, LANES, RANDOM
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.scores import (
     bias_of,
@@ -98,6 +100,7 @@ def backward(jobs):
             for head in range(group * shared, (group + 1) * shared):
                 if job.rule != RANDOM:
                     score_tile(job, batch, head, first, rows, packed, scores)
+                alpha = exponent_of(job, head) if job.rule == ALPHA_ENTMAX else NAN
                 for r in range(rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i
@@ -120,7 +123,10 @@ def backward(jobs):
                         count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
                     else:
                         count = selection.kept_of(job, row, n, threshold, tie, index, kept)
-                    weigh(job.rule, kept, count, norm)
+                    if job.rule == ALPHA_ENTMAX:
+                        weigh_entmax(alpha, kept, count, norm)
+                    else:
+                        weigh(job.rule, kept, count, norm)
                     gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
                     if job.dropout > 0:
                         drop(factor, index, count, job.dropout, job.seed, at)
@@ -134,6 +140,12 @@ def backward(jobs):
                     if job.sinks:
                         mean = sunk_gradient(kept, work, count)
                         _learn_sink(job, item // job.groups, head, norm, mean, count)
+                    elif job.rule == ALPHA_ENTMAX:
+                        for t in range(count):  # in order, so that no score is overwritten before it is read
+                            row[t] = (row[index[t]] - norm[0]) * (alpha - ONE)
+                        slope = entmax_gradient(alpha, row, kept, work, factor, count)
+                        if job.own_grad:
+                            doubles_at(job.own_grad)[at] = NAN if spoilt else slope
                     else:
                         score_gradient(job.rule, kept, work, count)
                     _learn_bias(job, batch, head, i, row, n, index, work, count, spoilt)

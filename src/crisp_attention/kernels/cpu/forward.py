@@ -7,6 +7,7 @@ from numba import carray
 
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.drawn import choose_drawn
+from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -98,20 +99,26 @@ def forward(jobs):
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
+        alpha = exponent_of(job, head) if job.rule == plan.ALPHA_ENTMAX else NAN
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
             row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
-            if job.rule == plan.RANDOM:
+            if job.rule == plan.ALPHA_ENTMAX:
+                count, threshold, tie = choose_entmax(alpha, row, n, index, kept, norm)
+            elif job.rule == plan.RANDOM:
                 count, threshold, tie = choose_drawn(job, batch, head, i, row, n, index, kept, work, norm)
             else:
                 count, threshold, tie = choose(job, row, n, index, kept, work, norm)
             floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
             if job.sinks:
                 with_sink(floats_at(job.sinks)[head], norm)
-            weigh(job.rule, kept, count, norm)
+            if job.rule == plan.ALPHA_ENTMAX:
+                weigh_entmax(alpha, kept, count, norm)
+            else:
+                weigh(job.rule, kept, count, norm)
             if job.dropout > 0:
                 drop(work, index, count, job.dropout, job.seed, at)
                 for t in range(count):

@@ -103,7 +103,7 @@ def rows_now(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32.
 
-    `own` are the seeds of rows that draw, int32 (B, H, L).
+    `own` are the seeds of rows that draw, int32 (B, H, L), or α of each head, float32 (H,).
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = outputs(query, value)
@@ -154,10 +154,10 @@ def rows_backward(
     softcap: float,
     dropout: float,
     learns_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, bias and sinks from that of the output and what `rows` returned of each row.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value, bias, sinks and α from that of the output and what `rows` returned of each row.
 
-    The last two are empty where there is none of it, or a bias that does not learn.
+    The last three are empty where there is none of it, and for a bias that does not learn.
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
@@ -167,8 +167,12 @@ def rows_backward(
     chunks = min(tiles, -(-torch.get_num_threads() // groups))
     query_grad = query.new_empty(query.shape)
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)
+    if own_grad.numel():
+        per_row = own_grad.new_zeros(query.shape[:3], dtype=torch.float64)
+        job.flat("own_grad", per_row)
     job.strided("grad", grad)
     job.strided("query_grad", query_grad)
     for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
@@ -185,13 +189,20 @@ def rows_backward(
     if sinks is not None:
         job.flat("sinks_grad", sinks_grad)
     launch(loaded("backward", "backward"), job, chunks * groups, _room(job))
+    if own_grad.numel():
+        own_grad = per_row.sum(dim=(0, 2)).float()
     more = (
         bias_grad.sum_to_size(bias.shape) if bias is not None and learns_bias else bias_grad,
         sinks_grad if sinks is None else sinks_grad.sum(dim=(0, 1)),
+        own_grad,
     )
     if chunks == 1:  # a sum would hold another copy
         return query_grad, key_grad[0], value_grad[0], *more
     return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0), *more
+
+
+def _own_gradient(query: Tensor, own: Tensor | None) -> Tensor:
+    return query.new_empty(own.shape[0] if own is not None and own.is_floating_point() else 0)
 
 
 @rows_backward.register_fake
@@ -203,11 +214,14 @@ def _(
     valid: Tensor | None,
     bias: Tensor | None,
     sinks: Tensor | None,
+    span: Tensor | None,
+    seed: Tensor,
+    own: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     learned = bias.shape if bias is not None and rest[-1] else (0,)
     shapes = query.shape, key.shape, value.shape, learned, (0,) if sinks is None else sinks.shape
-    return tuple(query.new_empty(shape) for shape in shapes)
+    return *(query.new_empty(shape) for shape in shapes), _own_gradient(query, own)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -218,9 +232,10 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     learns_bias, saved = ctx.needs_input_grad[4], ctx.saved_tensors  # which may be read once
-    *grads, bias, sinks = rows_backward(grad, *saved, *ctx.options, learns_bias)
-    more = (None, bias if learns_bias else None, None if saved[5] is None else sinks)
-    return *grads, *more, *[None] * (3 + len(ctx.options))
+    *grads, bias, sinks, own = rows_backward(grad, *saved, *ctx.options, learns_bias)
+    learned = own if saved[8] is not None and saved[8].is_floating_point() else None
+    more = (None, bias if learns_bias else None, None if saved[5] is None else sinks, None, None, learned)
+    return *grads, *more, *[None] * len(ctx.options)
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

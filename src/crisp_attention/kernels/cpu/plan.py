@@ -13,16 +13,16 @@ from crisp_attention.methods.rules.share import ShareRule
 
 # floats in a vector; keys that are laid out together
 LANES, STRIP = 16, 64
-DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM = range(8)
+DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX = range(9)
 # decided by more than the scores that a row of blocks has
-BY_ROWS = (RANDOM,)
+BY_ROWS = (RANDOM, ALPHA_ENTMAX)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A rule and its numbers; `seed` is that of dropout, `softcap` 0 where there is none.
 
-    `level` is a sparsity, a mass, or the logarithm of ε; `n` and `m` are those of N:M, or top-k's
+    `level` is a sparsity, a mass, the logarithm of ε, or α; `n` and `m` are those of N:M, or top-k's
     least number of keys and its only one, 0 if it has a sparsity.
     """
 
@@ -57,6 +57,10 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
         return NOFM, 0.0, rule.n, rule.m
     if type(rule) is Entmax and rule.alpha in ENTMAX:
         return ENTMAX[float(rule.alpha)], 0.0, 1, 1
+    if type(rule) is Entmax:
+        if isinstance(rule.alpha, str):
+            return ALPHA_ENTMAX, 0.0, 1, 1
+        return (ALPHA_ENTMAX, float(rule.alpha), 1, 1) if rule.alpha < 2 else None
     return (DENSE, 0.0, 1, 1) if type(rule) is Dense else None
 
 

@@ -72,11 +72,15 @@ class Entmax(Rule):
             return super().weigh(rows, keep)
         scores = rows.scores
         if isinstance(self.alpha, str):
-            raw = self.parameter(rows, "alpha").to(scores.dtype).reshape(-1, 1, 1)
-            return alpha_entmax(scores, keep, LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(PACE * raw))
+            return alpha_entmax(scores, keep, self.exponents(rows).to(scores.dtype).reshape(-1, 1, 1))
         # the weights are ever steeper at the edge of the support: there a threshold in float32 is too coarse
         exact = scores if self.alpha <= 2 else scores.to(widest(scores))
         return alpha_entmax(exact, keep, float(self.alpha)).to(scores.dtype)
+
+    def exponents(self, rows: Rows) -> Tensor:
+        """The learned α of every head, (H,), in the dtype of the scores."""
+        raw = self.parameter(rows, "alpha").to(rows.exact)
+        return LOWEST + (HIGHEST - LOWEST) * torch.sigmoid(PACE * raw)
 
     def parameters(self, shape: Shape) -> Mapping[str, Parameter]:
         return {"alpha": Parameter(torch.zeros(shape.heads))} if self.alpha == "learned" else {}
