@@ -74,6 +74,34 @@ def test_it_is_the_reference(layout: Layout, rule, queries: int, more: int, widt
     check(a_call(Method(layout, rule), queries, queries + more * causal, width, causal=causal))
 
 
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    BANDS | CHOICES,
+    RULES,
+    st.integers(1, 120),
+    st.tuples(*[st.integers(0, 120)] * 4),
+    st.sampled_from(["all", "causal", "one new token"]),
+)
+def test_what_lies_beside_a_span_is_not_even_read(layout: Layout, rule, keys: int, ends, kind: str) -> None:
+    """Where padding is NaN, everything is what the reference makes of zeros there, in the rows of real queries."""
+    span = torch.tensor(ends).reshape(2, 2).sort(dim=1).values.clamp(max=keys)
+    call = a_call(Method(layout, rule), 1 if kind == "one new token" else keys, keys, causal=kind == "causal")
+    place = torch.arange(keys)
+    real = ((place >= span[:, :1]) & (place < span[:, 1:]))[:, None, :, None]
+    beside, zeros = (
+        [torch.where(real, each, nothing) for each in (call.key, call.value)] for nothing in (torch.nan, 0.0)
+    )
+    asked = real if call.query.shape[2] == keys else torch.ones(2, 1, 1, 1, dtype=torch.bool)
+    found, _ = dispatch.attention(replace(call, key=beside[0], value=beside[1], span=span), "cpu")
+    given = [each.double() for each in (call.query, *zeros)]
+    wanted, _ = dispatch.attention(
+        replace(call, query=given[0], key=given[1], value=given[2], span=span), "reference"
+    )
+    torch.testing.assert_close(
+        torch.where(asked, found, 0.0).double(), torch.where(asked, wanted, 0.0), rtol=1e-5, atol=1e-5
+    )
+
+
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(BANDS | CHOICES, RULES, st.integers(1, 150))
 def test_one_new_token_sees_what_the_last_of_all_saw(layout: Layout, rule, keys: int) -> None:

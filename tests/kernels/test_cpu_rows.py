@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crisp_attention import TopK, TopP
+from crisp_attention import RandomK, TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.method import as_method
@@ -42,6 +42,39 @@ def call_of(scores: Tensor, rule, **more) -> Call:
         1.0,
         **more,
     )
+
+
+SEEDS = {
+    "one": torch.tensor(11),
+    "of each example": torch.tensor([[[[2**31 - 1]]], [[[5]]]]),
+    "of each query": torch.randint(2**31, (2, 1, 45, 1), generator=torch.Generator().manual_seed(1)),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS.values(), ids=SEEDS)
+@pytest.mark.parametrize("rule", [RandomK(0.8), RandomK(0.4, min_keep=9), RandomK(keep=7)], ids=str)
+@pytest.mark.parametrize("mask", ["none", "causal", "left", "right", "any"])
+def test_the_same_keys_are_drawn(rule, seed, mask) -> None:
+    rows, columns = torch.arange(45), torch.arange(300)
+    seen = {
+        "left": columns >= torch.tensor([70, 0])[:, None],
+        "right": columns < torch.tensor([70, 300])[:, None],
+        "any": normal(2, 300, seed=7) > 0,
+    }
+    more = {"valid": seen[mask][:, None, None]} if mask in seen else {"causal": mask == "causal"}
+    query, key = normal(2, 4, 45, 24, dtype=torch.float32), normal(2, 2, 300, 24, seed=1, dtype=torch.float32)
+    value = torch.eye(300).expand(2, 2, 300, 300)
+    bias = normal(1, 4, len(rows), 300, seed=3, dtype=torch.float32)
+    call = Call(query, key, value, as_method(rule), 0.2, seed=seed, bias=bias, heads=(3, 1, 6, 2), **more)
+    wanted = dispatch.attention(call, dispatch.REFERENCE)[0]
+    found = dispatch.attention(call, "cpu")[0]
+    assert (found > 0).equal(wanted > 0)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_drawing_needs_a_seed() -> None:
+    call = Call(*torch.ones(3, 1, 1, 8, 16), as_method(RandomK(0.5)), 1.0)
+    assert dispatch.lacks("cpu", call) == "a seed"
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -71,7 +71,7 @@ def compile_blocks() -> None:
     passes = ("attend", "query_gradients", "key_gradients")
     for capability, states, width, more in (
         (90, "*bf16", 128, True),
-        (80, "*fp16", 128, True),
+        (80, "*fp16", 64, True),
         (80, "*bf16", 256, False),
         (90, "*fp32", 64, False),
     ):

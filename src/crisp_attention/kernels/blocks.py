@@ -42,7 +42,7 @@ def visible_pairs(rows: Rows, method: Method, blocks: BlockGraph | None) -> Tens
 
     By the pairs, which are the definition; next to a branch by the blocks that the branch goes by as well.
     """
-    if blocks is not None and method.has_branch:
+    if blocks is not None and blocks.is_whole and method.has_branch:
         return rows.valid & blocks.pairs(rows)
     return method.layout.visible(rows)
 
@@ -69,6 +69,6 @@ def lacks_parts(graph: BlockGraph) -> str | None:
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off, on devices that have it; the meta device has none."""
-    has_it = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_it else nullcontext()
+    """Autocast off where it is on; the meta device has none."""
+    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_on else nullcontext()

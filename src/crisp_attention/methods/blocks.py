@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from crisp_attention.methods.band import Band
+from crisp_attention.methods.ranking import on_host
 from crisp_attention.methods.rows import Rows
 
 # of a band's tiles
@@ -17,13 +18,14 @@ class Blocks:
     """The tokens of a self-attention, an example's real ones first and in their order, in blocks of `size`.
 
     `order` (B, L) holds their indices in that order and `lengths` (B,) how many are real; both are None where
-    all are.
+    all are. Where they lie side by side, `span` (B, 2) says from which to which.
     """
 
     size: int
     length: int
     order: Tensor | None = None
     lengths: Tensor | None = None
+    span: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Rows, size: int) -> "Blocks | None":
@@ -31,16 +33,27 @@ class Blocks:
 
         Whether they do is judged by the mask's strides: its values are not looked at.
         """
-        length, mask = rows.key.shape[2], rows.shown
+        length = rows.key.shape[2]
         if rows.causal or rows.query.shape[2] != length or length == 0:
             return None
-        if mask is None:
-            return cls(size, length)
+        if rows.mask is None:
+            return cls(size, length) if rows.span is None else cls._of_span(size, length, rows.span)
+        mask = rows.shown
+        assert mask is not None
         if not all(mask.shape[dim] == 1 or mask.stride(dim) == 0 for dim in (1, 2)):
             return None
         real = mask[:, 0, 0].expand(rows.query.shape[0], length)
         order = (~real).int().argsort(dim=-1, stable=True)
         return cls(size, length, order, real.sum(dim=-1, dtype=torch.int32))
+
+    @classmethod
+    def _of_span(cls, size: int, length: int, span: Tensor) -> "Blocks":
+        first, end = span[:, :1].clamp(min=0), span[:, 1:].clamp(max=length)
+        lengths = (end - first).clamp(min=0)
+        place = torch.arange(length, device=span.device)
+        before = torch.where(place - lengths < first, place - lengths, place)
+        order = torch.where(place < lengths, first + place, before)
+        return cls(size, length, order, lengths.squeeze(1).int(), torch.cat([first, end], dim=1))
 
     @property
     def count(self) -> int:
@@ -82,7 +95,10 @@ class Blocks:
         return states.gather(2, self.order.argsort(dim=-1)[:, None, :, None].expand(states.shape))
 
     def means(self, states: Tensor) -> Tensor:
-        """Mean of each block's real tokens (B, H, n, D), in float32 or better, of states that are in order."""
+        """Mean of each block's real tokens (B, H, n, D), in float32 or better, of states (B, H, L, D)."""
+        if self.span is not None and on_host(states):
+            return self._means_of_spans(states, self.span)
+        states = self.in_order(states)
         exact = torch.promote_types(states.dtype, torch.float32)
         lengths = None if self.lengths is None else self.lengths[:, None, None, None]
         if lengths is not None:
@@ -99,6 +115,18 @@ class Blocks:
             rest = states[:, :, whole * self.size :].sum(dim=2, keepdim=True, dtype=exact)
             sums = torch.cat([sums, rest], dim=2)
         return sums / counts
+
+    def _means_of_spans(self, states: Tensor, span: Tensor) -> Tensor:
+        # padding is not even read
+        first, end = span[:, :1], span[:, 1:]
+        place = torch.arange(self.length)
+        example, token = ((place >= first) & (place < end)).nonzero(as_tuple=True)
+        block = example * self.count + (token - first[example, 0]) // self.size
+        exact = torch.promote_types(states.dtype, torch.float32)
+        real = states[example, :, token].to(exact)
+        sums = real.new_zeros(len(states) * self.count, *real.shape[1:]).index_add_(0, block, real)
+        counts = (end - first - torch.arange(self.count) * self.size).clamp(1, self.size)
+        return (sums.unflatten(0, (-1, self.count)) / counts[:, :, None, None]).transpose(1, 2)
 
 
 def with_strides(rows: Rows) -> Rows:

@@ -85,6 +85,7 @@ class Ours:
 TOPK, BLOCKS = Ours("top-k", "topk"), "block_topk:sparsity=0.8"
 WIDER = f"{BLOCKS}:block_size=128"
 WINDOW = Ours("window of 257", "window:width=257")
+SLA = Ours("sparse + linear", "sparse_linear")
 TRITON_64 = Ours("block top-k, 64, Triton", BLOCKS, "triton_blocks")
 METHODS = (
     TOPK,
@@ -94,7 +95,7 @@ METHODS = (
     TRITON_64,
     Ours("block top-k, 128, Triton", WIDER, "triton_blocks"),
     Ours("block top-k, 128, Flex", WIDER, "flex"),
-    Ours("sparse + linear", "sparse_linear"),
+    SLA,
     WINDOW,
 )
 LONG = tuple(each for each in METHODS if each.method in (BLOCKS, WIDER, "sparse_linear"))
@@ -118,6 +119,7 @@ class Asked:
 LENGTHS = (1024, 4096, 16384)
 BFLOAT16, FLOAT32 = "attention, bfloat16", "attention, float32"
 GROUPED, WIDE = "causal attention of 32 heads on 8, bfloat16", "heads of width 256, bfloat16"
+NARROW = "heads of width 64, float32"
 SEARCHED = "blocks of 64 by FlexAttention, bfloat16"
 QUICK = (Asked(BFLOAT16, Shape(1024), (TOPK, TRITON_64)),)
 PLANS: dict[str, tuple[Asked, ...]] = {
@@ -126,7 +128,14 @@ PLANS: dict[str, tuple[Asked, ...]] = {
         Asked(BFLOAT16, Shape(8192), (TOPK,)),
         Asked(BFLOAT16, Shape(32768), LONG),
     ),
-    "float32": tuple(Asked(FLOAT32, Shape(length, dtype="float32")) for length in LENGTHS),
+    "float32": (
+        *(
+            Asked(FLOAT32, Shape(length, dtype="float32"), tuple(m for m in METHODS if m != SLA))
+            for length in LENGTHS
+        ),
+        # in wider heads its kernels take a minute to compile in float32
+        Asked(NARROW, Shape(4096, 16, 16, 64, "float32"), (SLA,)),
+    ),
     "causal": (
         *(
             Asked(

@@ -1,17 +1,24 @@
 """Exact row rules on CPUs: nothing L x L is held, and what is not kept costs little more than its score."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crisp_attention.errors import listed
 from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
-from crisp_attention.kernels.cpu.plan import ENTMAX15, LANES, SPARSEMAX, code_of
+from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
+from crisp_attention.methods.ranking import on_host
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -34,11 +41,23 @@ def lacks(call: Call) -> str | None:
         given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
         if more := [name for name, each in given.items() if each is not None]:
             return f"blocks with {listed(more)}"
-    if (code := code_of(call.method.rule)) is None:
-        return f"the rule {called(call.method.rule)}"
+    code = code_of(call.method.rule)
+    if code is None or (code[0] in BY_ROWS and call.blocks is not None):
+        return f"the rule {called(call.method.rule)}" + " on blocks" * (code is not None)
     if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
         return "entmax with attention sinks"
-    return None
+    return _lacks_to_draw(call) if code[0] == RANDOM else None
+
+
+def _lacks_to_draw(call: Call) -> str | None:
+    if call.seed is None:
+        return "a seed"
+    given = {
+        "a softcap": call.softcap,
+        "attention sinks": call.sinks,
+        "a bias that learns": call.bias if call.bias is not None and call.bias.requires_grad else None,
+    }
+    return next((f"random keys with {name}" for name, each in given.items() if each is not None), None)
 
 
 def computes_branch(call: Call) -> bool:
@@ -49,49 +68,58 @@ def computes_branch(call: Call) -> bool:
     return linear.adds_onto(method.branch, call)
 
 
-def is_plain(*given: Tensor | None) -> bool:
-    """Whether an operator's function can be called as it is: nothing records, differentiates or replaces its call."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return False
-    learns = torch.is_grad_enabled()
-    return all(
-        each is None or (type(each) is Tensor and not (learns and each.requires_grad)) for each in given
-    )
+def lightest(
+    plain: Callable[..., Any], operator: Callable[..., Any], states: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """The `plain` function of an operator where no gradient, compiler, trace or mode of torch needs to know of it.
+
+    That saves as much time as a short row takes.
+    """
+    learns = torch.is_grad_enabled() and any(each.requires_grad for each in states)
+    watched = learns or torch._C._len_torch_dispatch_stack() > 0 or not all(map(on_host, states))
+    return operator if watched else plain
 
 
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
-    from crisp_attention.kernels.cpu.block_operators import blocks as in_blocks
-    from crisp_attention.kernels.cpu.block_operators import spans_of
-    from crisp_attention.kernels.cpu.chosen_operators import chosen
-    from crisp_attention.kernels.cpu.linear.operators import sparse_linear
     from crisp_attention.kernels.cpu.operators import rows, rows_now
 
-    assert isinstance(call.method, Method)
-    code = code_of(call.method.rule)
+    method = call.method
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
     assert code is not None
     query, key, value = (states.float() for states in (call.query, call.key, call.value))
-    valid, graph = call.valid, call.blocks
+    graph = call.blocks
+    if code[0] == RANDOM:  # which draws by the positions of keys
+        call = call.masked()
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
         with torch.no_grad():
-            valid, graph = visible_pairs(call.rows, call.method, graph), None
+            call = replace(call, valid=visible_pairs(call.rows, method, graph), span=None)
+            graph = None
+    if graph is None or not computes_branch(call):  # whose features are of the width as it is
+        query, key, value = (_whole_vectors(states) for states in (query, key, value))
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
     span = None if call.span is None else call.span.int()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
-        given = query, key, value, bias, call.sinks
-        output, *_ = (rows_now if is_plain(*given) else rows)(
+        own = None
+        if code[0] == RANDOM:
+            assert call.rows.seed is not None
+            own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
+        given = [each for each in (query, key, value, bias, call.sinks) if each is not None]
+        output, *_ = lightest(rows_now, rows, given)(
             query,
             key,
             value,
-            valid,
+            call.valid,
             bias,
             None if call.sinks is None else call.sinks.float(),
             span,
             seed,
+            own,
             *code,
             call.causal,
             call.first_query,
@@ -99,37 +127,44 @@ def attention(call: Call) -> Tensor:
             call.softcap or 0.0,
             call.dropout,
         )
-        return output.to(call.query.dtype)
+        return output[..., : call.value.shape[-1]].to(call.query.dtype)
+    output = _by_graph(call, graph, (query, key, value), seed)
+    return output[..., : call.value.shape[-1]].to(call.query.dtype)
+
+
+def _whole_vectors(states: Tensor) -> Tensor:
+    """Zeros added to the width up to whole vectors: single numbers take longer than the copy."""
+    missing = -states.shape[-1] % LANES
+    return pad(states, (0, missing)) if missing else states
+
+
+def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
+    """Output of float32 states (query, key and value) by a graph of blocks."""
+    from crisp_attention.kernels.cpu import block_operators, chosen_operators
+    from crisp_attention.kernels.cpu.linear.operators import sparse_linear
+
+    method, blocks = call.method, graph.blocks
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
+    assert code is not None
+    when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
     if (choice := graph.choice) is not None:
+        run = lightest(chosen_operators.attend, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        output, *_ = chosen(
-            query,
-            key,
-            value,
-            span,
-            seed,
-            *code,
-            call.causal,
-            call.first_query,
-            call.scale,
-            call.dropout,
-            graph.blocks.size,
-            *numbers,
-        )
-        return output.to(call.query.dtype)
-    blocks, (counts, listed) = graph.blocks, graph.listed()
-    states = tuple(map(blocks.in_order, (query, key, value)))
-    branch = call.method.branch
-    if computes_branch(call) and isinstance(branch, Linear):
-        learned = linear.marginal_of(branch, call), *linear.projection(branch, call)
-        kind = linear.MAPS[branch.feature_map]
-        shown = listed, counts, blocks.lengths, seed
-        output, *_ = sparse_linear(
-            *states, *shown, *learned, *code, call.scale, call.dropout, blocks.size, kind
-        )
-    else:
-        band = () if graph.band is None else graph.band.numbers(key.shape[2])
-        shown = listed, counts, spans_of(blocks.lengths) if graph.is_whole else span, seed
-        order = call.causal, call.first_query
-        output, *_ = in_blocks(*states, *shown, *code, *order, call.scale, call.dropout, blocks.size, band)
-    return blocks.back(output).to(call.query.dtype)
+        output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
+        return output
+    counts, listed = graph.listed()
+    if computes_branch(call) and isinstance(method.branch, Linear):
+        learned = linear.marginal_of(method.branch, call), *linear.projection(method.branch, call)
+        how = call.scale, call.dropout, blocks.size, linear.MAPS[method.branch.feature_map]
+        ordered = map(blocks.in_order, states)
+        output, *_ = sparse_linear(*ordered, listed, counts, blocks.lengths, seed, *learned, *code, *how)
+        return blocks.back(output)
+    band = () if graph.band is None else graph.band.numbers(call.key.shape[2])
+    run = lightest(block_operators.attend, block_operators.blocks, states)
+    if blocks.order is None or blocks.span is not None:
+        output, *_ = run(*states, listed, counts, call.span, seed, *code, *when, band)
+        return output
+    ordered, spans = map(blocks.in_order, states), block_operators.spans_of(blocks.lengths)
+    output, *_ = run(*ordered, listed, counts, spans, seed, *code, *when, band)
+    return blocks.back(output)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -19,7 +20,7 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
-from crisp_attention.kernels.cpu.plan import LANES
+from crisp_attention.kernels.cpu.plan import LANES, RANDOM
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.scores import (
     bias_of,
@@ -84,7 +85,8 @@ def backward(jobs):
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
         begin = item // (job.groups * job.batch) * share
-        pack_head(job, batch, group, packed)
+        if job.rule != RANDOM:
+            pack_head(job, batch, group, packed)
         key = keys_of(job, batch, group)
         value = values_of(job, batch, group)
         seen_from = item * job.keys + span_of(job, batch)[0]
@@ -94,7 +96,8 @@ def backward(jobs):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
             for head in range(group * shared, (group + 1) * shared):
-                score_tile(job, batch, head, first, rows, packed, scores)
+                if job.rule != RANDOM:
+                    score_tile(job, batch, head, first, rows, packed, scores)
                 for r in range(rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i
@@ -112,7 +115,11 @@ def backward(jobs):
                     )
                     row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
-                    count = selection.kept_of(job, row, n, threshold, tie, index, kept)
+                    if job.rule == RANDOM:
+                        draw(job, batch, head, i, n, row, index)
+                        count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
+                    else:
+                        count = selection.kept_of(job, row, n, threshold, tie, index, kept)
                     weigh(job.rule, kept, count, norm)
                     gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
                     if job.dropout > 0:
@@ -136,6 +143,6 @@ def backward(jobs):
                         work[t] *= job.scale
                     gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
                     scatter_add(key_grad, job.width, index, work, count, query, job.width)
-                    if spoilt:
+                    if spoilt and job.rule != RANDOM:  # which spoils none but the keys it draws
                         _spoil(row, n, query_grad, key_grad, value_grad, job.width, job.value_width)
         item = next_item(jobs)

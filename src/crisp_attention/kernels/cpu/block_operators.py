@@ -46,8 +46,7 @@ def spans_of(lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else torch.stack([torch.zeros_like(lengths), lengths], dim=-1)
 
 
-@torch.library.custom_op("crisp::blocks", mutates_args=(), device_types="cpu")
-def blocks(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -85,6 +84,9 @@ def blocks(
     size = _room(job) + job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
     launch(loaded("blocks_forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, size)
     return results
+
+
+blocks = torch.library.custom_op("crisp::blocks", mutates_args=(), device_types="cpu")(attend)
 
 
 @blocks.register_fake

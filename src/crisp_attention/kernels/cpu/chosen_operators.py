@@ -15,8 +15,7 @@ from crisp_attention.kernels.derivatives import refuse_second
 TILE_SCORES, MOST_ROWS = 2**17, 256
 
 
-@torch.library.custom_op("crisp::chosen", mutates_args=(), device_types="cpu")
-def chosen(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -57,6 +56,9 @@ def chosen(
         _room(job, 1) + packed,
     )
     return *results, *choice
+
+
+chosen = torch.library.custom_op("crisp::chosen", mutates_args=(), device_types="cpu")(attend)
 
 
 @chosen.register_fake

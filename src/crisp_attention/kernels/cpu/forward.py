@@ -6,6 +6,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu import plan, selection
+from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -91,10 +92,11 @@ def forward(jobs):
         batch = item // (tiles * job.heads)
         rows = min(job.tile, job.queries - first)
         group = head // (job.heads // job.groups)
-        if packed_group != batch * job.groups + group:
+        if packed_group != batch * job.groups + group and job.rule != plan.RANDOM:
             packed_group = batch * job.groups + group
             pack_head(job, batch, group, packed)
-        score_tile(job, batch, head, first, rows, packed, scores)
+        if job.rule != plan.RANDOM:
+            score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
         for r in range(rows):
             i = first + r
@@ -102,7 +104,10 @@ def forward(jobs):
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
             row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
-            count, threshold, tie = choose(job, row, n, index, kept, work, norm)
+            if job.rule == plan.RANDOM:
+                count, threshold, tie = choose_drawn(job, batch, head, i, row, n, index, kept, work, norm)
+            else:
+                count, threshold, tie = choose(job, row, n, index, kept, work, norm)
             floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
             if job.sinks:
                 with_sink(floats_at(job.sinks)[head], norm)

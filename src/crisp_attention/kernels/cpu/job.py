@@ -42,6 +42,8 @@ OTHERS = (
     "shares",
     "chosen",
     "spans",
+    "own",
+    "own_grad",
     "threshold",
     "tie",
     "norm",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.plan import LANES, STRIP, TOPK, Plan, counts_of
+from crisp_attention.kernels.cpu.plan import LANES, RANDOM, STRIP, TOPK, Plan, counts_of
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
@@ -90,6 +90,7 @@ def rows_now(
     sinks: Tensor | None,
     span: Tensor | None,
     seed: Tensor,
+    own: Tensor | None,
     rule: int,
     level: float,
     n: int,
@@ -100,14 +101,19 @@ def rows_now(
     softcap: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32."""
+    """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32.
+
+    `own` are the seeds of rows that draw, int32 (B, H, L).
+    """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = outputs(query, value)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
+    if own is not None:
+        job.flat("own", own)
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
-    counts = counts_of(level, n, m, key.shape[2]) if rule == TOPK else ()
+    counts = counts_of(level, n, m, key.shape[2]) if rule in (TOPK, RANDOM) else ()
     for name, table in zip(("counts", "hints"), counts, strict=False):
         job.table(name, table)
     tiles = -(-query.shape[2] // job["tile"])
@@ -134,6 +140,7 @@ def rows_backward(
     sinks: Tensor | None,
     span: Tensor | None,
     seed: Tensor,
+    own: Tensor | None,
     threshold: Tensor,
     tie: Tensor,
     norm: Tensor,
@@ -160,6 +167,8 @@ def rows_backward(
     chunks = min(tiles, -(-torch.get_num_threads() // groups))
     query_grad = query.new_empty(query.shape)
     key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    if own is not None:
+        job.flat("own", own)
     job.strided("grad", grad)
     job.strided("query_grad", query_grad)
     for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
@@ -202,16 +211,16 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:8], *output[1:])
+    ctx.save_for_backward(*inputs[:9], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[8:]
+    ctx.options = inputs[9:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     learns_bias, saved = ctx.needs_input_grad[4], ctx.saved_tensors  # which may be read once
     *grads, bias, sinks = rows_backward(grad, *saved, *ctx.options, learns_bias)
     more = (None, bias if learns_bias else None, None if saved[5] is None else sinks)
-    return *grads, *more, *[None] * (2 + len(ctx.options))
+    return *grads, *more, *[None] * (3 + len(ctx.options))
 
 
 rows.register_autograd(_gradients, setup_context=_remember)

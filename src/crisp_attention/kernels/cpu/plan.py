@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from crisp_attention.methods.ranking import share_count
-from crisp_attention.methods.rules import Dense, Entmax, NofM, Rule, Threshold, TopK, TopP
+from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Rule, Threshold, TopK, TopP
+from crisp_attention.methods.rules.share import ShareRule
 
 # floats in a vector; keys that are laid out together
 LANES, STRIP = 16, 64
-DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX = range(7)
+DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM = range(8)
+# decided by more than the scores that a row of blocks has
+BY_ROWS = (RANDOM,)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
 
     A subclass may select or weigh in any other way: it is not the rule.
     """
-    if type(rule) is TopK:
+    if type(rule) in (TopK, RandomK):
+        assert isinstance(rule, ShareRule)
+        kind = TOPK if type(rule) is TopK else RANDOM
         if rule.sparsity is None:
-            return TOPK, 0.0, 1, rule.keep or 0
-        return (TOPK if rule.sparsity else DENSE), rule.sparsity, rule.min_keep, 0
+            return kind, 0.0, 1, rule.keep or 0
+        return (kind if rule.sparsity else DENSE), rule.sparsity, rule.min_keep, 0
     if type(rule) is TopP:
         return (DENSE if rule.mass == 1 else TOPP), rule.mass, 1, 1
     if type(rule) is Threshold:

@@ -76,7 +76,7 @@ class BlockTopK(Layout):
         present = blocks.present(rows.query.device).expand(rows.query.shape[0], -1, -1, -1)
         if self.sparsity == 0:
             return BlockGraph.of(rows, blocks, present)
-        query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+        query, key = (blocks.means(states) for states in (rows.query, rows.key))
         grouped = query.unflatten(1, (key.shape[1], -1))
         products = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2) * rows.scale
         own = torch.arange(blocks.count, device=query.device)[:, None]
@@ -86,7 +86,9 @@ class BlockTopK(Layout):
     def _singly(self, rows: Rows) -> BlockGraph | None:
         """The graph in which each query chooses for itself; None where some see the same keys, or a mask says which."""
         queries, keys = rows.query.shape[2], rows.key.shape[2]
-        if rows.mask is not None or queries > keys or not (rows.causal or queries == 1):
+        # where keys end before the last, several of the last queries may see the same
+        several = rows.first_query + queries > keys or (rows.span is not None and queries < keys)
+        if rows.mask is not None or queries > keys or (queries > 1 and (several or not rows.causal)):
             return None
         choice = Choice(self.sparsity, self.sink_blocks, self.local_blocks)
         return BlockGraph(Blocks(self.block_size, keys), None, choice=choice)

@@ -110,7 +110,7 @@ class Finder:
             gold, valid = self.gold(some), some.valid.expand(-1, *some.products.shape[1:])
             query, key, real = some.query, rows.key, real.gather(1, chosen)
         else:
-            query, key = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+            query, key = (blocks.means(states) for states in (rows.query, rows.key))
             present = blocks.present(query.device)[:, 0, 0].expand(len(rows.query), -1)
             chosen = self._choose(present, max(1, QUERIES // size))
             gold, valid = self._of_blocks(rows, blocks, chosen)

@@ -213,7 +213,7 @@ class Sparsefinder(Layout):
         return groups.share_bucket(one, other)
 
     def _graph(self, rows: Rows, blocks: Blocks) -> BlockGraph:
-        means = (blocks.means(blocks.in_order(states)) for states in (rows.query, rows.key))
+        means = (blocks.means(states) for states in (rows.query, rows.key))
         query, key = self.projected(rows, *means)
         present = blocks.present(query.device)
         place = torch.arange(1, blocks.count + 1, device=query.device)
