@@ -80,6 +80,14 @@ def test_what_is_more_stays_a_mask(mask) -> None:
     assert masks.recognised(call) is call
 
 
+def test_a_mask_that_does_not_fit_stays_to_be_refused() -> None:
+    for shape in ((1, 1, 1, 11), (1, 1, 4, 6), (3, 1, 1, 6)):
+        call = replace(call_of(torch.ones(1, 1, 6, 6, dtype=torch.bool), 6, 2), valid=torch.ones(shape) > 0)
+        assert masks.recognised(call) is call
+        with pytest.raises(RuntimeError):
+            dispatch.attention(call)
+
+
 def test_a_mask_is_looked_at_again_once_it_has_changed(monkeypatch) -> None:
     looks = []
     monkeypatch.setattr(masks, "shape_of", lambda *given: looks.append(1) or real(*given))

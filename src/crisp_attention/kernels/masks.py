@@ -31,6 +31,9 @@ def recognised(call: Call) -> Call:
     mask = call.valid
     if mask is None or call.span is not None or not _may_be_read(mask):
         return call
+    full = *call.query.shape[:3], call.key.shape[2]
+    if any(size not in (1, whole) for size, whole in zip(mask.shape, full, strict=True)):
+        return call  # for whatever computes it to refuse
     shape = _remembered(mask, call.query.shape[2])
     if shape is None:
         return call
