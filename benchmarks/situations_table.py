@@ -3,10 +3,6 @@
 python -m benchmarks.situations_table
 """
 
-import json
 from pathlib import Path
-from typing import Any
-
-from crisp_attention.bench.bars import SITUATED
 
 KEPT = Path(__file__).parents[1] / "docs" / "studies" / "bench" / "situations.json"
