@@ -106,6 +106,15 @@ def test_a_mask_is_looked_at_again_once_it_has_changed(monkeypatch) -> None:
         assert masks.recognised(replace(call, valid=free)).span.tolist() == [[1, 6]]
 
 
+def test_a_mask_seen_in_inference_can_be_trained_with() -> None:
+    call = call_of(torch.arange(6).expand(2, 1, 6, 6) < torch.tensor([6, 4])[:, None, None, None], 6, 2)
+    with torch.inference_mode():
+        dispatch.attention(call)
+    learning = replace(call, query=call.query.clone().requires_grad_())
+    dispatch.attention(learning)[0].sum().backward()
+    assert learning.query.grad is not None
+
+
 real = masks.shape_of
 
 

@@ -54,7 +54,8 @@ def _remembered(mask: Tensor, queries: int) -> Shape | None:
         return shape_of(mask, queries)
     known = _known.get(mask)
     if known is None or known[0] != mask._version:
-        known = _known[mask] = mask._version, shape_of(mask, queries)
+        with torch.inference_mode(False):  # what is remembered may be needed by a backward pass
+            known = _known[mask] = mask._version, shape_of(mask, queries)
     shape: Shape | None = known[1]
     return shape
 
