@@ -61,7 +61,7 @@ def _pictures(results: Results) -> list[Picture]:
             Picture(
                 "bars",
                 "How much of each bar was used",
-                "Left of the line a bar holds, right of it it is missed; the worst at the top.",
+                "A bar holds left of the line and is missed right of it; the worst at the top.",
                 drawn(draw_bars(bars), "bars"),
                 wide=False,
             )

@@ -90,6 +90,12 @@ class Call:
         return slice(end, count) if first == 0 else slice(0, first)
 
     @property
+    def modifier(self) -> str | None:
+        """What changes its softmax beside masks and dropout, in words: the first that it has, None without any."""
+        given = {"a bias": self.bias, "a softcap": self.softcap, "attention sinks": self.sinks}
+        return next((words for words, value in given.items() if value is not None), None)
+
+    @property
     def layout(self) -> Layout:
         """That of a method for all heads."""
         assert isinstance(self.method, Method)

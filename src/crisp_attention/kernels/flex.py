@@ -44,13 +44,8 @@ def lacks(call: Call) -> str | None:
         return "dropout"
     if not math.isfinite(call.scale):
         return f"the scale {call.scale}"
-    given = {
-        "a bias": call.bias,
-        "a softcap": call.softcap,
-        "attention sinks": call.sinks,
-    }
-    if missing := next((words for words, value in given.items() if value is not None), None):
-        return missing
+    if call.modifier is not None:
+        return call.modifier
     return (
         _lacks_on_host(call)
         if query.device.type == "cpu"

@@ -8,6 +8,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.pairs import causal_mask, span_mask
+from crisp_attention.methods.ranking import on_host
 from crisp_attention.methods.rows import once
 
 
@@ -29,7 +30,7 @@ def recognised(call: Call) -> Call:
     They may on CPUs, outside of programs that torch records or compiles.
     """
     mask = call.valid
-    if mask is None or call.span is not None or not _may_be_read(mask):
+    if mask is None or call.span is not None or mask.dim() != 4 or not on_host(mask):
         return call
     full = *call.query.shape[:3], call.key.shape[2]
     if any(size not in (1, whole) for size, whole in zip(mask.shape, full, strict=True)):
@@ -42,11 +43,6 @@ def recognised(call: Call) -> Call:
         first = shape.first_query if first is None else min(first, shape.first_query)
     span = shape.span.expand(call.query.shape[0], 2)
     return replace(call, valid=None, span=span, causal=first is not None, first_query=first or 0)
-
-
-def _may_be_read(mask: Tensor) -> bool:
-    recorded = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
-    return type(mask) is Tensor and mask.device.type == "cpu" and mask.dim() == 4 and not recorded
 
 
 def _remembered(mask: Tensor, queries: int) -> Shape | None:
@@ -73,8 +69,10 @@ def shape_of(mask: Tensor, queries: int) -> Shape | None:
     end = torch.where(rows.any(dim=-1), keys - rows.flip(-1).int().argmax(dim=-1), first)
     span = torch.stack([first, end], dim=-1).int()
     inside = span_mask(span, keys)[:, 0]
-    if seen.shape[1] == 1 or seen.equal(inside.expand_as(seen)):
-        return Shape(span) if seen.equal(inside.expand_as(seen)) else None
+    if seen.equal(inside.expand_as(seen)):
+        return Shape(span)
+    if seen.shape[1] == 1:
+        return None
     # the first query of an example that sees a key, and its last key
     some = seen.any(dim=-1)
     query = some.int().argmax(dim=-1)

@@ -21,15 +21,13 @@ def lacks(call: Call) -> str | None:
         return "scales that are not positive"
     if call.first_query:
         return "queries that begin after the first key"
-    given = {
-        "masks": call.valid,
-        "spans of keys": call.span,
-        "a bias": call.bias,
-        "a softcap": call.softcap,
-        "attention sinks": call.sinks,
-        "a generator for dropout": call.generator if call.dropout else None,
-    }
-    return next((words for words, value in given.items() if value is not None), None)
+    if call.valid is not None:
+        return "masks"
+    if call.span is not None:
+        return "spans of keys"
+    if call.dropout and call.generator is not None:
+        return "a generator for dropout"
+    return call.modifier
 
 
 def attention(call: Call) -> Tensor:

@@ -4,9 +4,8 @@ import torch
 
 LEAST = 4
 MOST = {torch.float32: 16, torch.bfloat16: 8, torch.float16: 8}
-BYTES = (
-    2048  # of a tile for each warp: with fewer warps, kernels compiled for sm_90 spill registers by kilobytes
-)
+# of a tile for each warp: with fewer warps, kernels compiled for sm_90 spill registers by kilobytes
+BYTES = 2048
 
 
 def warps_for(dtype: torch.dtype, elements: int) -> int:

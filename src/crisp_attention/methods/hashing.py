@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MASK32 = 0xFFFFFFFF
+MASK32, MULTIPLIER = 0xFFFFFFFF, 0x45D9F3B
 
 
 def mix(value: Tensor) -> Tensor:
     """A 32-bit integer hash in int64 arithmetic (the multiplier keeps products below 2**63)."""
-    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
-    value = ((value ^ (value >> 16)) * 0x45D9F3B) & MASK32
+    value = ((value ^ (value >> 16)) * MULTIPLIER) & MASK32
+    value = ((value ^ (value >> 16)) * MULTIPLIER) & MASK32
     return value ^ (value >> 16)
 
 

@@ -15,7 +15,6 @@ from crisp_attention.bench.gpu.processes import SOURCES, Outcome, run_part
 from crisp_attention.files import write_json
 
 OUTPUT = Path("docs/studies/bench/gpu.json")
-FORMAT = 1
 NEEDED = ("torch", "triton", "numba", "numpy", "transformers", "pytest", "hypothesis")
 # what is compared with, or tested, only where it is installed
 WANTED = ("accelerate", "datasets", "diffusers", "entmax", "flash_attn", "optuna", "scipy", "x_transformers")
@@ -40,7 +39,7 @@ def run(parts: Sequence[Part], quick: bool, output: Path, found: dict[str, Any],
 
     began, outcomes = time.monotonic(), list[Outcome]()
     output.parent.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"format": FORMAT, "command": sys.argv, "quick": quick, "machine": found}
+    results: dict[str, Any] = {"command": sys.argv, "quick": quick, "machine": found}
     for number, part in enumerate(parts):
         seconds = limits(tuple(parts[number:]), quick, time.monotonic() - began)
         _say(f"[{number + 1} of {len(parts)}] {part.what}, at most {seconds:.0f} s")

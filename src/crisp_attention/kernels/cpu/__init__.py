@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crisp_attention.errors import listed
 from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
@@ -40,9 +39,8 @@ def lacks(call: Call) -> str | None:
     if call.blocks is not None:
         if call.blocks.blocks.size > LANES and call.blocks.blocks.size % LANES:
             return f"blocks of {call.blocks.blocks.size} keys (fewer than {LANES} or a multiple are needed)"
-        given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
-        if more := [name for name, each in given.items() if each is not None]:
-            return f"blocks with {listed(more)}"
+        if call.modifier is not None:
+            return f"blocks with {call.modifier}"
     code = code_of(call.method.rule)
     if code is None or (code[0] in BY_ROWS and call.blocks is not None):
         return f"the rule {called(call.method.rule)}" + " on blocks" * (code is not None)
@@ -105,7 +103,6 @@ def attention(call: Call) -> Tensor:
     seed = torch.zeros((), dtype=torch.int64, device=query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
-    span = None if call.span is None else call.span.int()
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
         own = None
@@ -122,7 +119,7 @@ def attention(call: Call) -> Tensor:
             call.valid,
             bias,
             None if call.sinks is None else call.sinks.float(),
-            span,
+            call.span,
             seed,
             own,
             *code,

@@ -24,17 +24,9 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import ALPHA_ENTMAX, LANES, RANDOM
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import (
-    bias_of,
-    keys_of,
-    pack_head,
-    padded,
-    score_tile,
-    seen_by,
-    span_of,
-    values_of,
-)
+from crisp_attention.kernels.cpu.scores import bias_of, pack_head, padded, score_tile
 from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, sunk_gradient, uncap, weigh
 
 
@@ -55,7 +47,7 @@ def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
 def _learn_bias(job, batch, head, i, row, n, index, grad, count, spoilt):
     if job.bias_grad:
         at = batch * job.bias_grad_batch + head * job.bias_grad_head + i * job.bias_grad_row
-        own = floats_at(job.bias_grad + 4 * (at + span_of(job, batch)[0]))
+        own = floats_at(job.bias_grad + 4 * (at + bounds(job, batch)[0]))
         for t in range(count):
             own[index[t]] = grad[t]
         for j in range(n if spoilt else 0):
@@ -86,15 +78,15 @@ def backward(jobs):
     item = next_item(jobs)
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
-        begin = item // (job.groups * job.batch) * share
+        first_tile = item // (job.groups * job.batch) * share
+        begin, end = bounds(job, batch)
         if job.rule != RANDOM:
             pack_head(job, batch, group, packed)
         key = keys_of(job, batch, group)
         value = values_of(job, batch, group)
-        seen_from = item * job.keys + span_of(job, batch)[0]
-        key_grad = floats_at(job.key_grad + 4 * seen_from * job.width)
-        value_grad = floats_at(job.value_grad + 4 * seen_from * job.value_width)
-        for tile in range(begin, min(begin + share, tiles)):
+        key_grad = floats_at(job.key_grad + 4 * (item * job.keys + begin) * job.width)
+        value_grad = floats_at(job.value_grad + 4 * (item * job.keys + begin) * job.value_width)
+        for tile in range(first_tile, min(first_tile + share, tiles)):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
             for head in range(group * shared, (group + 1) * shared):
@@ -116,7 +108,7 @@ def backward(jobs):
                         + 4
                         * (batch * job.query_grad_batch + head * job.query_grad_head + i * job.query_grad_row)
                     )
-                    row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
+                    row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
                     if job.rule == RANDOM:
                         draw(job, batch, head, i, n, row, index)

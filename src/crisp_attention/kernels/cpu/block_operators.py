@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.operators import PER_ROW, fill, launch, outputs
-from crisp_attention.kernels.cpu.plan import LANES, TOPK, Plan, counts_of
+from crisp_attention.kernels.cpu.operators import fill, gradients, launch, outputs, prepare
+from crisp_attention.kernels.cpu.plan import LANES, Plan
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 
@@ -16,11 +16,10 @@ def restrict(
     job: Job,
     listed: Tensor | None,
     counts: Tensor | None,
-    spans: Tensor | None,
     size: int,
     band: Sequence[int],
 ) -> None:
-    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, valid keys (B, 2) and a band."""
+    """Enter which blocks of keys (B, H, n, n) each block of queries sees, how many, and a band."""
     blocks = -(-job["keys"] // size)
     most = 0
     job.set(blocks_of_keys=blocks)
@@ -35,8 +34,6 @@ def restrict(
         near = (size + 2 * max(reach, local - 1)) // size + 2
         most = blocks if global_tokens else min(blocks, most + near)
     job.set(most_blocks=most, block_size=size, tile=size)
-    if spans is not None:
-        job.flat("spans", spans.int())
 
 
 def spans_of(lengths: Tensor | None) -> Tensor | None:
@@ -70,15 +67,11 @@ def attend(
     that are all seen, and global tokens; an empty one is none. For at most `few` queries keys are not packed, whose
     scores then differ in the last bits from those of the backward pass.
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     results = outputs(query, value)
-    job = fill(query, key, value, None, None, None, None, plan)
-    job.set(first_query=first_query)
-    restrict(job, listed, counts, spans, block_size, band)
-    job.strided("out", results[0])
-    for name, tensor in zip(PER_ROW, results[1:], strict=True):
-        job.flat(name, tensor)
-    tabulate(job, plan, key.shape[2])
+    job = fill(query, key, value, None, None, None, spans, plan)
+    restrict(job, listed, counts, block_size, band)
+    prepare(job, plan, results)
     job.set(whole=query.shape[2] > few)
     tiles = -(-query.shape[2] // block_size)
     size = _room(job) + job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
@@ -119,10 +112,9 @@ def blocks_backward(
     band: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `blocks` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    job = fill(query, key, value, None, None, None, None, plan)
-    job.set(first_query=first_query)
-    restrict(job, listed, counts, spans, block_size, band)
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    job = fill(query, key, value, None, None, None, spans, plan)
+    restrict(job, listed, counts, block_size, band)
     size = _room(job) + job["blocks_of_keys"] * block_size * (query.shape[3] + value.shape[3])
     return gradients("blocks_backward", job, (grad, query, key, value), (threshold, tie, norm), size)
 
@@ -145,36 +137,6 @@ def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
 
 blocks.register_autograd(_gradients, setup_context=_remember)
 blocks_backward.register_autograd(refuse_second("cpu"))
-
-
-def tabulate(job: Job, plan: Plan, keys: int) -> None:
-    """Enter the tables of the rule, if it has some."""
-    tables = counts_of(plan.level, plan.n, plan.m, keys) if plan.rule == TOPK else ()
-    for name, table in zip(("counts", "hints"), tables, strict=False):
-        job.table(name, table)
-
-
-def gradients(
-    kernel: str, job: Job, states: tuple[Tensor, ...], per_row: tuple[Tensor, ...], size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, given that of the output; the kernel's threads need `size` numbers each."""
-    grad, query, key, value = states
-    # as few partial sums over keys as give every thread work
-    groups = query.shape[0] * key.shape[1]
-    chunks = min(-(-query.shape[2] // job["tile"]), -(-torch.get_num_threads() // groups))
-    query_grad = query.new_empty(query.shape)
-    key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
-    job.strided("grad", grad)
-    job.strided("query_grad", query_grad)
-    for name, tensor in zip(PER_ROW, per_row, strict=True):
-        job.flat(name, tensor)
-    job.flat("key_grad", key_grad)
-    job.flat("value_grad", value_grad)
-    job.set(chunks=chunks)
-    launch(loaded(kernel, "backward"), job, chunks * groups, size)
-    if chunks == 1:  # a sum would hold another copy
-        return query_grad, key_grad[0], value_grad[0]
-    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
 
 
 def _room(job: Job) -> int:

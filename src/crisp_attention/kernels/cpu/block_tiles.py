@@ -9,35 +9,12 @@ import numpy as np
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at
 from crisp_attention.kernels.cpu.panels import multiply
-from crisp_attention.kernels.cpu.rows import gather_dot
 from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.spans import end_of, own_of
 from crisp_attention.kernels.cpu.vectors import exponentials
 from crisp_attention.kernels.cpu.weights import weigh
 
 ONE, ZERO = np.float32(1), np.float32(0)
-
-
-@compiled
-def bounds(job, batch):
-    """The first valid key of an example, and the one after the last."""
-    if job.spans == 0:
-        return np.int64(0), job.keys
-    span = indices_at(job.spans + 8 * batch)
-    begin = max(np.int64(span[0]), 0)
-    return begin, max(min(np.int64(span[1]), job.keys), begin)
-
-
-@compiled
-def end_of(job, i, begin, end):
-    """How many keys query i may see at most."""
-    return max((min(end, i + job.first_query + 1) if job.causal else end) - begin, 0)
-
-
-@compiled
-def own_of(job, i, begin, end):
-    """Which of the valid keys is that of query i's own token, -1 if it precedes them."""
-    own = min(i + job.keys - job.queries, end - 1)
-    return max((min(own, i + job.first_query) if job.causal else own) - begin, -1)
 
 
 @compiled
@@ -101,16 +78,6 @@ def products(job, rows, a, stride_a, packed, width, strips, seen, keys, tile, st
             line = floats_after(columns, r * stride)
             for j in range(keys - first, size):
                 line[j] = ZERO
-
-
-@compiled
-def score_one(job, query, key, first, count, index, scores):
-    """Scores of one query and `count` keys from the `first`, as they lie."""
-    for j in range(count):
-        index[j] = np.int32(first + j)
-    gather_dot(scores, query, key, job.key_row, index, count, job.width)
-    for j in range(count):
-        scores[j] *= np.float32(job.scale)
 
 
 @compiled

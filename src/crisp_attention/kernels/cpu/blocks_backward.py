@@ -3,17 +3,7 @@
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import slopes_of
-from crisp_attention.kernels.cpu.block_tiles import (
-    bounds,
-    clear,
-    end_of,
-    key_numbers,
-    own_of,
-    products,
-    rows_of,
-    show,
-    strips_of,
-)
+from crisp_attention.kernels.cpu.block_tiles import clear, key_numbers, products, rows_of, show, strips_of
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -26,7 +16,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
-from crisp_attention.kernels.cpu.scores import all_keys_of
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, own_of, values_of
 from crisp_attention.kernels.cpu.weights import drop
 
 
@@ -51,10 +41,8 @@ def backward(jobs):
         group, batch = item % job.groups, item // job.groups % job.batch
         chunk = item // (job.groups * job.batch) * share
         begin, end = bounds(job, batch)
-        key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
-        value = floats_at(
-            job.value + 4 * (batch * job.value_batch + group * job.value_head + begin * job.value_row)
-        )
+        key = keys_of(job, batch, group)
+        value = values_of(job, batch, group)
         pack(packed_key, size, key, job.key_row, end - begin, job.width, job.scale)
         pack(packed_value, size, value, job.value_row, end - begin, job.value_width, 1.0)
         key_grad = floats_at(job.key_grad + 4 * (item * job.keys + begin) * job.width)

@@ -4,18 +4,8 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import keep
-from crisp_attention.kernels.cpu.block_tiles import (
-    bounds,
-    clear,
-    end_of,
-    key_numbers,
-    own_of,
-    products,
-    rows_of,
-    score_one,
-    show,
-    strips_of,
-)
+from crisp_attention.kernels.cpu.block_tiles import clear, key_numbers, products, rows_of, show, strips_of
+from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -28,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LANES
-from crisp_attention.kernels.cpu.scores import all_keys_of
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, own_of, values_of
 from crisp_attention.kernels.cpu.weights import drop
 
 
@@ -51,14 +41,11 @@ def forward(jobs):
         group = head // (job.heads // job.groups)
         begin, end = bounds(job, batch)
         first, rows = rows_of(job, block, begin, end)
-        if packed_group != batch * job.groups + group:
+        key = keys_of(job, batch, group)
+        if job.whole and packed_group != batch * job.groups + group:
             packed_group = batch * job.groups + group
-            key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
-            if job.whole:
-                pack(packed, size, key, job.key_row, end - begin, job.width, job.scale)
-        value = floats_at(
-            job.value + 4 * (batch * job.value_batch + group * job.value_head + begin * job.value_row)
-        )
+            pack(packed, size, key, job.key_row, end - begin, job.width, job.scale)
+        value = values_of(job, batch, group)
         base = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head))
         out = floats_after(base, first * job.out_row)
         seen = strips_of(job, batch, head, block, first, rows, begin, end, strips, whole)
@@ -71,13 +58,12 @@ def forward(jobs):
                 job, rows, query, job.query_row, packed, job.width, strips, seen, end - begin, tile, columns
             )
         for r in range(0 if job.whole else rows):
-            key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
-            line = floats_after(tile, r * columns)
+            one, line = floats_after(query, r * job.query_row), floats_after(tile, r * columns)
             for c in range(seen):
-                scores, there = floats_after(line, c * size), min(size, end - begin - strips[c] * size)
-                score_one(
-                    job, floats_after(query, r * job.query_row), key, strips[c] * size, there, index, scores
-                )
+                start = strips[c] * size
+                goal, right = floats_after(line, c * size), floats_after(key, start * job.key_row)
+                there = min(size, end - begin - start)
+                row_dots(goal, one, right, job.key_row, there, job.width, np.float32(job.scale))
         for r in range(rows if seen > 0 else 0):
             row = floats_after(tile, r * columns)
             own, keys = own_of(job, first + r, begin, end), end_of(job, first + r, begin, end)

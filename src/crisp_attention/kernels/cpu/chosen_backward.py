@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import slopes_of
-from crisp_attention.kernels.cpu.block_tiles import ZERO, bounds, end_of, key_numbers, show
+from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, show
 from crisp_attention.kernels.cpu.chosen_tiles import entries_of, put_in_order
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -18,7 +18,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.panels import add_gathered, multiply_scattered, pack
 from crisp_attention.kernels.cpu.plan import LANES
-from crisp_attention.kernels.cpu.scores import all_keys_of
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import drop
 
 
@@ -44,10 +44,8 @@ def backward(jobs):
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
         begin, end = bounds(job, batch)
-        key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
-        value = floats_at(
-            job.value + 4 * (batch * job.value_batch + group * job.value_head + begin * job.value_row)
-        )
+        key = keys_of(job, batch, group)
+        value = values_of(job, batch, group)
         pack(packed_key, size, key, job.key_row, end - begin, job.width, job.scale)
         pack(packed_value, size, value, job.value_row, end - begin, job.value_width, 1.0)
         key_grad = floats_at(job.key_grad + 4 * (item * job.keys + begin) * job.width)

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import carray
 
-from crisp_attention.kernels.cpu.block_tiles import ZERO, bounds, end_of, own_of
+from crisp_attention.kernels.cpu.block_tiles import ZERO
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -16,8 +16,9 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.scores import all_keys_of, padded
+from crisp_attention.kernels.cpu.scores import padded
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, kth_largest
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, own_of
 from crisp_attention.kernels.cpu.vectors import survey
 
 TILE = 32  # queries
@@ -100,7 +101,7 @@ def choose(jobs):
         begin, end = bounds(job, batch)
         if item // job.chunks != done:
             done = item // job.chunks
-            key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
+            key = keys_of(job, batch, group)
             broken = _means(job, key, end - begin, means)
             there = (end - begin + size - 1) // size
             pack(packed, columns, means, job.width, there, job.width, job.scale)

@@ -4,8 +4,9 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import keep
-from crisp_attention.kernels.cpu.block_tiles import ZERO, bounds, end_of, key_numbers, score_one, show
+from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, show
 from crisp_attention.kernels.cpu.chosen_tiles import entries_of, put_in_order
+from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -18,7 +19,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.panels import multiply_scattered, pack
 from crisp_attention.kernels.cpu.plan import LANES
-from crisp_attention.kernels.cpu.scores import all_keys_of
+from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import drop
 
 
@@ -44,13 +45,11 @@ def forward(jobs):
         batch = item // (tiles * job.heads)
         group, rows = head // (job.heads // job.groups), min(job.tile, job.queries - first)
         begin, end = bounds(job, batch)
-        key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
+        key = keys_of(job, batch, group)
         if job.whole and packed_group != batch * job.groups + group:
             packed_group = batch * job.groups + group
             pack(packed, size, key, job.key_row, end - begin, job.width, job.scale)
-        value = floats_at(
-            job.value + 4 * (batch * job.value_batch + group * job.value_head + begin * job.value_row)
-        )
+        value = values_of(job, batch, group)
         out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + first * job.out_row))
         query = floats_at(
             job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
@@ -64,8 +63,9 @@ def forward(jobs):
                 strip = floats_after(packed, b * size * job.width)
                 multiply_scattered(tile, found, query, row_at, strip, size, job.width, count, size, False)
             for e in range(0 if job.whole else count):
-                one = floats_after(query, row_at[e])
-                score_one(job, one, key, b * size, there, index, floats_after(tile, found[e]))
+                one, right = floats_after(query, row_at[e]), floats_after(key, b * size * job.key_row)
+                goal, scale = floats_after(tile, found[e]), np.float32(job.scale)
+                row_dots(goal, one, right, job.key_row, there, job.width, scale)
         for r in range(rows):
             seen = np.int64(indices_at(job.block_counts)[begun + r])
             row, own = floats_after(tile, r * stride), indices_after(lists, r * most)

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.block_operators import gradients, restrict, tabulate
-from crisp_attention.kernels.cpu.operators import PER_ROW, fill, launch, outputs
+from crisp_attention.kernels.cpu.block_operators import restrict
+from crisp_attention.kernels.cpu.operators import fill, gradients, launch, outputs, prepare
 from crisp_attention.kernels.cpu.plan import LANES, Plan, shares_of
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
@@ -36,18 +36,15 @@ def attend(
     few: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `crisp::blocks` gives, and per row which blocks it chose, as bits (B, H, L, n / 32), and how many, int32."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     results, choice = outputs(query, value), _choices(query, key, block_size)
-    job = fill(query, key, value, None, None, None, None, plan)
-    job.set(first_query=first_query, sink_blocks=sink_blocks, local_blocks=max(1, local_blocks))
-    restrict(job, None, None, spans, block_size, ())
+    job = fill(query, key, value, None, None, None, spans, plan)
+    job.set(sink_blocks=sink_blocks, local_blocks=max(1, local_blocks))
+    restrict(job, None, None, block_size, ())
     _choose(job, choice, sparsity)
     _divide(job, choice)
     job.set(whole=query.shape[2] > few)
-    job.strided("out", results[0])
-    for name, tensor in zip(PER_ROW, results[1:], strict=True):
-        job.flat(name, tensor)
-    tabulate(job, plan, key.shape[2])
+    prepare(job, plan, results)
     tiles = -(-query.shape[2] // job["tile"])
     packed = job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
     launch(
@@ -94,10 +91,9 @@ def chosen_backward(
     local_blocks: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `chosen` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
-    job = fill(query, key, value, None, None, None, None, plan)
-    job.set(first_query=first_query)
-    restrict(job, None, None, spans, block_size, ())
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    job = fill(query, key, value, None, None, None, spans, plan)
+    restrict(job, None, None, block_size, ())
     job.flat("chosen", bits)
     job.flat("block_counts", counts)
     job.set(words=bits.shape[-1])

@@ -4,8 +4,6 @@ import numpy as np
 
 from crisp_attention.kernels.cpu.native import compiled, indices_after, indices_at
 
-# numbers that a tile of so many rows needs to find its way: see `put_in_order`
-
 
 @compiled
 def put_in_order(job, at, rows, blocks, stride, starts, entries, lists):

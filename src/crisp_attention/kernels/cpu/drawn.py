@@ -25,8 +25,8 @@ from crisp_attention.kernels.cpu.vectors import (
     splat,
     store,
 )
+from crisp_attention.methods.hashing import MASK32, MULTIPLIER
 
-MULTIPLIER, MASK32 = 0x45D9F3B, 0xFFFFFFFF
 # draws are whole numbers below this
 END = np.float32(2**24)
 NAN, ZERO = np.float32(np.nan), np.float32(0)

@@ -20,8 +20,9 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by, values_of
+from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, spoiled
+from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
 
@@ -99,13 +100,14 @@ def forward(jobs):
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
+        begin, end = bounds(job, batch)
         alpha = exponent_of(job, head) if job.rule == plan.ALPHA_ENTMAX else NAN
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
-            row, n = floats_after(scores, r * padded(job.keys)), seen_by(job, batch, i)
+            row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
             if job.rule == plan.ALPHA_ENTMAX:
                 count, threshold, tie = choose_entmax(alpha, row, n, index, kept, norm)
             elif job.rule == plan.RANDOM:

@@ -31,7 +31,7 @@ def fill(
     span: Tensor | None,
     plan: Plan,
 ) -> Job:
-    """A job of these tensors; the masks broadcast to (B, H, L, S), `sinks` are (H,), `span` (B, 2) int32."""
+    """A job of these tensors; the masks broadcast to (B, H, L, S), `sinks` are (H,), `span` (B, 2)."""
     from crisp_attention.kernels.cpu.job import JOB
 
     batch, heads, queries, width = query.shape
@@ -55,9 +55,10 @@ def fill(
         rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal, first_query=plan.first_query
     )
     job.set(scale=plan.scale, softcap=plan.softcap, dropout=plan.dropout, seed=plan.seed)
-    for name, each in (("sinks", sinks), ("spans", span)):
-        if each is not None:
-            job.flat(name, each)
+    if sinks is not None:
+        job.flat("sinks", sinks)
+    if span is not None:
+        job.flat("spans", span.int())
     return job
 
 
@@ -79,6 +80,16 @@ def _room(job: Job) -> int:
 
 # what the forward pass notes of every row for the backward pass
 PER_ROW = ("threshold", "tie", "norm")
+
+
+def prepare(job: Job, plan: Plan, results: tuple[Tensor, ...]) -> None:
+    """Enter where `outputs` are, and the tables of the rule, if it has some."""
+    job.strided("out", results[0])
+    for name, tensor in zip(PER_ROW, results[1:], strict=True):
+        job.flat(name, tensor)
+    tables = counts_of(plan.level, plan.n, plan.m, job["keys"]) if plan.rule in (TOPK, RANDOM) else ()
+    for name, table in zip(("counts", "hints"), tables, strict=False):
+        job.table(name, table)
 
 
 def rows_now(
@@ -110,12 +121,7 @@ def rows_now(
     job = fill(query, key, value, valid, bias, sinks, span, plan)
     if own is not None:
         job.flat("own", own)
-    job.strided("out", results[0])
-    for name, tensor in zip(PER_ROW, results[1:], strict=True):
-        job.flat(name, tensor)
-    counts = counts_of(level, n, m, key.shape[2]) if rule in (TOPK, RANDOM) else ()
-    for name, table in zip(("counts", "hints"), counts, strict=False):
-        job.table(name, table)
+    prepare(job, plan, results)
     tiles = -(-query.shape[2] // job["tile"])
     launch(loaded("forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, _room(job))
     return results
@@ -161,34 +167,21 @@ def rows_backward(
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    # as few partial sums over keys as give every thread work
-    groups = query.shape[0] * key.shape[1]
-    tiles = -(-query.shape[2] // job["tile"])
-    chunks = min(tiles, -(-torch.get_num_threads() // groups))
-    query_grad = query.new_empty(query.shape)
-    key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
     own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)
     if own_grad.numel():
         per_row = own_grad.new_zeros(query.shape[:3], dtype=torch.float64)
         job.flat("own_grad", per_row)
-    job.strided("grad", grad)
-    job.strided("query_grad", query_grad)
-    for name, tensor in zip(PER_ROW, (threshold, tie, norm), strict=True):
-        job.flat(name, tensor)
-    job.flat("key_grad", key_grad)
-    job.flat("value_grad", value_grad)
-    job.set(chunks=chunks)
     # as autograd has it before it sums: threads that share a bias do not wait for each other
     whole = *query.shape[:3], key.shape[2]
     bias_grad = query.new_zeros(whole if learns_bias else 0)
-    sinks_grad = query.new_zeros(0 if sinks is None else (chunks, *query.shape[:2]))
+    sinks_grad = query.new_zeros(0 if sinks is None else (_chunks(job), *query.shape[:2]))
     if learns_bias:
         job.strided("bias_grad", bias_grad)
     if sinks is not None:
         job.flat("sinks_grad", sinks_grad)
-    launch(loaded("backward", "backward"), job, chunks * groups, _room(job))
+    found = gradients("backward", job, (grad, query, key, value), (threshold, tie, norm), _room(job))
     if own_grad.numel():
         own_grad = per_row.sum(dim=(0, 2)).float()
     more = (
@@ -196,9 +189,34 @@ def rows_backward(
         sinks_grad if sinks is None else sinks_grad.sum(dim=(0, 1)),
         own_grad,
     )
+    return *found, *more
+
+
+def gradients(
+    kernel: str, job: Job, states: tuple[Tensor, ...], per_row: tuple[Tensor, ...], size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, given that of the output; the kernel's threads need `size` numbers each."""
+    grad, query, key, value = states
+    chunks = _chunks(job)
+    query_grad = query.new_empty(query.shape)
+    key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    job.strided("grad", grad)
+    job.strided("query_grad", query_grad)
+    for name, tensor in zip(PER_ROW, per_row, strict=True):
+        job.flat(name, tensor)
+    job.flat("key_grad", key_grad)
+    job.flat("value_grad", value_grad)
+    job.set(chunks=chunks)
+    launch(loaded(kernel, "backward"), job, chunks * job["batch"] * job["groups"], size)
     if chunks == 1:  # a sum would hold another copy
-        return query_grad, key_grad[0], value_grad[0], *more
-    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0), *more
+        return query_grad, key_grad[0], value_grad[0]
+    return query_grad, key_grad.sum(dim=0), value_grad.sum(dim=0)
+
+
+def _chunks(job: Job) -> int:
+    """As few partial sums over keys as give every thread work."""
+    groups = job["batch"] * job["groups"]
+    return min(-(-job["queries"] // job["tile"]), -(-torch.get_num_threads() // groups))
 
 
 def _own_gradient(query: Tensor, own: Tensor | None) -> Tensor:

@@ -64,8 +64,7 @@ def lacks(call: Call) -> str | None:
         )  # which ROCm has not
         if needed > there:
             return f"shared memory (it needs {needed >> 10} KiB, this GPU has {there >> 10})"
-    given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
-    return next((words for words, value in given.items() if value is not None), None)
+    return call.modifier
 
 
 def shared_memory(dtype: torch.dtype, size: int, width: int, value_width: int, linear: bool) -> int:

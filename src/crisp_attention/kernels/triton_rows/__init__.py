@@ -46,8 +46,7 @@ def lacks(call: Call) -> str | None:
         return f"heads wider than {WIDEST}"
     if 0 in query.shape:
         return "empty tensors"
-    given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
-    return next((words for words, value in given.items() if value is not None), None)
+    return call.modifier
 
 
 def attention(call: Call) -> Tensor:
