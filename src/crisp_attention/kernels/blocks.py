@@ -61,6 +61,12 @@ def lacks_blocks(call: Call, layout: Layout) -> str | None:
     return f"the layout {called(layout)}"
 
 
+def may_tell(call: Call, layout: Layout) -> bool:
+    """Whether a layout tells by numbers of tokens which pairs of the call see each other."""
+    told = type(layout).sight is not Layout.sight and answers(layout, "sight")
+    return told and call.valid is None and call.query.shape[2] <= call.key.shape[2]
+
+
 def lacks_parts(graph: BlockGraph) -> str | None:
     """What a kernel for whole blocks lacks of a graph, None if nothing."""
     if graph.choice is not None:

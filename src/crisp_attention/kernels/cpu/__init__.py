@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from crisp_attention.errors import listed
-from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
+from crisp_attention.kernels.blocks import lacks_blocks, may_tell, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
@@ -34,6 +34,8 @@ def lacks(call: Call) -> str | None:
         return "empty tensors"
     if isinstance(call.method, PerHead):
         return "methods by head"
+    if _is_told(call):
+        return _lacks_of_sight(call)
     if missing := lacks_blocks(call, call.method.layout):
         return missing
     if call.blocks is not None:
@@ -48,6 +50,25 @@ def lacks(call: Call) -> str | None:
     if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
         return "entmax with attention sinks"
     return _lacks_of_rows(call, code[0]) if code[0] in BY_ROWS else None
+
+
+def _is_told(call: Call) -> bool:
+    """Whether the layout tells which pairs see each other by numbers of tokens, and not by blocks."""
+    assert isinstance(call.method, Method)
+    layout = call.method.layout
+    return call.blocks is None and may_tell(call, layout) and not layout.shows_everything()
+
+
+def _lacks_of_sight(call: Call) -> str | None:
+    assert isinstance(call.method, Method)
+    layout, rule = f"the layout {called(call.method.layout)}", call.method.rule
+    given = {"a bias": call.bias, "a softcap": call.softcap, "attention sinks": call.sinks}
+    if more := [name for name, each in given.items() if each is not None]:
+        return f"{layout} with {listed(more)}"
+    code = code_of(rule)
+    if code is None or code[0] in BY_ROWS:
+        return f"the rule {called(rule)} on {layout}"
+    return None
 
 
 def _lacks_of_rows(call: Call, rule: int) -> str | None:
@@ -105,6 +126,9 @@ def attention(call: Call) -> Tensor:
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
     span = None if call.span is None else call.span.int()
+    if graph is None and _is_told(call):
+        output = _by_sight(call, (query, key, value), seed)
+        return output[..., : call.value.shape[-1]].to(call.query.dtype)
     if graph is None:
         bias = None if call.bias is None else call.bias.float()
         own = None
@@ -142,6 +166,24 @@ def _whole_vectors(states: Tensor) -> Tensor:
     return pad(states, (0, missing)) if missing else states
 
 
+def _by_sight(call: Call, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
+    """Output of float32 states (query, key and value) by numbers of tokens."""
+    from crisp_attention.kernels.cpu import sighted_operators
+
+    method = call.method
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
+    assert code is not None
+    with torch.no_grad():
+        sight = method.layout.sight(call.rows)
+    assert sight is not None
+    query, key, seeds, *numbers = sighted_operators.numbers_of(sight)
+    when = call.causal, call.first_query, call.scale, call.dropout
+    run = lightest(sighted_operators.attend, sighted_operators.sighted, states)
+    output, *_ = run(*states, call.span, query, key, seeds, seed, *code, *when, *numbers)
+    return output
+
+
 def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
     """Output of float32 states (query, key and value) by a graph of blocks."""
     from crisp_attention.kernels.cpu import block_operators, chosen_operators
@@ -153,7 +195,9 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
     assert code is not None
     when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
     if (choice := graph.choice) is not None:
-        run = lightest(chosen_operators.attend, chosen_operators.chosen, states)
+        few = call.query.shape[2] <= block_operators.FEW
+        plain = chosen_operators.step if few else chosen_operators.attend
+        run = lightest(plain, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
         output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
         return output

@@ -58,6 +58,43 @@ def attend(
     return *results, *choice
 
 
+def step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: Tensor | None,
+    seed: Tensor,
+    rule: int,
+    level: float,
+    n: int,
+    m: int,
+    causal: bool,
+    first_query: int,
+    scale: float,
+    dropout: float,
+    block_size: int,
+    sparsity: float,
+    sink_blocks: int,
+    local_blocks: int,
+) -> tuple[Tensor, ...]:
+    """What `attend` gives of a few queries, without what the gradients need."""
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    results = outputs(query, value)
+    job = fill(query, key, value, None, None, None, None if spans is None else spans.int(), plan)
+    blocks = -(-job["keys"] // block_size)
+    words = -(-blocks // 32)
+    job.set(block_size=block_size, sink_blocks=sink_blocks, local_blocks=max(1, local_blocks), words=words)
+    job.table("shares", shares_of(sparsity, blocks))
+    job.strided("out", results[0])
+    for name, tensor in zip(PER_ROW, results[1:], strict=True):
+        job.flat(name, tensor)
+    tabulate(job, plan, job["keys"])
+    columns, ranks = (-(-each // LANES) * LANES + LANES for each in (job["keys"], blocks))
+    size = 5 * columns + ranks + words
+    launch(loaded("chosen_step", "step"), job, query.shape[0] * query.shape[1] * query.shape[2], size)
+    return results
+
+
 chosen = torch.library.custom_op("crisp::chosen", mutates_args=(), device_types="cpu")(attend)
 
 

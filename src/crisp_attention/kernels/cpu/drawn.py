@@ -33,14 +33,15 @@ NAN, ZERO = np.float32(np.nan), np.float32(0)
 
 
 @compiled
-def _mix(value):
+def mix(value):
+    """`methods.hashing.mix` of one number."""
     for _ in range(2):
         value = ((value ^ (value >> 16)) * MULTIPLIER) & MASK32
     return value ^ (value >> 16)
 
 
 @intrinsic
-def _draws(typing, out, position, start, count):
+def draws(typing, out, position, start, count):
     """out[t] = `methods.hashing.drawn` of each position, given the hash `start` of all before; whole vectors."""
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
@@ -85,7 +86,7 @@ def draw(job, batch, head, i, n, row, position):
         position[j] = np.int32(0)
     at = (batch * job.heads + head) * job.queries + i
     seed = np.int64(indices_at(job.own)[at]) & MASK32
-    _draws(row, position, _mix(seed + np.int64(position[min(own, last)])), columns)
+    draws(row, position, mix(seed + np.int64(position[min(own, last)])), columns)
     if job.valid:
         for j in range(n):
             row[j] = row[j] if may[j] else -INFINITY
