@@ -105,8 +105,8 @@ FAULTS = (
     Fault(
         "the CPU kernel lets a causal query see the key after it",
         "kernels/cpu/scores.py",
-        "min(job.keys, row + 1) if job.causal",
-        "min(job.keys, row + 2) if job.causal",
+        "row + 1 + job.first_query - first), 0) if job.causal",
+        "row + 2 + job.first_query - first), 0) if job.causal",
         "tests/kernels/test_every_kernel.py",
     ),
     Fault(

@@ -24,7 +24,8 @@ ROWS = {
     "rising": torch.arange(KEYS).expand(24, -1).double(),
 }
 RULES = {
-    str(rule): rule for rule in (TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.3), TopP(0.9))
+    str(rule): rule
+    for rule in (TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.01), TopP(0.3), TopP(0.9))
 }
 
 

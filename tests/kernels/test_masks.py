@@ -80,6 +80,14 @@ def test_what_is_more_stays_a_mask(mask) -> None:
     assert masks.recognised(call) is call
 
 
+def test_a_mask_that_does_not_fit_stays_to_be_refused() -> None:
+    for shape in ((1, 1, 1, 11), (1, 1, 4, 6), (3, 1, 1, 6)):
+        call = replace(call_of(torch.ones(1, 1, 6, 6, dtype=torch.bool), 6, 2), valid=torch.ones(shape) > 0)
+        assert masks.recognised(call) is call
+        with pytest.raises(RuntimeError):
+            dispatch.attention(call)
+
+
 def test_a_mask_is_looked_at_again_once_it_has_changed(monkeypatch) -> None:
     looks = []
     monkeypatch.setattr(masks, "shape_of", lambda *given: looks.append(1) or real(*given))
@@ -96,6 +104,15 @@ def test_a_mask_is_looked_at_again_once_it_has_changed(monkeypatch) -> None:
         assert masks.recognised(replace(call, valid=free)).causal
         free[..., 0] = False
         assert masks.recognised(replace(call, valid=free)).span.tolist() == [[1, 6]]
+
+
+def test_a_mask_seen_in_inference_can_be_trained_with() -> None:
+    call = call_of(torch.arange(6).expand(2, 1, 6, 6) < torch.tensor([6, 4])[:, None, None, None], 6, 2)
+    with torch.inference_mode():
+        dispatch.attention(call)
+    learning = replace(call, query=call.query.clone().requires_grad_())
+    dispatch.attention(learning)[0].sum().backward()
+    assert learning.query.grad is not None
 
 
 real = masks.shape_of

@@ -31,6 +31,9 @@ def recognised(call: Call) -> Call:
     mask = call.valid
     if mask is None or call.span is not None or not _may_be_read(mask):
         return call
+    full = *call.query.shape[:3], call.key.shape[2]
+    if any(size not in (1, whole) for size, whole in zip(mask.shape, full, strict=True)):
+        return call  # for whatever computes it to refuse
     shape = _remembered(mask, call.query.shape[2])
     if shape is None:
         return call
@@ -51,7 +54,8 @@ def _remembered(mask: Tensor, queries: int) -> Shape | None:
         return shape_of(mask, queries)
     known = _known.get(mask)
     if known is None or known[0] != mask._version:
-        known = _known[mask] = mask._version, shape_of(mask, queries)
+        with torch.inference_mode(False):  # what is remembered may be needed by a backward pass
+            known = _known[mask] = mask._version, shape_of(mask, queries)
     shape: Shape | None = known[1]
     return shape
 

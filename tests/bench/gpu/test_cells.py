@@ -12,7 +12,9 @@ from crisp_attention.bench.gpu.cells import BOTH, CUBLAS, DENSE, FORWARD
 from crisp_attention.bench.gpu.parts import Setting
 from crisp_attention.bench.rounds import Effort
 
-QUICK = Setting(100, quick=True, device="cpu")
+
+def quick() -> Setting:
+    return Setting(100, quick=True, device="cpu")  # seconds from now on
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +22,9 @@ def _three_rounds(monkeypatch) -> None:
     monkeypatch.setitem(measured.EFFORT, True, Effort(3, 0))
 
 
-def rows(run, *given, setting=QUICK):
+def rows(run, *given, setting=None):
     found = []
-    run(*given, setting, found.append)
+    run(*given, setting or quick(), found.append)
     json.dumps(found, allow_nan=False)
     return found
 

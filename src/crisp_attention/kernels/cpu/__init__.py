@@ -21,6 +21,7 @@ from crisp_attention.methods.part import called
 from crisp_attention.methods.ranking import on_host
 from crisp_attention.methods.rules import Entmax
 
+FEW = 2  # queries that keys of blocks are not packed for
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -199,7 +200,8 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
         plain = chosen_operators.step if few else chosen_operators.attend
         run = lightest(plain, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
+        few = FEW if run is chosen_operators.attend else 0
+        output, *_ = run(*states, call.span, seed, *code, *when, *numbers, few)
         return output
     counts, listed = graph.listed()
     if computes_branch(call) and isinstance(method.branch, Linear):
@@ -210,9 +212,10 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
         return blocks.back(output)
     band = () if graph.band is None else graph.band.numbers(call.key.shape[2])
     run = lightest(block_operators.attend, block_operators.blocks, states)
+    few = FEW if run is block_operators.attend else 0
     if blocks.order is None or blocks.span is not None:
-        output, *_ = run(*states, listed, counts, call.span, seed, *code, *when, band)
+        output, *_ = run(*states, listed, counts, call.span, seed, *code, *when, band, few)
         return output
     ordered, spans = map(blocks.in_order, states), block_operators.spans_of(blocks.lengths)
-    output, *_ = run(*ordered, listed, counts, spans, seed, *code, *when, band)
+    output, *_ = run(*ordered, listed, counts, spans, seed, *code, *when, band, few)
     return blocks.back(output)

@@ -11,8 +11,6 @@ from crisp_attention.kernels.cpu.plan import LANES, TOPK, Plan, counts_of
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 
-FEW = 2  # queries that keys are not packed for
-
 
 def restrict(
     job: Job,
@@ -64,11 +62,13 @@ def attend(
     dropout: float,
     block_size: int,
     band: Sequence[int],
+    few: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (B, H, L, Dv) and per row threshold, tie (B, H, L) and norm (B, H, L, 2); all float32, tie int32.
 
     Queries see the keys of the blocks that are listed for theirs, and those of the band: its reach, dilation, distances
-    that are all seen, and global tokens; an empty one is none.
+    that are all seen, and global tokens; an empty one is none. For at most `few` queries keys are not packed, whose
+    scores then differ in the last bits from those of the backward pass.
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
     results = outputs(query, value)
@@ -79,7 +79,7 @@ def attend(
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
     tabulate(job, plan, key.shape[2])
-    job.set(whole=query.shape[2] > FEW)
+    job.set(whole=query.shape[2] > few)
     tiles = -(-query.shape[2] // block_size)
     size = _room(job) + job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
     launch(loaded("blocks_forward", "forward"), job, query.shape[0] * query.shape[1] * tiles, size)
@@ -135,12 +135,12 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:7], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[7:]
+    ctx.options = inputs[7:-1]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = blocks_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (4 + len(ctx.options))
+    return *grads, *[None] * (5 + len(ctx.options))
 
 
 blocks.register_autograd(_gradients, setup_context=_remember)

@@ -37,18 +37,18 @@ def choose(job, row, n, index, kept, work, norm):
     threshold, tie = low, EVERYWHERE
     if seen == 0 or spoilt:
         return 0, INFINITY, EVERYWHERE
+    number = np.float32(seen)
+    mean = total / number
+    spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
     if job.rule == plan.TOPK:
         k = np.int64(indices_at(job.counts)[seen])
         if k < seen:
             # where the scores would be so large if they were normal
-            number = np.float32(seen)
-            mean = total / number
-            spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
             hint = floats_at(job.hints + 8 * seen)
             guess, pace = mean + spread * hint[0], spread * hint[1]
             threshold, tie = selection.kth_largest(row, n, seen, k, low, high, guess, pace)
     elif job.rule == plan.TOPP:
-        threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, work)
+        threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, mean, spread, work)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
     elif job.rule == plan.ENTMAX15:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.counts import around, equal_places
+from crisp_attention.kernels.cpu.counts import around, equal_places, mass_around
 from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, floats_after, summing
 from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
 from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
@@ -17,9 +17,10 @@ INFINITY = np.float32(np.inf)
 LOWEST = np.float32(np.finfo(np.float32).min)
 HALF = np.float32(0.5)
 # after this many counts another way of choosing the next begins
-GUESSES, LINES, BISECTIONS = 2, 4, 24
+GUESSES, LINES = 2, 4
 # after this many moves of the same bound, a search looks farther on
 STALLED = 2
+SQRT_TAU = math.sqrt(math.tau)
 NEWTON = 30
 ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
@@ -49,15 +50,6 @@ def ordered(value):
 def unordered(number):
     """The inverse of `ordered`."""
     return float_of(number ^ ((number >> np.int32(31)) & LARGEST))
-
-
-@compiled
-def count_from(row, n, least):
-    """How many of the first n are at least `least`."""
-    count = np.int32(0)
-    for j in range(n):
-        count += np.int32(row[j] >= least)
-    return count
 
 
 @compiled
@@ -132,41 +124,51 @@ def tie_of(row, n, value, room):
 
 
 @compiled
-def fewest_with_mass(row, n, mass, low, high, work):
-    """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots."""
+def fewest_with_mass(row, n, mass, low, high, mean, spread, work):
+    """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots.
+
+    A search as in `kth_largest`. Its first guess is for normal scores, whose weights are normal about a higher
+    mean: mean + variance.
+    """
     for j in range(n):
         work[j] = row[j]
     exponentials(work, high, n)
-    enough = (mass - ROUNDING) * _mass_from(row, work, n, low)
-    above, above_count = _mass_from(row, work, n, high), count_from(row, n, high)
-    if above >= enough:
-        return high, tie_of(row, n, high, max(math.ceil(enough), 1))
-    count = count_from(row, n, low)
-    largest, step = high, 0
-    while count - above_count > 1:
-        middle = low + (high - low) * HALF
-        if step >= BISECTIONS or not (low < middle < high):
-            first, last = np.int64(ordered(low)), np.int64(ordered(high))
-            if last - first <= 1:
-                each = np.exp(np.float64(low) - np.float64(largest))
-                room = min(max(math.ceil((enough - above) / each), 1), count - above_count)
-                return low, tie_of(row, n, low, room)
-            middle = unordered(np.int32((first + last) >> 1))
-        held = _mass_from(row, work, n, middle)
+    _, _, _, below = mass_around(row, work, n, low)
+    enough, above, peak = (mass - ROUNDING) * below, 0.0, high
+    z = _normal_quantile(mass)
+    middle, pace = np.float32(mean + spread * (spread + z)), spread * math.exp(z * z / 2) * SQRT_TAU / below
+    run, step = 0, 0
+    while low < peak:
+        if step >= GUESSES:
+            middle = _between(low, peak, _share(enough, above, below, run), step)
+        if not (low < middle <= peak):
+            middle = halfway(low, peak)
+        _, least, greatest, held = mass_around(row, work, n, middle)
         if held >= enough:
-            low, count = middle, count_from(row, n, middle)
+            if held - _weight(least, high) < enough:
+                return least, EVERYWHERE
+            low, below, run = least, held, max(run, 0) + 1
         else:
-            high, above, above_count = middle, held, count_from(row, n, middle)
+            if held + _weight(greatest, high) >= enough:
+                return greatest, tie_of(row, n, greatest, 1)
+            peak, above, run = greatest, held, min(run, 0) - 1
+        middle += np.float32((held - enough) * pace)
         step += 1
-    return low, EVERYWHERE
+    return low, tie_of(row, n, low, max(math.ceil((enough - above) / _weight(low, high)), 1))
 
 
-@summing
-def _mass_from(row, work, n, least):
-    total = 0.0
-    for j in range(n):
-        total += np.float64(work[j]) if row[j] >= least else 0.0
-    return total
+@compiled
+def _weight(score, high):
+    return math.exp(np.float64(score) - np.float64(high))
+
+
+@compiled
+def _normal_quantile(above):
+    """Where a standard normal number lies above with this probability, to 0.0005 (Abramowitz and Stegun 26.2.23)."""
+    t = math.sqrt(-2 * math.log(min(above, 1 - above)))
+    top, bottom = 2.515517 + t * (0.802853 + t * 0.010328), 1 + t * (1.432788 + t * (0.189269 + t * 0.001308))
+    z = t - top / bottom
+    return z if above < 0.5 else -z
 
 
 @compiled

@@ -125,7 +125,7 @@ def sparse_linear(
 
     In one operator, so that no second output and no second set of gradients is held.
     """
-    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, ()
+    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, (), 0
     out, *per_row = critical(query, key, value, blocks, block_counts, spans_of(lengths), seed, *numbers)
     weighed = query.new_empty(query.shape[:3])
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
