@@ -196,12 +196,10 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
     assert code is not None
     when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
     if (choice := graph.choice) is not None:
-        few = call.query.shape[2] <= block_operators.FEW
-        plain = chosen_operators.step if few else chosen_operators.attend
+        plain = chosen_operators.step if call.query.shape[2] <= FEW else chosen_operators.attend
         run = lightest(plain, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        few = FEW if run is chosen_operators.attend else 0
-        output, *_ = run(*states, call.span, seed, *code, *when, *numbers, few)
+        output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
         return output
     counts, listed = graph.listed()
     if computes_branch(call) and isinstance(method.branch, Linear):

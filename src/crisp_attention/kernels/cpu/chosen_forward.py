@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import keep
-from crisp_attention.kernels.cpu.block_tiles import ZERO, bounds, end_of, key_numbers, score_one, show
+from crisp_attention.kernels.cpu.block_tiles import ZERO, bounds, end_of, key_numbers, show
 from crisp_attention.kernels.cpu.chosen_tiles import entries_of, put_in_order
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -45,7 +45,7 @@ def forward(jobs):
         group, rows = head // (job.heads // job.groups), min(job.tile, job.queries - first)
         begin, end = bounds(job, batch)
         key = floats_after(all_keys_of(job, batch, group), begin * job.key_row)
-        if job.whole and packed_group != batch * job.groups + group:
+        if packed_group != batch * job.groups + group:
             packed_group = batch * job.groups + group
             pack(packed, size, key, job.key_row, end - begin, job.width, job.scale)
         value = floats_at(
@@ -59,13 +59,8 @@ def forward(jobs):
         put_in_order(job, begun, rows, blocks, stride, starts, entries, lists)
         for b in range(blocks):
             found, count = entries_of(b, starts, entries, stride, job.query_row, row_at)
-            there = min(size, end - begin - b * size)
-            if job.whole:
-                strip = floats_after(packed, b * size * job.width)
-                multiply_scattered(tile, found, query, row_at, strip, size, job.width, count, size, False)
-            for e in range(0 if job.whole else count):
-                one = floats_after(query, row_at[e])
-                score_one(job, one, key, b * size, there, index, floats_after(tile, found[e]))
+            strip = floats_after(packed, b * size * job.width)
+            multiply_scattered(tile, found, query, row_at, strip, size, job.width, count, size, False)
         for r in range(rows):
             seen = np.int64(indices_at(job.block_counts)[begun + r])
             row, own = floats_after(tile, r * stride), indices_after(lists, r * most)

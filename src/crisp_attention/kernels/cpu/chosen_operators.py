@@ -33,7 +33,6 @@ def attend(
     sparsity: float,
     sink_blocks: int,
     local_blocks: int,
-    few: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `crisp::blocks` gives, and per row which blocks it chose, as bits (B, H, L, n / 32), and how many, int32."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed))
@@ -43,13 +42,12 @@ def attend(
     restrict(job, None, None, spans, block_size, ())
     _choose(job, choice, sparsity)
     _divide(job, choice)
-    job.set(whole=query.shape[2] > few)
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
     tabulate(job, plan, key.shape[2])
     tiles = -(-query.shape[2] // job["tile"])
-    packed = job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
+    packed = job["blocks_of_keys"] * block_size * query.shape[3]
     launch(
         loaded("chosen_forward", "forward"),
         job,
@@ -152,12 +150,12 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:5], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[5:-1]
+    ctx.options = inputs[5:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = chosen_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (3 + len(ctx.options))
+    return *grads, *[None] * (2 + len(ctx.options))
 
 
 chosen.register_autograd(_gradients, setup_context=_remember)
