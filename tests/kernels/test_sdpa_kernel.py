@@ -54,11 +54,12 @@ def test_it_is_taken_and_gives_the_bits_of_torch(method, causal) -> None:
         ({"span": torch.tensor([[0, 20], [0, 7]])}, "spans of keys"),
         ({"bias": torch.zeros(1, 1, 20, 20)}, "a bias"),
         ({"softcap": 2.0}, "a softcap"),
+        ({"scale": -0.3}, "scales that are not positive"),
         ({"sinks": torch.zeros(4)}, "attention sinks"),
         ({"causal": True, "first_query": 3}, "queries that begin after the first key"),
         ({"dropout": 0.1, "generator": torch.Generator()}, "a generator for dropout"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_it_lacks_goes_elsewhere(change, lacking) -> None:
     call = replace(call_of(crisp.Dense()), **change)

@@ -140,9 +140,9 @@ class Fastest:
 # the first that covers a call, and whose kernel lacks nothing of it, is taken
 FASTEST = (
     Fastest("sdpa", device="cpu", measured="2 cores of an Intel Xeon (docs/performance.md)"),
-    Fastest("sdpa", device="cuda"),
     Fastest("cpu", device="cpu", measured="2 cores of an AMD EPYC (docs/performance.md)"),
     Fastest("triton_blocks", device="cuda", branch=True),
+    Fastest("sdpa", device="cuda"),
     Fastest("flex", device="cuda"),
     Fastest("triton", device="cuda"),
     Fastest("triton_blocks", device="cuda"),

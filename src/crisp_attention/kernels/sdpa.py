@@ -17,6 +17,8 @@ def lacks(call: Call) -> str | None:
     symbolic = torch.compiler.is_compiling()
     if not call.method.drops_nothing(None if symbolic else call.key.shape[2]) or call.method.has_branch:
         return "sparsity"
+    if not call.scale > 0:  # it scales what is forbidden, -inf, as well
+        return "scales that are not positive"
     if call.first_query:
         return "queries that begin after the first key"
     given = {
