@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import crisp_attention as crisp
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.cpu import block_operators, operators
+from crisp_attention.kernels.cpu import block_operators, operators, sighted_operators
 from crisp_attention.kernels.cpu.linear import operators as linear_operators
 from crisp_attention.methods.method import Method, as_method
 from tests.cases import normal
@@ -21,14 +21,19 @@ from tests.cases import normal
 TOPK, BLOCKS = as_method(crisp.TopK(0.8)), as_method(crisp.BlockTopK(0.5, block_size=16))
 LINEAR = crisp.SparseLinear(0.4, 0.1, block_size=16, combine="sum")
 WINDOW = crisp.Method(crisp.Window(9, global_tokens=1))
+HASHED, DRAWN = crisp.Method(crisp.LSH(4)), crisp.Method(crisp.RandomPairs(0.7))
 METHODS = pytest.mark.parametrize(
-    "method", [TOPK, BLOCKS, WINDOW, LINEAR], ids=["topk", "blocks", "window", "linear"]
+    "method",
+    [TOPK, BLOCKS, WINDOW, LINEAR, HASHED, DRAWN],
+    ids=["topk", "blocks", "window", "linear", "lsh", "random pairs"],
 )
 OPERATORS = {
     TOPK: (operators, "rows"),
     BLOCKS: (block_operators, "blocks"),
     WINDOW: (block_operators, "blocks"),
     LINEAR: (linear_operators, "sparse_linear"),
+    HASHED: (sighted_operators, "sighted"),
+    DRAWN: (sighted_operators, "sighted"),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import crisp_attention as crisp
-from crisp_attention import LSH, BlockTopK, Entmax, RandomK, TopK, Window
+from crisp_attention import LSH, BlockTopK, Entmax, Method, RandomK, TopK, Window
 from crisp_attention.kernels import dispatch, registry
 from tests.contract.families import available
 from tests.contract.test_families import run
@@ -54,9 +54,9 @@ def test_equal_layers_are_told_once_and_heads_apart() -> None:
 
 
 def test_what_will_fail_is_said() -> None:
-    model = crisp.sparsify(distilbert(), LSH(), backend="cpu")
+    model = crisp.sparsify(distilbert(), Method(LSH(), Entmax(1.3)), backend="cpu")
     assert all(row.why.startswith("it will fail: backend 'cpu'") for row in crisp.explain(model).rows)
-    with pytest.raises(ValueError, match="it lacks the layout lsh"):
+    with pytest.raises(ValueError, match="it lacks the rule entmax on the layout lsh"):
         model(torch.arange(5)[None])
 
 

@@ -52,6 +52,15 @@ def may_choose(layout: Layout) -> bool:
     return type(layout).blocks is not Layout.blocks and answers(layout, "blocks")
 
 
+def goes_by_sight(call: Call) -> bool:
+    """Whether the call's layout tells by numbers of tokens which pairs see each other, and no blocks were chosen."""
+    layout = call.layout
+    tells = (
+        type(layout).sight is not Layout.sight and answers(layout, "sight") and not layout.shows_everything()
+    )
+    return tells and call.blocks is None and call.valid is None and call.query.shape[2] <= call.key.shape[2]
+
+
 def lacks_blocks(call: Call, layout: Layout) -> str | None:
     """What a kernel for whole blocks lacks of this call's layout, None if nothing."""
     if call.blocks is not None or type(layout) is Full:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crisp_attention.kernels.blocks import lacks_blocks, visible_pairs
+from crisp_attention.kernels.blocks import goes_by_sight, lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
@@ -34,6 +34,8 @@ def lacks(call: Call) -> str | None:
         return "empty tensors"
     if isinstance(call.method, PerHead):
         return "methods by head"
+    if goes_by_sight(call):
+        return _lacks_of_sight(call)
     if missing := lacks_blocks(call, call.method.layout):
         return missing
     if call.blocks is not None:
@@ -47,6 +49,17 @@ def lacks(call: Call) -> str | None:
     if call.sinks is not None and code[0] in (ENTMAX15, SPARSEMAX):
         return "entmax with attention sinks"
     return _lacks_of_rows(call, code[0]) if code[0] in BY_ROWS else None
+
+
+def _lacks_of_sight(call: Call) -> str | None:
+    assert isinstance(call.method, Method)
+    layout, rule = f"the layout {called(call.method.layout)}", call.method.rule
+    if call.modifier is not None:
+        return f"{layout} with {call.modifier}"
+    code = code_of(rule)
+    if code is None or code[0] in BY_ROWS:
+        return f"the rule {called(rule)} on {layout}"
+    return None
 
 
 def _lacks_of_rows(call: Call, rule: int) -> str | None:
@@ -83,54 +96,24 @@ def lightest(
 
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) in the query's dtype; scores, selection and weights are float32."""
-    from crisp_attention.kernels.cpu.operators import rows, rows_now
-
-    method = call.method
+    method, graph = call.method, call.blocks
     assert isinstance(method, Method)
-    code = code_of(method.rule)
-    assert code is not None
-    query, key, value = (states.float() for states in (call.query, call.key, call.value))
-    graph = call.blocks
-    if code[0] == RANDOM:  # which draws by the positions of keys
-        call = call.masked()
+    by_sight = goes_by_sight(call)
     if graph is not None and graph.blocks.size % LANES:
         # small blocks, which are best as a mask for each pair
         with torch.no_grad():
             call = replace(call, valid=visible_pairs(call.rows, method, graph), span=None)
             graph = None
+    states = tuple(each.float() for each in (call.query, call.key, call.value))
     if graph is None or not computes_branch(call):  # whose features are of the width as it is
-        query, key, value = (_whole_vectors(states) for states in (query, key, value))
-    seed = torch.zeros((), dtype=torch.int64, device=query.device)
+        states = tuple(map(_whole_vectors, states))
+    seed = torch.zeros((), dtype=torch.int64, device=call.query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()
-    if graph is None:
-        bias = None if call.bias is None else call.bias.float()
-        own = None
-        if code[0] == RANDOM:
-            assert call.rows.seed is not None
-            own = call.rows.seed[..., 0].expand(query.shape[:3]).to(torch.int32)
-        if isinstance(method.rule, Entmax) and method.rule.alpha == "learned":
-            own = method.rule.exponents(call.rows).float()
-        given = [each for each in (query, key, value, bias, call.sinks, own) if each is not None]
-        output, *_ = lightest(rows_now, rows, given)(
-            query,
-            key,
-            value,
-            call.valid,
-            bias,
-            None if call.sinks is None else call.sinks.float(),
-            call.span,
-            seed,
-            own,
-            *code,
-            call.causal,
-            call.first_query,
-            call.scale,
-            call.softcap or 0.0,
-            call.dropout,
-        )
-        return output[..., : call.value.shape[-1]].to(call.query.dtype)
-    output = _by_graph(call, graph, (query, key, value), seed)
+    if graph is not None:
+        output = _by_graph(call, graph, states, seed)
+    else:
+        output = (_by_sight if by_sight else _by_rows)(call, states, seed)
     return output[..., : call.value.shape[-1]].to(call.query.dtype)
 
 
@@ -138,6 +121,48 @@ def _whole_vectors(states: Tensor) -> Tensor:
     """Zeros added to the width up to whole vectors: single numbers take longer than the copy."""
     missing = -states.shape[-1] % LANES
     return pad(states, (0, missing)) if missing else states
+
+
+def _by_rows(call: Call, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
+    """Output of float32 states (query, key and value) where a row may see all its valid keys."""
+    from crisp_attention.kernels.cpu.operators import rows, rows_now
+
+    method = call.method
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
+    assert code is not None
+    own = None
+    if code[0] == RANDOM:  # which draws by the positions of keys
+        call = call.masked()
+        assert call.rows.seed is not None
+        own = call.rows.seed[..., 0].expand(call.query.shape[:3]).to(torch.int32)
+    if isinstance(method.rule, Entmax) and method.rule.alpha == "learned":
+        own = method.rule.exponents(call.rows).float()
+    bias, sinks = (None if each is None else each.float() for each in (call.bias, call.sinks))
+    when = call.causal, call.first_query, call.scale, call.softcap or 0.0, call.dropout
+    given = [*states, *(each for each in (bias, sinks, own) if each is not None)]
+    output, *_ = lightest(rows_now, rows, given)(
+        *states, call.valid, bias, sinks, call.span, seed, own, *code, *when
+    )
+    return output
+
+
+def _by_sight(call: Call, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
+    """Output of float32 states (query, key and value) by numbers of tokens."""
+    from crisp_attention.kernels.cpu import sighted_operators
+
+    method = call.method
+    assert isinstance(method, Method)
+    code = code_of(method.rule)
+    assert code is not None
+    with torch.no_grad():
+        sight = method.layout.sight(call.rows)
+    assert sight is not None
+    query, key, seeds, *numbers = sighted_operators.numbers_of(sight)
+    when = call.causal, call.first_query, call.scale, call.dropout
+    run = lightest(sighted_operators.attend, sighted_operators.sighted, states)
+    output, *_ = run(*states, call.span, query, key, seeds, seed, *code, *when, *numbers)
+    return output
 
 
 def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:
@@ -151,10 +176,10 @@ def _by_graph(call: Call, graph: BlockGraph, states: tuple[Tensor, ...], seed: T
     assert code is not None
     when = call.causal, call.first_query, call.scale, call.dropout, blocks.size
     if (choice := graph.choice) is not None:
-        run = lightest(chosen_operators.attend, chosen_operators.chosen, states)
+        plain = chosen_operators.step if call.query.shape[2] <= FEW else chosen_operators.attend
+        run = lightest(plain, chosen_operators.chosen, states)
         numbers = choice.sparsity, choice.sink_blocks, choice.local_blocks
-        few = FEW if run is chosen_operators.attend else 0
-        output, *_ = run(*states, call.span, seed, *code, *when, *numbers, few)
+        output, *_ = run(*states, call.span, seed, *code, *when, *numbers)
         return output
     counts, listed = graph.listed()
     if computes_branch(call) and isinstance(method.branch, Linear):

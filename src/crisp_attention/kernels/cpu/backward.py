@@ -27,20 +27,18 @@ from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.scores import bias_of, pack_head, padded, score_tile
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
-from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, sunk_gradient, uncap, weigh
+from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, spoil, sunk_gradient, uncap, weigh
 
 
 @compiled
-def _spoil(row, n, query_grad, key_grad, value_grad, width, value_width):
-    # NaN in a row of scores is NaN in its gradients, and in those of the keys it sees
-    for d in range(width):
-        query_grad[d] = NAN
+def _seen(row, n, index):
+    # the keys that a row of scores sees, listed
+    count = 0
     for j in range(n):
         if row[j] != -INFINITY:
-            for d in range(width):
-                key_grad[j * width + d] = NAN
-            for d in range(value_width):
-                value_grad[j * value_width + d] = NAN
+            index[count] = np.int32(j)
+            count += 1
+    return count
 
 
 @compiled
@@ -148,5 +146,6 @@ def backward(jobs):
                     gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
                     scatter_add(key_grad, job.width, index, work, count, query, job.width)
                     if spoilt and job.rule != RANDOM:  # which spoils none but the keys it draws
-                        _spoil(row, n, query_grad, key_grad, value_grad, job.width, job.value_width)
+                        count = _seen(row, n, index)
+                        spoil(index, count, query_grad, key_grad, value_grad, job.width, job.value_width)
         item = next_item(jobs)

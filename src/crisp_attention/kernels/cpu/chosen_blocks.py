@@ -36,9 +36,9 @@ def _means(job, key, keys, means):
             row = floats_after(key, j * job.key_row)
             for d in range(job.width):
                 mean[d] += row[d]
-        if broken == keys and not _finite(mean, job.width):
+        if broken == keys and not finite(mean, job.width):
             for j in range(start, start + count):
-                if broken == keys and not _finite(floats_after(key, j * job.key_row), job.width):
+                if broken == keys and not finite(floats_after(key, j * job.key_row), job.width):
                     broken = np.int64(j)
         for d in range(job.width):
             mean[d] /= np.float32(count)
@@ -46,7 +46,8 @@ def _means(job, key, keys, means):
 
 
 @compiled
-def _finite(row, count):
+def finite(row, count):
+    """Whether a row holds no NaN and no infinity."""
     spoilt = ZERO
     for d in range(count):
         spoilt += row[d] - row[d]
@@ -54,7 +55,7 @@ def _finite(row, count):
 
 
 @compiled
-def _pick(job, row, own, spoilt, bits):
+def pick(job, row, own, spoilt, bits):
     """Write which of the blocks up to its own a query keeps, as bits; returns how many."""
     columns = padded(own + 1)
     for word in range(job.words):
@@ -122,7 +123,7 @@ def choose(jobs):
                     own = own_of(job, first + r, begin, end)
                     row = floats_after(scratch, r * columns)
                     bits = indices_after(indices_at(job.chosen), at * job.words)
-                    spoilt = end_of(job, first + r, begin, end) > broken or not _finite(
+                    spoilt = end_of(job, first + r, begin, end) > broken or not finite(
                         row, max(own, 0) // size
                     )
                     number = 0
@@ -130,6 +131,6 @@ def choose(jobs):
                         for word in range(job.words):
                             bits[word] = 0
                     else:
-                        number = _pick(job, row, own // size, spoilt, bits)
+                        number = pick(job, row, own // size, spoilt, bits)
                     indices_at(job.block_counts)[at] = np.int32(number)
         item = next_item(jobs)

@@ -6,7 +6,6 @@ from numba import carray
 from crisp_attention.kernels.cpu.block_rows import keep
 from crisp_attention.kernels.cpu.block_tiles import ZERO, key_numbers, show
 from crisp_attention.kernels.cpu.chosen_tiles import entries_of, put_in_order
-from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     entry,
@@ -46,7 +45,7 @@ def forward(jobs):
         group, rows = head // (job.heads // job.groups), min(job.tile, job.queries - first)
         begin, end = bounds(job, batch)
         key = keys_of(job, batch, group)
-        if job.whole and packed_group != batch * job.groups + group:
+        if packed_group != batch * job.groups + group:
             packed_group = batch * job.groups + group
             pack(packed, size, key, job.key_row, end - begin, job.width, job.scale)
         value = values_of(job, batch, group)
@@ -58,14 +57,8 @@ def forward(jobs):
         put_in_order(job, begun, rows, blocks, stride, starts, entries, lists)
         for b in range(blocks):
             found, count = entries_of(b, starts, entries, stride, job.query_row, row_at)
-            there = min(size, end - begin - b * size)
-            if job.whole:
-                strip = floats_after(packed, b * size * job.width)
-                multiply_scattered(tile, found, query, row_at, strip, size, job.width, count, size, False)
-            for e in range(0 if job.whole else count):
-                one, right = floats_after(query, row_at[e]), floats_after(key, b * size * job.key_row)
-                goal, scale = floats_after(tile, found[e]), np.float32(job.scale)
-                row_dots(goal, one, right, job.key_row, there, job.width, scale)
+            strip = floats_after(packed, b * size * job.width)
+            multiply_scattered(tile, found, query, row_at, strip, size, job.width, count, size, False)
         for r in range(rows):
             seen = np.int64(indices_at(job.block_counts)[begun + r])
             row, own = floats_after(tile, r * stride), indices_after(lists, r * most)

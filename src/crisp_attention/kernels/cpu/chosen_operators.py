@@ -33,7 +33,6 @@ def attend(
     sparsity: float,
     sink_blocks: int,
     local_blocks: int,
-    few: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `crisp::blocks` gives, and per row which blocks it chose, as bits (B, H, L, n / 32), and how many, int32."""
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
@@ -43,10 +42,9 @@ def attend(
     restrict(job, None, None, block_size, ())
     _choose(job, choice, sparsity)
     _divide(job, choice)
-    job.set(whole=query.shape[2] > few)
     prepare(job, plan, results)
     tiles = -(-query.shape[2] // job["tile"])
-    packed = job["whole"] * job["blocks_of_keys"] * block_size * query.shape[3]
+    packed = job["blocks_of_keys"] * block_size * query.shape[3]
     launch(
         loaded("chosen_forward", "forward"),
         job,
@@ -54,6 +52,40 @@ def attend(
         _room(job, 1) + packed,
     )
     return *results, *choice
+
+
+def step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: Tensor | None,
+    seed: Tensor,
+    rule: int,
+    level: float,
+    n: int,
+    m: int,
+    causal: bool,
+    first_query: int,
+    scale: float,
+    dropout: float,
+    block_size: int,
+    sparsity: float,
+    sink_blocks: int,
+    local_blocks: int,
+) -> tuple[Tensor, ...]:
+    """What `attend` gives of a few queries, without what the gradients need."""
+    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    results = outputs(query, value)
+    job = fill(query, key, value, None, None, None, spans, plan)
+    blocks = -(-job["keys"] // block_size)
+    words = -(-blocks // 32)
+    job.set(block_size=block_size, sink_blocks=sink_blocks, local_blocks=max(1, local_blocks), words=words)
+    job.table("shares", shares_of(sparsity, blocks))
+    prepare(job, plan, results)
+    columns, ranks = (-(-each // LANES) * LANES + LANES for each in (job["keys"], blocks))
+    size = 6 * columns + ranks + words
+    launch(loaded("chosen_step", "step"), job, query.shape[:3].numel(), size)
+    return results
 
 
 chosen = torch.library.custom_op("crisp::chosen", mutates_args=(), device_types="cpu")(attend)
@@ -111,12 +143,12 @@ def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tu
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:5], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
-    ctx.options = inputs[5:-1]
+    ctx.options = inputs[5:]
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     grads = chosen_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return *grads, *[None] * (3 + len(ctx.options))
+    return *grads, *[None] * (2 + len(ctx.options))
 
 
 chosen.register_autograd(_gradients, setup_context=_remember)

@@ -33,14 +33,15 @@ NAN, ZERO = np.float32(np.nan), np.float32(0)
 
 
 @compiled
-def _mix(value):
+def mix(value):
+    """`methods.hashing.mix` of one number."""
     for _ in range(2):
         value = ((value ^ (value >> 16)) * MULTIPLIER) & MASK32
     return value ^ (value >> 16)
 
 
 @intrinsic
-def _draws(typing, out, position, start, count):
+def draws(typing, out, position, start, count):
     """out[t] = `methods.hashing.drawn` of each position, given the hash `start` of all before; whole vectors."""
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
@@ -85,7 +86,7 @@ def draw(job, batch, head, i, n, row, position):
         position[j] = np.int32(0)
     at = (batch * job.heads + head) * job.queries + i
     seed = np.int64(indices_at(job.own)[at]) & MASK32
-    _draws(row, position, _mix(seed + np.int64(position[min(own, last)])), columns)
+    draws(row, position, mix(seed + np.int64(position[min(own, last)])), columns)
     if job.valid:
         for j in range(n):
             row[j] = row[j] if may[j] else -INFINITY
@@ -95,15 +96,22 @@ def draw(job, batch, head, i, n, row, position):
 
 
 @compiled
+def largest_draws(row, n, seen, k):
+    """Threshold and tie of the k largest of `seen` draws, which stand among -inf for the others of the first n."""
+    if k <= 0:
+        return selection.INFINITY, EVERYWHERE
+    if k >= seen:
+        return ZERO, EVERYWHERE
+    pace = END / np.float32(seen)
+    guess = END - (np.float32(k) - selection.HALF) * pace
+    return selection.kth_largest(row, n, seen, k, ZERO, END, guess, pace)
+
+
+@compiled
 def choose_drawn(job, batch, head, i, row, n, index, kept, work, norm):
     """As `forward.choose`, by numbers drawn into `row`; of the scores, only those that are kept are computed."""
     seen = draw(job, batch, head, i, n, row, index)
-    k = np.int64(indices_at(job.counts)[seen])
-    threshold, tie = ZERO, EVERYWHERE
-    if k < seen:
-        pace = END / np.float32(seen)
-        guess = END - (np.float32(k) - np.float32(0.5)) * pace
-        threshold, tie = selection.kth_largest(row, n, seen, k, ZERO, END, guess, pace)
+    threshold, tie = largest_draws(row, n, seen, np.int64(indices_at(job.counts)[seen]))
     count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
     high, broken = -INFINITY, 0
     for t in range(count):

@@ -31,6 +31,12 @@ SIZES = (
     "dilation",
     "local",
     "global_tokens",
+    "last_tokens",
+    "traits",
+    "columns_of_traits",
+    "drawn",
+    "drawn_blocks",
+    "drawn_size",
 )
 OTHERS = (
     "counts",
@@ -42,6 +48,9 @@ OTHERS = (
     "shares",
     "chosen",
     "spans",
+    "query_traits",
+    "key_traits",
+    "head_seeds",
     "own",
     "own_grad",
     "threshold",
@@ -73,5 +82,5 @@ JOB = job_type(
     *OTHERS,
     *RULE,
     VERSION,
-    floats=("scale", "softcap", "level", "dropout"),
+    floats=("scale", "softcap", "level", "dropout", "distance"),
 )

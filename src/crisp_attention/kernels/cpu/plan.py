@@ -16,6 +16,10 @@ LANES, STRIP = 16, 64
 DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX = range(9)
 # decided by more than the scores that a row of blocks has
 BY_ROWS = (RANDOM, ALPHA_ENTMAX)
+# of what a layout goes by, and what rows draw
+NO_TRAITS, CODES, MEMBERS, POINTS = range(4)
+TRAITS = {"codes": CODES, "members": MEMBERS, "points": POINTS}
+KEYS, BLOCKS = 1, 2
 
 
 @dataclass(frozen=True)

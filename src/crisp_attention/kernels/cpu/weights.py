@@ -110,3 +110,15 @@ def _mix(x):
         x = np.uint32(x * np.uint32(0xC2B2AE35))
         x = np.uint32(x ^ (x >> np.uint32(16)))
     return x
+
+
+@compiled
+def spoil(index, count, query_grad, key_grad, value_grad, width, value_width):
+    """NaN in a row of scores is NaN in its gradient, and in those of the keys that it sees."""
+    for d in range(width):
+        query_grad[d] = NAN
+    for t in range(count):
+        for d in range(width):
+            key_grad[index[t] * width + d] = NAN
+        for d in range(value_width):
+            value_grad[index[t] * value_width + d] = NAN

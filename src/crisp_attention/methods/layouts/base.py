@@ -7,6 +7,7 @@ from torch import Tensor
 from crisp_attention.methods.blocks import BlockGraph, Ranking
 from crisp_attention.methods.part import Part
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Layout(Part):
         """The same choice, valid pairs aside, as whole blocks; None where the pairs are not blocks.
 
         Called once per call, and used by every kernel in place of `visible`. It must not look at the values of masks.
+        """
+        return None
+
+    def sight(self, rows: Rows) -> Sight | None:
+        """The same choice, valid pairs aside, as numbers of tokens, where every pair without a mask is valid.
+
+        For kernels, which hold no pair then. None where the pairs are not of that kind.
         """
         return None
 

@@ -10,6 +10,7 @@ from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.layouts.window import Window
 from crisp_attention.methods.ranking import keep_largest
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.sight import Draw, Sight
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class BigBird(Layout):
         of_key = (rows.key_positions - 1).clamp(min=0) // size
         random = random.gather(-1, of_key.expand(*random.shape[:-1], -1))
         return self._window.visible(rows) | (rows.valid & random)
+
+    def sight(self, rows: Rows) -> Sight:
+        draw = Draw(rows.head_seeds(self.seed), blocks=self.random_blocks, size=self.block_size)
+        return Sight(self.width // 2, self.global_tokens, draw=draw)
 
     @property
     def _window(self) -> Window:

@@ -8,9 +8,10 @@ from torch import Tensor
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.hashing import mix
 from crisp_attention.methods.layouts.base import Layout
-from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs
+from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs, fixed_sight
 from crisp_attention.methods.ranking import widest
 from crisp_attention.methods.rows import Rows, repeat_heads
+from crisp_attention.methods.sight import Sight, Traits
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,24 @@ class LSH(Layout):
     def visible(self, rows: Rows) -> Tensor:
         if self.buckets == 1:
             return rows.valid
-        rotations = self._rotations(rows)
-        keys = repeat_heads(rows.key, rows.query.shape[1] // rows.key.shape[1])
-        query, key = (self._buckets(states, rotations) for states in (rows.query, keys))
+        query, key = self._both(rows)
         query, key = query[..., :, None, :], key[..., None, :, :]
         shared = ((query == key) | (query < 0) | (key < 0)).any(dim=-1)
         own = rows.key_positions == rows.query_positions
         around = fixed_pairs(rows, self.window, self.global_tokens)
         return rows.valid & (shared | own | around)
+
+    def sight(self, rows: Rows) -> Sight | None:
+        if self.buckets == 1:
+            return None
+        traits = Traits("codes", *self._both(rows))
+        return fixed_sight(traits, self.window, self.global_tokens, own=True)
+
+    def _both(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The buckets of queries and of keys."""
+        rotations = self._rotations(rows)
+        keys = repeat_heads(rows.key, rows.query.shape[1] // rows.key.shape[1])
+        return self._buckets(rows.query, rotations), self._buckets(keys, rotations)
 
     def _buckets(self, states: Tensor, rotations: Tensor) -> Tensor:
         """The bucket of each of the states (B, H, N, D) in each round, (B, H, N, rounds); -1 if not finite."""

@@ -9,6 +9,7 @@ from crisp_attention.methods.hashing import drawn
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.ranking import keep_largest, share_count, share_is_whole
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.sight import Draw, Sight
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,8 @@ class RandomPairs(Layout):
         return keep_largest(
             draw, valid.expand_as(draw), share_count(valid.sum(-1, keepdim=True), self.sparsity)
         )
+
+    def sight(self, rows: Rows) -> Sight | None:
+        if self.sparsity == 0:
+            return None
+        return Sight(-1, draw=Draw(rows.head_seeds(self.seed), self.sparsity))

@@ -10,10 +10,11 @@ from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.layouts.sparsefinder import groups
 from crisp_attention.methods.layouts.sparsefinder.clusters import centers, check_enough
-from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs
+from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed_pairs, fixed_sight
 from crisp_attention.methods.pairs import valid_queries
 from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows, repeat_heads
+from crisp_attention.methods.sight import Sight, Traits
 
 POINTS = 10_000  # of a head that are clustered
 
@@ -84,10 +85,19 @@ class Routing(Layout):
     def visible(self, rows: Rows) -> Tensor:
         if self.shows_everything():
             return rows.valid
+        near = groups.share_cluster(*self._clusters(rows))
+        return rows.valid & (near | fixed_pairs(rows, self.window, self.global_tokens))
+
+    def sight(self, rows: Rows) -> Sight | None:
+        if self.shows_everything():
+            return None
+        return fixed_sight(Traits("members", *self._clusters(rows)), self.window, self.global_tokens)
+
+    def _clusters(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Which queries and keys are in which clusters."""
         found = self.parameter(rows, "centers")
         query, key = (groups.nearest(each, found, self.top) for each in _unit(rows))
-        near = groups.share_cluster(query, key)
-        return rows.valid & (near | fixed_pairs(rows, self.window, self.global_tokens))
+        return query, key
 
 
 def _unit(rows: Rows) -> tuple[Tensor, Tensor]:

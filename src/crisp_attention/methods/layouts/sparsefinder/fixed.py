@@ -5,6 +5,7 @@ from torch import Tensor
 
 from crisp_attention.methods.checks import check_whole
 from crisp_attention.methods.rows import Rows
+from crisp_attention.methods.sight import Sight, Traits
 
 
 def check_fixed(window: int, global_tokens: int) -> None:
@@ -29,3 +30,9 @@ def fixed_pairs(rows: Rows, window: int, global_tokens: int) -> Tensor:
     # in causal attention every token is the last that its query sees
     end = torch.where((queries < count).any(dim=-2, keepdim=True), count - global_tokens, count)
     return fixed(queries, rows.key_positions, end, window, global_tokens)
+
+
+def fixed_sight(traits: Traits, window: int, global_tokens: int, *, own: bool = False) -> Sight:
+    """`fixed_pairs` and what is told by `traits`, and the query's own token if `own`."""
+    reach = window // 2 if window else -1
+    return Sight(max(reach, 0) if own else reach, global_tokens, global_tokens, traits)

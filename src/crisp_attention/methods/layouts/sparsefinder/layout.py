@@ -10,11 +10,13 @@ from crisp_attention.methods.checks import check_number, check_whole
 from crisp_attention.methods.layouts.base import Layout
 from crisp_attention.methods.layouts.sparsefinder import groups, listing
 from crisp_attention.methods.layouts.sparsefinder.fitting import Finder
-from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed, fixed_pairs
+from crisp_attention.methods.layouts.sparsefinder.fixed import check_fixed, fixed, fixed_pairs, fixed_sight
 from crisp_attention.methods.part import Fitter, Gold, Parameter, Shape
 from crisp_attention.methods.rows import Rows, repeat_heads
+from crisp_attention.methods.sight import Kind, Sight, Traits
 
 VARIANTS = ("kmeans", "distance", "quantize")
+_KINDS: Mapping[str, Kind] = {"kmeans": "members", "distance": "points", "quantize": "codes"}
 EVERYTHING = "inf"  # the infinite threshold, as JSON can hold it
 
 
@@ -35,8 +37,8 @@ class Sparsefinder(Layout):
       `bucket_size` of them share one. Which tokens come later matters, so decoders are refused.
 
     With `block_size` > 1 whole blocks of tokens are grouped, by the mean of their projections, and kernels for blocks
-    compute those alone. That is for self-attention in which all queries see the same keys. Only this saves time: single
-    tokens are for seeing what is predicted, and their attention compares all pairs.
+    compute those alone. That is for self-attention in which all queries see the same keys. Single tokens are for seeing
+    what is predicted: all pairs are compared, though the CPU kernel computes the scores of those predicted only.
 
     Parameters
     ----------
@@ -142,6 +144,22 @@ class Sparsefinder(Layout):
         blocks = Blocks.of(rows, self.block_size)
         return None if blocks is None else self._graph(rows, blocks)
 
+    def sight(self, rows: Rows) -> Sight | None:
+        rows, _ = self.in_blocks(rows)
+        if self.block_size > 1 or self.shows_everything():
+            return None
+        query, key = self.projected(rows, rows.query, rows.key)
+        kind, threshold = _KINDS[self.variant], 0.0
+        if self.variant == "distance":
+            threshold = float(self.threshold)
+        elif self.variant == "kmeans":
+            centers = self.parameter(rows, "centers")
+            query, key = (groups.nearest(each, centers, self.top) for each in (query, key))
+        else:
+            real = _real_keys(rows)
+            query, key = (groups.buckets(each, real, self.bucket_size) for each in (query, key))
+        return fixed_sight(Traits(kind, query, key, threshold), self.window, self.global_tokens)
+
     def in_blocks(self, rows: Rows) -> tuple[Rows, Blocks | None]:
         """The rows and their blocks, None where tokens are told apart one by one.
 
@@ -187,13 +205,9 @@ class Sparsefinder(Layout):
             centers = self.parameter(rows, "centers")
             one, other = (listing.members(groups.nearest(each, centers, self.top)) for each in (query, key))
         else:
-            keys = rows.key.shape[2]
-            shown = rows.shown
-            real = query.new_ones(1, 1, keys, dtype=torch.bool) if shown is None else shown[:, :1, 0]
+            real = _real_keys(rows)
             one, other = (
-                listing.in_buckets(
-                    groups.buckets(each, real.expand(-1, 1, keys), self.bucket_size), self.bucket_size
-                )
+                listing.in_buckets(groups.buckets(each, real, self.bucket_size), self.bucket_size)
                 for each in (query, key)
             )
         return listing.valid(rows, listing.sharing(one, other))
@@ -220,3 +234,10 @@ class Sparsefinder(Layout):
         end = present.sum(dim=-1, keepdim=True) - self.global_tokens
         around = fixed(place[:, None], place, end, self.window, self.global_tokens)
         return BlockGraph.of(rows, blocks, self.near(rows, query, key, present[:, :, 0]) | around)
+
+
+def _real_keys(rows: Rows) -> Tensor:
+    """Which keys are no padding, bool (B or 1, 1, S), where all queries see the same."""
+    keys, shown = rows.key.shape[2], rows.shown
+    real = rows.query.new_ones(1, 1, keys, dtype=torch.bool) if shown is None else shown[:, :1, 0]
+    return real.expand(-1, 1, keys)
