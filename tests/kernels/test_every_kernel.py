@@ -38,5 +38,5 @@ class TestTriton(KernelContract):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter
 class TestTritonBlocks(KernelContract):
     kernel, device = KERNELS["triton_blocks"], DEVICE
-    methods = {name: METHODS[name] for name in ("block_topk, 16", "block_topk, 64")}  # noqa: RUF012
+    methods = {name: METHODS[name] for name in ("block_topk, 16", "block_topk, 64", "window")}  # noqa: RUF012
     longest, at_most = (KernelContract.longest, None) if GPU else (66, 1)

@@ -29,8 +29,9 @@ def compiled(module: str) -> list[str]:
 
 def test_rows_and_blocks() -> None:
     found = [line.split() for line in compiled("triton_compiling")]
-    assert len(found) == 18 + 8 + 2 * 4 + 2 * 3
-    assert {int(width) for _, width in found} == {64, 128, triton_rows.WIDEST}
+    assert len(found) == 18 + 8 + 2 * 4 + 4 * 3 + 2 * 6 + 2 * 4
+    # of heads; of rows of products the longest has 4096 blocks
+    assert {int(width) for _, width in found} == {64, 128, triton_rows.WIDEST, 4096}
 
 
 def test_linear_layers_of_blocks() -> None:

@@ -146,6 +146,10 @@ def test_what_was_saved_may_come_back_laid_out_in_another_way(kernel, method) ->
     )
     if dispatch.lacks(kernel, replace(call, query=call.query.detach().requires_grad_())) is not None:
         return
+    if kernel == "flex" and DEVICE == "cuda":
+        pytest.skip(
+            "torch's compiled FlexAttention takes what it saved as it was laid out, and raises otherwise"
+        )
     plain = attend(call, kernel, slopes)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, spread):
         found = attend(call, kernel, slopes)

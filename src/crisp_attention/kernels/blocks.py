@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crisp_attention.kernels import triton_choices
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.heads import PerHead
-from crisp_attention.methods.layouts import Full, Layout
+from crisp_attention.methods.layouts import BlockTopK, Full, Layout
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import answers, called
 from crisp_attention.methods.rows import Rows
@@ -34,6 +35,8 @@ def choose_blocks(rows: Rows, layout: Layout) -> BlockGraph | None:
     if not may_choose(layout):
         return None
     with torch.no_grad():
+        if isinstance(layout, BlockTopK) and triton_choices.chooses(rows, layout):
+            return triton_choices.chosen(rows, layout)
         return layout.blocks(rows)
 
 

@@ -81,9 +81,13 @@ def widest(values: Tensor) -> torch.dtype:
 
 def on_host(values: Tensor) -> bool:
     """Where looking at values is free and allowed: no transfer, no graph to break, no trace to mislead."""
+    return values.device.type == "cpu" and is_plain(values)
+
+
+def is_plain(values: Tensor) -> bool:
+    """Whether nothing records or transforms what is done with a tensor, autograd and modes of dispatch aside."""
     return (
-        values.device.type == "cpu"
-        and type(values) is Tensor
+        type(values) is Tensor
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch._C._functorch.is_functorch_wrapped_tensor(values)

@@ -1,8 +1,6 @@
 """Exact row rules on CPUs: nothing L x L is held, and what is not kept costs little more than its score."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +10,12 @@ from crisp_attention.kernels.blocks import goes_by_sight, lacks_blocks, visible_
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
+from crisp_attention.kernels.lightest import lightest
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
-from crisp_attention.methods.ranking import on_host
 from crisp_attention.methods.rules import Entmax
 
 FEW = 2  # queries that keys of blocks are not packed for
@@ -80,18 +78,6 @@ def computes_branch(call: Call) -> bool:
     if not isinstance(method, Method) or isinstance(method.rule.temperature, str):
         return False  # a learned temperature is in the queries, which the branch takes as they are
     return linear.adds_onto(method.branch, call)
-
-
-def lightest(
-    plain: Callable[..., Any], operator: Callable[..., Any], states: Sequence[Tensor]
-) -> Callable[..., Any]:
-    """The `plain` function of an operator where no gradient, compiler, trace or mode of torch needs to know of it.
-
-    That saves as much time as a short row takes.
-    """
-    learns = torch.is_grad_enabled() and any(each.requires_grad for each in states)
-    watched = learns or torch._C._len_torch_dispatch_stack() > 0 or not all(map(on_host, states))
-    return operator if watched else plain
 
 
 def attention(call: Call) -> Tensor:

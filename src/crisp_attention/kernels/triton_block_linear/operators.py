@@ -10,8 +10,7 @@ from crisp_attention.kernels.triton_block_linear.passes import multiply
 OPTIONS = {"num_warps": 4, "num_stages": 3}  # for Triton's compiler
 
 
-@torch.library.custom_op("crisp::triton_block_linear", mutates_args=())
-def forward(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
+def forward_now(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
     """As `block_linear` says."""
     out = _empty(inputs, packed)
     if not len(inputs):
@@ -33,6 +32,9 @@ def forward(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) 
             **OPTIONS,
         )
     return out
+
+
+forward = torch.library.custom_op("crisp::triton_block_linear", forward_now, mutates_args=())
 
 
 @forward.register_fake

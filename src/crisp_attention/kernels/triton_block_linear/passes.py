@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from crisp_attention.kernels.triton_rows.tiles import load_rows, store_rows
+from crisp_attention.kernels.triton_rows.tiles import PRECISION, load_rows, store_rows
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def multiply(
         right = load_rows(packed + number * (SIZE // parts) * SIZE, SIZE, 0, SIZE, SIZE, DEPTH, WIDTH)
         # a round ahead, so that the loads of the next rounds need not wait for it
         chosen = tl.load(index + tl.minimum((number + 1) // parts, kept - 1))
-        sums = tl.dot(left, right, sums, input_precision="ieee")
+        sums = tl.dot(left, right, sums, input_precision=PRECISION)
     if bias is not None:
         column = tl.arange(0, WIDTH)
         own = tl.load(bias + block * SIZE + column, mask=column < SIZE, other=0.0)

@@ -1,5 +1,5 @@
-"""Attention to whole blocks on GPUs, in Triton: softmax inside the seen ones and, with the branch `Linear`, linear
-attention to the marginal ones in the same pass.
+"""Attention to blocks and bands on GPUs, in Triton: softmax to what is seen and, with the branch `Linear`, linear
+attention to the marginal blocks in the same pass.
 
 Nothing of size L × L is held, forward or backward. Everything runs on the host as well, in Triton's interpreter.
 """
@@ -9,17 +9,23 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from crisp_attention.kernels.blocks import lacks_blocks, lacks_parts
+from crisp_attention.kernels.blocks import lacks_blocks
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.lightest import lighter
+from crisp_attention.kernels.triton_choices import rest, touched
+from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
+from crisp_attention.methods.ranking import is_plain
 from crisp_attention.methods.rules import Dense
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDTHS, SIZES = (16, 32, 64, 128, 256), (16, 32, 64, 128)
+AHEAD = 128  # heads up to which tiles are loaded before their turn
 MAPS = {"softmax": 0, "elu": 1, "relu": 2}
 
 
@@ -41,8 +47,6 @@ def lacks(call: Call) -> str | None:
         return missing
     if call.blocks is None:
         return f"the layout {called(method.layout)}"
-    if missing := lacks_parts(call.blocks):
-        return missing
     if type(method.rule) is not Dense:
         return f"the rule {called(method.rule)}"
     if 0 in query.shape:
@@ -69,8 +73,11 @@ def lacks(call: Call) -> str | None:
 
 def shared_memory(dtype: torch.dtype, size: int, width: int, value_width: int, linear: bool) -> int:
     """Bytes that its passes need at most, for blocks of `size` tokens: a bound for what the compiler says."""
-    tile, state = size * max(width, value_width), width * value_width if linear else 0
-    return max(4 * tile + size * size, 3 * tile + state) * dtype.itemsize + 2048
+    widest, state = max(width, value_width), width * value_width if linear else 0
+    # products in three parts need what they are of twice, and loads ahead of their use a second tile
+    single = dtype == torch.float32
+    tiles, squares = 6 if single or widest <= AHEAD else 4, 2 if single else 1
+    return max(size * (tiles * widest + squares * size), 3 * size * widest + state) * dtype.itemsize + 1024
 
 
 def computes_branch(call: Call) -> bool:
@@ -85,34 +92,51 @@ def computes_branch(call: Call) -> bool:
 def attention(call: Call) -> Tensor:
     """Output (B, H, L, Dv) of a call that lacks nothing; differentiable in query, key and value."""
     from crisp_attention.kernels.triton_blocks import operators
+    from crisp_attention.kernels.triton_choices import picking
 
     graph, method = call.blocks, call.method
     assert graph is not None
-    assert graph.seen is not None
     assert isinstance(method, Method)
     blocks = graph.blocks
     branch = method.branch if computes_branch(call) else None
     assert branch is None or isinstance(branch, Linear)
     query, key, value = map(blocks.in_order, (call.query, call.key, call.value))
-    lengths = blocks.lengths
-    if lengths is None:
-        lengths = torch.full((query.shape[0],), blocks.length, dtype=torch.int32, device=query.device)
-    marginal = None if branch is None else branch.marginal(graph).expand_as(graph.seen)
-    output, linear, _, weighed = operators.forward(
+    marginal = None if branch is None else _marginal(branch, graph)
+    spans, picked, seen = call.span, None, graph.seen
+    if graph.is_whole:  # whose tokens are in order
+        spans = None if blocks.lengths is None else pad(blocks.lengths[:, None], (1, 0))
+    elif graph.choice is not None:
+        picked = picking.picked(
+            call.query, call.key, graph.choice, blocks.size, call.scale, call.causal, call.first_query, spans
+        )
+        seen = touched(picked, blocks.size)
+    run = lighter(operators.forward_now, operators.node, operators.forward, (query, key, value))
+    output, linear, _, weighed = run(
         query,
         key,
         value,
-        graph.seen,
+        seen,
         marginal,
-        lengths,
+        None if spans is None else spans.int(),
+        picked,
         call.draw() if call.dropout else None,
-        scale=call.scale,
-        block_size=blocks.size,
-        feature_map=0 if branch is None else MAPS[branch.feature_map],
-        dropout=call.dropout,
+        None if graph.band is None else graph.band.numbers(key.shape[2]),
+        call.causal,
+        call.first_query,
+        call.scale,
+        blocks.size,
+        0 if branch is None else MAPS[branch.feature_map],
+        call.dropout,
     )
     output = blocks.back(output)
     if branch is None:
         return output
     linear, reached = blocks.back(linear).float(), blocks.back(weighed[..., None]) > 0
     return (output.float() + branch.added(call, output, linear, reached)).to(output.dtype)
+
+
+def _marginal(branch: Linear, graph: BlockGraph) -> Tensor:
+    assert graph.seen is not None
+    if graph.ranked is not None and branch.scope == "marginal" and is_plain(graph.ranked):
+        return rest(graph, branch.negligible)
+    return branch.marginal(graph).expand_as(graph.seen)

@@ -1,5 +1,7 @@
 """The kernels over blocks as operators of torch, which autograd and torch.compile see."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,39 +9,60 @@ import triton
 from torch import Tensor
 
 from crisp_attention.kernels.derivatives import refuse_second
+from crisp_attention.kernels.lightest import lightest, node_of
 from crisp_attention.kernels.memory import by_rows
+from crisp_attention.kernels.triton_blocks import AHEAD
 from crisp_attention.kernels.triton_blocks.passes import attend, key_gradients, key_sums, query_gradients
+from crisp_attention.kernels.triton_choices import lists
 from crisp_attention.kernels.warps import warps_for
-from crisp_attention.methods.blocks import listed
 
 
-@torch.library.custom_op("crisp::triton_blocks", mutates_args=())
-def forward(
+@dataclass(frozen=True)
+class Sight:
+    """Which pairs count: `seen` or `band` says which tiles do, `picked` and the others which pairs of these.
+
+    `seen` is bool (B, H, m, n); `spans` (B, 2) int32 of each example the first real token and the one after the last;
+    `picked` uint8 (B, H, L, n) which blocks each query sees, of those counted from the first real token; `band` the
+    numbers of `Band.numbers`; `first` the position of the first query.
+    """
+
+    seen: Tensor | None
+    spans: Tensor | None
+    picked: Tensor | None
+    band: Sequence[int] | None
+    causal: bool
+    first: int
+
+
+def forward_now(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    seen: Tensor,
+    seen: Tensor | None,
     marginal: Tensor | None,
-    lengths: Tensor,
+    spans: Tensor | None,
+    picked: Tensor | None,
     seed: Tensor | None,
+    band: Sequence[int] | None,
+    causal: bool,
+    first: int,
     scale: float,
     block_size: int,
     feature_map: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Softmax attention to the seen blocks and linear attention to the marginal ones, (B, H, L, Dv) each.
+    """Softmax attention to what `Sight` describes and linear attention to the marginal blocks, (B, H, L, Dv) each.
 
-    Also the log-sum-exp of every row and what it weighs in the linear part, (B, H, L) float32. `seen` and `marginal`
-    are bool (B, H, n, n); without the latter what is linear is empty. `lengths` (B,) int32 are the real tokens, the
-    first ones. `seed` () starts the dropout of the softmax weights.
+    Also the log-sum-exp of every row, to the base of 2, and what it weighs in the linear part, (B, H, L) float32.
+    `marginal` is bool (B, H, n, n); without it what is linear is empty. `seed` () starts the dropout of the weights.
     """
     query, key, value = map(by_rows, (query, key, value))
-    lengths = lengths.contiguous()
     output, linear, tops, weighed = _empty(query, value, marginal)
+    sight = Sight(seen, spans, picked, band, causal, first)
+    common = _common(query, key, value, sight, marginal, seed, scale, block_size, feature_map, dropout)
     counts, blocks = _listed(seen)
-    common = _common(query, key, value, lengths, scale, block_size, feature_map, marginal)
-    chosen, chosen_weights = _chosen(key, value, marginal, common)
     with torch.cuda.device_of(query):
+        chosen, chosen_weights = _chosen(key, value, marginal, common)
         attend[(_programs(query, block_size),)](
             query=query,
             blocks=blocks,
@@ -54,28 +77,32 @@ def forward(
             o_strides=output.stride(),
             l_strides=linear.stride(),
             heads=query.shape[1],
-            shared=query.shape[1] // key.shape[1],
             **common,
-            **_dropping(seed, dropout),
         )
     return output, linear, tops, weighed
 
 
-@torch.library.custom_op("crisp::triton_blocks_backward", mutates_args=())
-def backward(
+forward = torch.library.custom_op("crisp::triton_blocks", forward_now, mutates_args=())
+
+
+def backward_now(
     given: Tensor,
     given_linear: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    seen: Tensor,
+    seen: Tensor | None,
     marginal: Tensor | None,
-    lengths: Tensor,
+    spans: Tensor | None,
+    picked: Tensor | None,
     seed: Tensor | None,
     output: Tensor,
     linear: Tensor,
     tops: Tensor,
     weighed: Tensor,
+    band: Sequence[int] | None,
+    causal: bool,
+    first: int,
     scale: float,
     block_size: int,
     feature_map: int,
@@ -86,17 +113,17 @@ def backward(
     given, given_linear, query, key, value, output, linear = map(
         by_rows, (given, given_linear, query, key, value, output, linear)
     )
-    tops, weighed, lengths = tops.contiguous(), weighed.contiguous(), lengths.contiguous()
-    d_query, d_key, d_value = _empty_gradients(query, key, value)
-    counts, blocks = _listed(seen)
-    common = _common(query, key, value, lengths, scale, block_size, feature_map, marginal)
-    chosen, chosen_weights = _chosen(key, value, marginal, common)
+    tops, weighed = tops.contiguous(), weighed.contiguous()
+    sight = Sight(seen, spans, picked, band, causal, first)
+    d_query, d_key, d_value = _empty_gradients(query, key, value, spans)
+    common = _common(query, key, value, sight, marginal, seed, scale, block_size, feature_map, dropout)
     slopes, slope_weights = _states(query, value, marginal)
     means = torch.empty_like(tops)
-    shared = query.shape[1] // key.shape[1]
+    counts, blocks = _listed(seen)
     common |= {"query": query, "q_strides": query.stride(), "given": given, "g_strides": given.stride()}
-    common |= {"tops": tops, "means": means, "shared": shared} | _dropping(seed, dropout)
+    common |= {"tops": tops, "means": means}
     with torch.cuda.device_of(query):
+        chosen, chosen_weights = _chosen(key, value, marginal, common)
         query_gradients[(_programs(query, block_size),)](
             blocks=blocks,
             counts=counts,
@@ -116,7 +143,7 @@ def backward(
             heads=query.shape[1],
             **common,
         )
-        seeing_counts, seeing = _listed(seen.transpose(-1, -2))
+        seeing_counts, seeing = _listed(None if seen is None else seen.transpose(-1, -2))
         if marginal is not None and slopes is not None and slope_weights is not None:
             back = _by_groups(marginal, key.shape[1]).transpose(-1, -2)
             slopes, slope_weights = (
@@ -138,9 +165,12 @@ def backward(
     return d_query, d_key, d_value
 
 
+backward = torch.library.custom_op("crisp::triton_blocks_backward", backward_now, mutates_args=())
+
+
 @forward.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, seen: Tensor, marginal: Tensor | None, *_: Any
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, marginal: Tensor | None, *_: Any
 ) -> tuple[Tensor, ...]:
     return _empty(query, value, marginal)
 
@@ -149,21 +179,24 @@ def _(
 def _(
     given: Tensor, given_linear: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any
 ) -> tuple[Tensor, ...]:
-    return _empty_gradients(query, key, value)
+    return _empty_gradients(query, key, value, None)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:7], *output)
+    ctx.save_for_backward(*inputs[:8], *output)
     ctx.mark_non_differentiable(*output[2:])
-    ctx.numbers = inputs[7:]
+    ctx.numbers = inputs[8:]
 
 
 def _differentiate(ctx: Any, given: Tensor, given_linear: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return *backward(given, given_linear, *ctx.saved_tensors, *ctx.numbers), *[None] * 8
+    saved = ctx.saved_tensors
+    run = lightest(backward_now, backward, [each for each in (given, *saved) if each is not None])
+    return *run(given, given_linear, *saved, *ctx.numbers), *[None] * 12
 
 
 forward.register_autograd(_differentiate, setup_context=_remember)
 backward.register_autograd(refuse_second("triton_blocks"))
+node = node_of(forward_now, _remember, _differentiate)
 
 
 def _empty(query: Tensor, value: Tensor, marginal: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -174,28 +207,23 @@ def _empty(query: Tensor, value: Tensor, marginal: Tensor | None) -> tuple[Tenso
     return output, torch.empty_like(output), per_row, torch.empty_like(per_row)
 
 
-def _empty_gradients(*states: Tensor) -> tuple[Tensor, ...]:
-    return tuple(each.new_empty(each.shape) for each in states)
+def _empty_gradients(query: Tensor, key: Tensor, value: Tensor, spans: Tensor | None) -> tuple[Tensor, ...]:
+    # no block of keys has those outside of a span
+    keys = (
+        each.new_empty(each.shape) if spans is None else each.new_zeros(each.shape) for each in (key, value)
+    )
+    return query.new_empty(query.shape), *keys
 
 
 def options(dtype: torch.dtype, size: int, width: int) -> dict[str, Any]:
     """The options for Triton's compiler, for blocks of `size` tokens and heads of this width."""
     warps = warps_for(dtype, size * max(size, width))
-    return {"num_warps": warps, "num_stages": 1 if dtype == torch.float32 else 2}
+    ahead = dtype != torch.float32 and width <= AHEAD  # shared memory does not hold two stages of more
+    return {"num_warps": warps, "num_stages": 2 if ahead else 1}
 
 
-def _dropping(seed: Tensor | None, dropout: float) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "dropout": dropout,
-        "dropout_scale": 1 / (1 - dropout),
-        "DROPOUT": seed is not None,
-    }
-
-
-def _listed(seen: Tensor) -> tuple[Tensor, Tensor]:
-    counts, blocks = listed(seen)
-    return counts.contiguous(), blocks.contiguous()
+def _listed(seen: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if seen is None else lists(seen)
 
 
 def _programs(states: Tensor, block_size: int) -> int:
@@ -206,21 +234,44 @@ def _common(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lengths: Tensor,
+    sight: Sight,
+    marginal: Tensor | None,
+    seed: Tensor | None,
     scale: float,
     block_size: int,
     feature_map: int,
-    marginal: Tensor | None,
+    dropout: float,
 ) -> dict[str, Any]:
+    queries, keys = query.shape[2], key.shape[2]
+    reach, dilation, local, anchors = sight.band or (0, 1, 0, 0)
+    partly = sight.causal or sight.band is not None or sight.picked is not None or sight.spans is not None
     return {
         "key": key,
         "value": value,
-        "lengths": lengths,
+        "spans": None if sight.spans is None else sight.spans.contiguous(),
+        "picked": None if sight.picked is None else sight.picked.contiguous(),
         "k_strides": key.stride(),
         "v_strides": value.stride(),
-        "row_tiles": triton.cdiv(query.shape[2], block_size),
-        "tokens": query.shape[2],
+        "query_tiles": triton.cdiv(queries, block_size),
+        "key_tiles": triton.cdiv(keys, block_size),
+        "shared": query.shape[1] // key.shape[1],
+        "queries": queries,
+        "keys": keys,
+        "first": sight.first,
         "scale": scale,
+        "reach": reach,
+        "dilation": dilation,
+        "local": local,
+        "anchors": anchors,
+        "seed": seed,
+        "dropout": dropout,
+        "dropout_scale": 1 / (1 - dropout),
+        "EVEN": not partly and queries == keys and keys % block_size == 0,
+        "SPANS": sight.spans is not None,
+        "CAUSAL": sight.causal,
+        "BAND": sight.band is not None,
+        "PICKED": sight.picked is not None,
+        "DROPOUT": seed is not None,
         "LINEAR": marginal is not None,
         "MAP": feature_map,
         "SIZE": block_size,
@@ -250,9 +301,10 @@ def _chosen(
     sums, weights = _states(key, value, marginal)
     if marginal is None or sums is None or weights is None:
         return None, None
-    own = {name: each for name, each in common.items() if name not in ("LINEAR", "scale")}
-    with torch.cuda.device_of(key):
-        key_sums[(_programs(key, common["SIZE"]),)](sums=sums, weights=weights, heads=key.shape[1], **own)
+    own = {name: common[name] for name in (*key_sums.arg_names, "num_warps", "num_stages") if name in common}
+    key_sums[(_programs(key, common["SIZE"]),)](
+        **own | {"sums": sums, "weights": weights, "heads": key.shape[1]}
+    )
     chosen = _by_groups(marginal, key.shape[1])
     return _added(chosen, sums, key.shape[1]), _added(chosen, weights, key.shape[1])
 

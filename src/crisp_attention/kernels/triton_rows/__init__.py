@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.lightest import lighter
+from crisp_attention.kernels.triton_choices.counts import counts_of
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.layouts import Full
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
-from crisp_attention.methods.ranking import ROUNDING
+from crisp_attention.methods.ranking import ROUNDING, is_plain
 from crisp_attention.methods.rules import Dense, Threshold, TopK, TopP
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -58,7 +60,7 @@ def attention(call: Call) -> Tensor:
     query, keys, rule = call.query, call.key.shape[2], call.method.rule
     name, number, count_of, valid = "threshold", 0.0, None, call.valid
     if isinstance(rule, TopK):
-        name, count_of = "topk", rule.count_of(torch.arange(keys + 1, device=query.device)).to(torch.int32)
+        name, count_of = "topk", _counts(rule, keys, query)
     elif isinstance(rule, TopP) and rule.mass < 1:
         # rounded down to what float32 holds: above the mass, keys that reach it exactly would be one too few
         name, number = "topp", max(math.floor((rule.mass - ROUNDING) * FINEST), 1) / FINEST
@@ -67,17 +69,25 @@ def attention(call: Call) -> Tensor:
         number = math.log(epsilon) if epsilon else -math.inf
     if valid is not None:
         valid = valid.expand(*query.shape[:3], keys)
-    output, *_ = operators.forward(
+    run = lighter(operators.forward_now, operators.node, operators.forward, (query, call.key, call.value))
+    output, *_ = run(
         query,
         call.key,
         call.value,
         valid,
         count_of,
         call.draw() if call.dropout else None,
-        rule=name,
-        number=number,
-        scale=call.scale,
-        causal=call.causal,
-        dropout=call.dropout,
+        name,
+        number,
+        call.scale,
+        call.causal,
+        call.dropout,
     )
     return output
+
+
+def _counts(rule: TopK, keys: int, query: Tensor) -> Tensor:
+    """k for each number of keys up to `keys`, int32 (keys + 1,)."""
+    if rule.sparsity is not None and is_plain(query) and torch._C._len_torch_dispatch_stack() == 0:
+        return counts_of(rule.sparsity, rule.min_keep, keys, query.device)
+    return rule.count_of(torch.arange(keys + 1, device=query.device)).int()

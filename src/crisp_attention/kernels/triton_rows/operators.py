@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from crisp_attention.kernels.derivatives import refuse_second
+from crisp_attention.kernels.lightest import lightest, node_of
 from crisp_attention.kernels.memory import by_rows
 from crisp_attention.kernels.triton_rows.candidates import CANDIDATES
 from crisp_attention.kernels.triton_rows.passes import (
@@ -24,8 +25,7 @@ NARROW = 128  # heads up to which tiles are as large as they get
 RULES = {"topk": TOPK, "topp": TOPP, "threshold": THRESHOLD}
 
 
-@torch.library.custom_op("crisp::triton_rows", mutates_args=())
-def forward(
+def forward_now(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -75,8 +75,10 @@ def forward(
     return output, sums, tops, cuts, lasts
 
 
-@torch.library.custom_op("crisp::triton_rows_backward", mutates_args=())
-def backward(
+forward = torch.library.custom_op("crisp::triton_rows", forward_now, mutates_args=())
+
+
+def backward_now(
     given: Tensor,
     query: Tensor,
     key: Tensor,
@@ -124,6 +126,9 @@ def backward(
     return d_query, d_key, d_value
 
 
+backward = torch.library.custom_op("crisp::triton_rows_backward", backward_now, mutates_args=())
+
+
 @forward.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return _empty(query, value)
@@ -141,11 +146,14 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _differentiate(ctx: Any, given: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    return *backward(given, *ctx.saved_tensors, *ctx.numbers), *[None] * 8
+    saved = ctx.saved_tensors
+    run = lightest(backward_now, backward, [each for each in (given, *saved) if each is not None])
+    return *run(given, *saved, *ctx.numbers), *[None] * 8
 
 
 forward.register_autograd(_differentiate, setup_context=_remember)
 backward.register_autograd(refuse_second("triton"))
+node = node_of(forward_now, _remember, _differentiate)
 
 
 def _empty(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

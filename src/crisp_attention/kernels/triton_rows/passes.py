@@ -5,6 +5,7 @@ import triton.language as tl
 
 from crisp_attention.kernels.triton_rows.candidates import CANDIDATES, among_candidates, image, preimage
 from crisp_attention.kernels.triton_rows.tiles import (
+    PRECISION,
     dropped,
     kept_of,
     keys_seen,
@@ -222,7 +223,7 @@ def attend(
         total += tl.sum(w, 1)
         if DROPOUT:
             w = dropped(w, start, at, i, j, dropout, dropout_scale)
-        mixed = tl.dot(w.to(v.dtype), v, mixed, input_precision="ieee")
+        mixed = tl.dot(w.to(v.dtype), v, mixed, input_precision=PRECISION)
     empty = (cut == float("inf")) & (total == 0.0)
     mixed = tl.where(empty[:, None], 0.0, mixed / total[:, None])
     tl.store(sums + at_row, total, mask=i < queries)
@@ -250,7 +251,7 @@ def weight_gradients(
 ):
     """Weights after dropout, and the gradient of the scores, both (BLOCK_M, BLOCK_N)."""
     w = tl.where(kept_of(s, seen, j, cut, last), tl.exp(s - top[:, None]) / total[:, None], 0.0)
-    slope = tl.dot(given, tl.trans(v), input_precision="ieee")
+    slope = tl.dot(given, tl.trans(v), input_precision=PRECISION)
     stays = w
     if DROPOUT:
         stays = dropped(w, seed, at, i, j, dropout, dropout_scale)
@@ -295,7 +296,7 @@ def query_gradients(
     # A product of tiles like the gradients of the weights: where one key has all the weight, both have
     # the same bits, and their difference is 0 as it should be.
     o = load_rows(output, o_strides[2], tile * BLOCK_M, queries, value_width, BLOCK_M, VALUE_WIDTH)
-    products = tl.dot(g, tl.trans(o), input_precision="ieee")
+    products = tl.dot(g, tl.trans(o), input_precision=PRECISION)
     own = tl.arange(0, BLOCK_M)
     mean = tl.sum(tl.where(own[:, None] == own[None, :], products, 0.0), 1)
     tl.store(means + at_row, mean, mask=i < queries)
@@ -308,7 +309,7 @@ def query_gradients(
                              valid, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
         _, ds = weight_gradients(s, seen, i, j, v, g, cut, last, top, total, mean, start, at,
                                  dropout, dropout_scale, DROPOUT)  # fmt: skip
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
     store_rows(d_query, dq_strides[2], dq * scale, tile * BLOCK_M, queries, width, BLOCK_M, WIDTH)
 
 
@@ -358,7 +359,7 @@ def key_gradients(
                                  seen_by, valid_strides[2], valid_strides[3], MASKED, CAUSAL)  # fmt: skip
             w, ds = weight_gradients(s, seen, i, j, v, g, cut, last, top, total, mean, start, at,
                                      dropout, dropout_scale, DROPOUT)  # fmt: skip
-            dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee")
-            dv = tl.dot(tl.trans(w.to(g.dtype)), g, dv, input_precision="ieee")
+            dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision=PRECISION)
+            dv = tl.dot(tl.trans(w.to(g.dtype)), g, dv, input_precision=PRECISION)
     store_rows(d_key, dk_strides[2], dk * scale, tile * BLOCK_N, keys, width, BLOCK_N, WIDTH)
     store_rows(d_value, dv_strides[2], dv, tile * BLOCK_N, keys, value_width, BLOCK_N, VALUE_WIDTH)

@@ -4,8 +4,12 @@ A row's threshold is compared with scores that are computed again, and must come
 bits: every kernel takes the product of the same (BLOCK_M, BLOCK_N) tiles the same way round.
 """
 
+import torch
 import triton
 import triton.language as tl
+
+# of products in float32: three on tensor cores, which lose hardly more than one; AMD's compiler does not have them
+PRECISION = tl.constexpr("ieee" if torch.version.hip else "tf32x3")
 
 
 @triton.jit
@@ -51,7 +55,7 @@ def score_tile(
     CAUSAL: tl.constexpr,
 ):
     """Scores in float32, and which of them are of valid pairs, both (BLOCK_M, BLOCK_N)."""
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
     seen = (i[:, None] < queries) & (j[None, :] < keys)
     if CAUSAL:
         seen = seen & (j[None, :] <= i[:, None])
