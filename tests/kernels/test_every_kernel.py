@@ -10,6 +10,7 @@ from crisp_attention.testing.kernels import FIXED
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+TF32 = 2.0**-135 if GPU else KernelContract.smallest  # below which tensor cores have no numbers
 
 
 class TestCpu(KernelContract):
@@ -28,7 +29,7 @@ class TestFlex(KernelContract):
 @pytest.mark.cuda
 @pytest.mark.slow  # where there is no GPU, Triton's interpreter takes minutes, the more the longer rows are
 class TestTriton(KernelContract):
-    kernel, device = KERNELS["triton"], DEVICE
+    kernel, device, smallest = KERNELS["triton"], DEVICE, TF32
     methods = {name: METHODS[name] for name in ("topk", "topp", "threshold", "dense")}  # noqa: RUF012
     longest, at_most = (KernelContract.longest, None) if GPU else (33, 1)
 
@@ -37,6 +38,6 @@ class TestTriton(KernelContract):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the interpreter
 class TestTritonBlocks(KernelContract):
-    kernel, device = KERNELS["triton_blocks"], DEVICE
+    kernel, device, smallest = KERNELS["triton_blocks"], DEVICE, TF32
     methods = {name: METHODS[name] for name in ("block_topk, 16", "block_topk, 64", "window")}  # noqa: RUF012
     longest, at_most = (KernelContract.longest, None) if GPU else (66, 1)

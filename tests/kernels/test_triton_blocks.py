@@ -65,7 +65,9 @@ def check(call: Call) -> None:
     for number, (one, other, right) in enumerate(
         zip(ours, plain, results(call, "reference", torch.float64), strict=True)
     ):
-        least = torch.tensor(2 * torch.finfo(dtype).eps * max(right.abs().max().item(), 1.0))
+        # on GPUs each product is without its last 2**-22
+        units = 8 if DEVICE == "cuda" else 2
+        least = torch.tensor(units * torch.finfo(dtype).eps * max(right.abs().max().item(), 1.0))
         assert (one - right).abs().max() <= 3 * torch.maximum((other - right).abs().max(), least), number
 
 

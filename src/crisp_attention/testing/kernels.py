@@ -40,6 +40,8 @@ class KernelContract:
         Where the tensors are.
     longest
         Calls with more queries are left out.
+    smallest
+        What errors may always reach: the least numbers of what it multiplies with.
     at_most
         How many methods take each case, in turn; by default all that can.
 
@@ -56,6 +58,7 @@ class KernelContract:
     methods: ClassVar[Mapping[str, Method]] = FIXED
     device: ClassVar[str] = "cpu"
     longest: ClassVar[int] = 2**63 - 1
+    smallest: ClassVar[float] = SMALLEST
     at_most: ClassVar[int | None] = None
 
     @pytest.fixture(autouse=True)
@@ -127,7 +130,7 @@ class KernelContract:
                 what = f"{name}: {'a gradient' if at else 'the output'}"
                 assert ours.isfinite().all(), what
                 allowed = (
-                    (3 if at else 2) * (other - right).abs().max() + floor * right.abs().max() + SMALLEST
+                    (3 if at else 2) * (other - right).abs().max() + floor * right.abs().max() + self.smallest
                 )
                 assert (ours - right).abs().max() <= allowed, what
 

@@ -39,7 +39,8 @@ def run(parts: Sequence[Part], quick: bool, output: Path, found: dict[str, Any],
 
     began, outcomes = time.monotonic(), list[Outcome]()
     output.parent.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"command": sys.argv, "quick": quick, "machine": found}
+    asked = ["python", "-m", __package__.rpartition(".")[0], *sys.argv[1:]]
+    results: dict[str, Any] = {"command": asked, "quick": quick, "machine": found}
     for number, part in enumerate(parts):
         seconds = limits(tuple(parts[number:]), quick, time.monotonic() - began)
         _say(f"[{number + 1} of {len(parts)}] {part.what}, at most {seconds:.0f} s")

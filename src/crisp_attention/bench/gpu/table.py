@@ -6,6 +6,7 @@ from crisp_attention.bench.gpu import attention, layers, models
 from crisp_attention.bench.gpu.cells import FORWARD, Cell
 
 NOT_MEASURED, NOTHING = "not measured", "–"
+FEW = 20  # names that a reason is given with
 Results = dict[str, Any]
 Rows = dict[tuple[str, str, str], dict[str, Any]]
 
@@ -135,8 +136,8 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         place = f"{row['column']} {row['direction']}" if "column" in row else "the tests"
         for kind, sign in (("absent", ""), ("failed", "**failed**: ")):
-            for each in row.get(kind, []):
-                where.setdefault(f"{sign}{each['name']}: {each['reason']}", []).append(place)
+            for reason, names in _by_reason(row.get(kind, [])).items():
+                where.setdefault(f"{sign}{names}: {reason}", []).append(place)
         for name, kernels in row.get("kernels", {}).items():
             if "reference" in kernels:
                 where.setdefault(f"{name}: computed by the reference, for want of a kernel", []).append(place)
@@ -147,3 +148,14 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
         for reason, places in where.items()
     ]
     return ["", *lines]
+
+
+def _by_reason(found: list[dict[str, str]]) -> dict[str, str]:
+    """Who has each reason; of more than a few, how many and the first."""
+    alike: dict[str, list[str]] = {}
+    for each in found:
+        alike.setdefault(each["reason"], []).append(each["name"])
+    return {
+        reason: ", ".join(names) if len(names) <= FEW else f"{len(names)}, the first of them {names[0]}"
+        for reason, names in alike.items()
+    }
