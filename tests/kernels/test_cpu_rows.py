@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crisp_attention import RandomK, TopK, TopP
+from crisp_attention import NofM, RandomK, TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.method import as_method
@@ -25,7 +25,11 @@ ROWS = {
 }
 RULES = {
     str(rule): rule
-    for rule in (TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.01), TopP(0.3), TopP(0.9))
+    for rule in (
+        *(TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.01), TopP(0.3), TopP(0.9)),
+        *(NofM(2, 4), NofM(1, 5), NofM(7, 16), NofM(11, 13), NofM(3, 3)),
+        *(NofM(1, 17), NofM(8, 64), NofM(60, 64), NofM(64, 256)),
+    )
 }
 
 

@@ -28,13 +28,12 @@ from crisp_attention.kernels.cpu.scores import (
     bias_of,
     keys_of,
     pack_head,
-    padded,
     score_tile,
     seen_by,
     span_of,
     values_of,
 )
-from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.selection import INFINITY, padded
 from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, sunk_gradient, uncap, weigh
 
 

@@ -16,8 +16,8 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.scores import all_keys_of, padded
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, kth_largest
+from crisp_attention.kernels.cpu.scores import all_keys_of
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, kth_largest, padded
 from crisp_attention.kernels.cpu.vectors import survey
 
 TILE = 32  # queries

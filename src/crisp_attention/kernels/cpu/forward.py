@@ -10,6 +10,7 @@ from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
+    bits_of,
     compiled,
     entry,
     floats_after,
@@ -20,15 +21,19 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile, seen_by, values_of
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, spoiled
+from crisp_attention.kernels.cpu.scores import pack_head, score_tile, seen_by, values_of
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
 
 
 @compiled
 def choose(job, row, n, index, kept, work, norm):
-    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
+    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`.
+
+    N:M has a threshold for each group. In place of the row's it leaves a first guess at them, and the pace of the
+    search as bits.
+    """
     low, high, seen, broken, total, squares = survey(row, padded(n))
     # next to a sink, scores of -inf alone have no weight, as it takes all
     drowned = job.sinks != 0 and broken == 0 and high == LOWEST
@@ -51,14 +56,14 @@ def choose(job, row, n, index, kept, work, norm):
         threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, mean, spread, work)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
+    elif job.rule == plan.NOFM:
+        threshold, pace = selection.hint_of(job.n, job.m, mean, spread, high)
+        tie = bits_of(pace)
     elif job.rule == plan.ENTMAX15:
         threshold = max(high - np.float32(2), low)
     elif job.rule == plan.SPARSEMAX:
         threshold = max(high - np.float32(1), low)
-    if job.rule == plan.NOFM:
-        count = selection.n_of_m(row, n, job.n, job.m, index, kept)
-    else:
-        count = compact(row, padded(n), threshold, tie, index, kept)
+    count = kept_of(job, row, n, threshold, tie, index, kept)
     if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
         scale = np.float32(2) if job.rule == plan.ENTMAX15 else np.float32(1)

@@ -54,7 +54,7 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
     if type(rule) is Threshold:
         return (THRESHOLD, math.log(rule.epsilon), 1, 1) if rule.epsilon > 0 else (DENSE, 0.0, 1, 1)
     if type(rule) is NofM:
-        return NOFM, 0.0, rule.n, rule.m
+        return (NOFM if rule.n < rule.m else DENSE), 0.0, rule.n, rule.m
     if type(rule) is Entmax and rule.alpha in ENTMAX:
         return ENTMAX[float(rule.alpha)], 0.0, 1, 1
     if type(rule) is Entmax:

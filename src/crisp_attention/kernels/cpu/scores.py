@@ -6,14 +6,8 @@ from crisp_attention.kernels.cpu.capping import cap
 from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at, indices_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.plan import LANES, STRIP
-from crisp_attention.kernels.cpu.selection import INFINITY, floored
-
-
-@compiled
-def padded(count):
-    """The next multiple of a vector's lanes."""
-    return (count + LANES - 1) // LANES * LANES
+from crisp_attention.kernels.cpu.plan import STRIP
+from crisp_attention.kernels.cpu.selection import INFINITY, floored, padded
 
 
 @compiled

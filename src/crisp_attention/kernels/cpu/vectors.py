@@ -230,13 +230,13 @@ def compact(typing, row, count, threshold, tie, index, kept):
             keep = builder.or_(builder.fcmp_ordered(">", x, threshold), builder.and_(equal, early))
             at = builder.load(taken)
             pairs = ((x, kept), (place, index))
-            builder.store(_compress(builder, keep, pairs, at), taken)
+            builder.store(compress(builder, keep, pairs, at), taken)
         return builder.load(taken)
 
     return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
 
 
-def _compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
+def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
     """Store the lanes that are kept of some vectors, side by side, from `at` of their goals; returns where they end."""
     if not TABLED:
         for values, goal in pairs:
