@@ -8,6 +8,7 @@ from numba import carray
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
+from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     bits_of,
@@ -24,7 +25,7 @@ from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, score_tile, seen_by, values_of
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
-from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
+from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
 
 
 @compiled
@@ -57,8 +58,9 @@ def choose(job, row, n, index, kept, work, norm):
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
     elif job.rule == plan.NOFM:
-        threshold, pace = selection.hint_of(job.n, job.m, mean, spread, high)
-        tie = bits_of(pace)
+        if job.m > LANES:
+            threshold, pace = selection.hint_of(job.n, job.m, mean, spread, high)
+            tie = bits_of(pace)
     elif job.rule == plan.ENTMAX15:
         threshold = max(high - np.float32(2), low)
     elif job.rule == plan.SPARSEMAX:
@@ -91,6 +93,7 @@ def forward(jobs):
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     scores = floats_at(scratch + 12 * room)
     packed, packed_group = floats_after(scores, job.tile * padded(job.keys)), np.int64(-1)
+    full = False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -101,10 +104,12 @@ def forward(jobs):
         if packed_group != batch * job.groups + group and job.rule != plan.RANDOM:
             packed_group = batch * job.groups + group
             pack_head(job, batch, group, packed)
+            full = job.full != 0 and finite_values(job, batch, group)
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
         alpha = exponent_of(job, head) if job.rule == plan.ALPHA_ENTMAX else NAN
+        columns = padded(seen_by(job, batch, first + rows - 1))
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
@@ -122,14 +127,25 @@ def forward(jobs):
                 with_sink(floats_at(job.sinks)[head], norm)
             if job.rule == plan.ALPHA_ENTMAX:
                 weigh_entmax(alpha, kept, count, norm)
-            else:
+            elif job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX or job.sinks:
                 weigh(job.rule, kept, count, norm)
+            else:  # the sum left the exponentials in `work`
+                share = ONE / norm[1]
+                for t in range(count):
+                    kept[t] = work[t] * share
             if job.dropout > 0:
                 drop(work, index, count, job.dropout, job.seed, at)
                 for t in range(count):
                     kept[t] *= work[t]
-            gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
-            if norm[1] != norm[1]:
+            if full:
+                spread(row, columns, index, kept, count)
+            else:
+                gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
+            if norm[1] != norm[1] and full:
+                row[0] = NAN
+            elif norm[1] != norm[1]:
                 for d in range(job.value_width):
                     out[d] = NAN
+        if full:
+            sum_values(job, batch, head, first, rows, scores)
         item = next_item(jobs)

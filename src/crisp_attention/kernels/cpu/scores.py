@@ -56,6 +56,12 @@ def bias_of(job, batch, head, row):
 
 
 @compiled
+def packed_size(job, width):
+    """Numbers in keys, or values, that are laid out together."""
+    return ((job.keys if job.whole else STRIP) + STRIP - 1) // STRIP * STRIP * width
+
+
+@compiled
 def pack_head(job, batch, group, packed):
     """Lay out the keys of a head for its tiles, if there is room for all of them."""
     if job.whole and not job.unpacked:
