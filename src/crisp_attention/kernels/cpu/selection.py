@@ -29,7 +29,7 @@ GUESSES, LINES = 2, 4
 # after this many moves of the same bound, a search looks farther on
 STALLED = 2
 # counts in a group before the search that ends with equal scores too
-TRIES = 6
+TRIES = 12
 SQRT_TAU = math.sqrt(math.tau)
 NEWTON = 30
 ROUNDING = 1e-9
@@ -242,19 +242,15 @@ def _kth_of_group(row, n, k, guess, pace):
     """`kth_largest` of all n scores of a group: first a few counts alone, which cost less."""
     if k == n:
         return -INFINITY, EVERYWHERE
-    below, above, low, peak, middle = n, np.int64(0), -INFINITY, INFINITY, guess
+    low, peak, middle = -INFINITY, INFINITY, guess
     for _ in range(TRIES):
         count = at_least(row, n, middle)
         if count == k:
             return middle, EVERYWHERE
-        if count > k:
-            low, below = middle, count
-        else:
-            peak, above = middle, count
-        if low > -INFINITY and peak < INFINITY:
-            middle = peak - (peak - low) * np.float32((k - HALF - above) / (below - above))
-        else:
-            middle += np.float32(count - k) * pace
+        low, peak = (middle, peak) if count > k else (low, middle)
+        half = (low + peak) * HALF
+        # until there are two bounds, by the density of scores
+        middle = half if abs(half) < INFINITY else middle + np.float32(count - k) * pace
     _, least, _ = around(row, n, -INFINITY)
     _, _, greatest = around(row, n, INFINITY)
     return kth_largest(row, n, n, k, least, greatest, middle, pace)
