@@ -1,10 +1,12 @@
 """What the CPU's row kernel keeps of rows of every kind is what the reference keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from crisp_attention import RandomK, TopK, TopP
+from crisp_attention import NofM, RandomK, TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.method import as_method
@@ -25,7 +27,11 @@ ROWS = {
 }
 RULES = {
     str(rule): rule
-    for rule in (TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.01), TopP(0.3), TopP(0.9))
+    for rule in (
+        *(TopK(0.8), TopK(0.5), TopK(keep=1), TopK(keep=202), TopP(0.01), TopP(0.3), TopP(0.9)),
+        *(NofM(2, 4), NofM(1, 5), NofM(7, 16), NofM(11, 13), NofM(3, 3)),
+        *(NofM(1, 17), NofM(8, 64), NofM(60, 64), NofM(64, 256)),
+    )
 }
 
 
@@ -88,3 +94,33 @@ def test_the_same_keys_are_kept_of_rows_of_every_kind(rule, kind, mask) -> None:
     found = dispatch.attention(call, "cpu")[0]
     assert (found > 0).equal(wanted > 0)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", [TopK(0.5), NofM(2, 4), TopK(0.8)], ids=str)
+def test_a_value_that_is_not_finite_spoils_only_the_rows_that_keep_it(rule) -> None:
+    call = call_of(DRAWN, rule)
+    keeps = dispatch.attention(call, "cpu")[0][..., 5] > 0
+    query = call.query.requires_grad_()
+    value = call.value.index_fill(2, torch.tensor([5]), torch.inf)
+    found = dispatch.attention(replace(call, query=query, value=value), "cpu")[0]
+    assert found.isfinite().all(dim=-1).equal(~keeps)
+    found.sum().backward()
+    assert query.grad.isfinite().all(dim=-1).equal(~keeps)
+    assert 0 < keeps.sum() < keeps.numel()
+
+
+@pytest.mark.parametrize("rule", [TopK(0.5), NofM(2, 4), NofM(5, 7), NofM(8, 64), NofM(9, 21)], ids=str)
+def test_gradients_are_those_of_float64(rule) -> None:
+    states = [
+        normal(2, 4, length, 24, seed=i, dtype=torch.float32) for i, length in enumerate((45, 150, 150))
+    ]
+    seen = (torch.arange(150) < torch.tensor([150, 67])[:, None])[:, None, None]
+    grads = []
+    for dtype, backend in ((torch.float32, "cpu"), (torch.float64, dispatch.REFERENCE)):
+        leaves = [each.to(dtype).requires_grad_() for each in states]
+        output = dispatch.attention(Call(*leaves, as_method(rule), 0.2, valid=seen), backend)[0]
+        grads.append(
+            torch.autograd.grad(output, leaves, torch.linspace(-1, 1, 24, dtype=dtype).expand_as(output))
+        )
+    for ours, right in zip(*grads, strict=True):
+        torch.testing.assert_close(ours.double(), right, rtol=1e-4, atol=1e-5)

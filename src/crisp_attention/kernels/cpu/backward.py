@@ -11,6 +11,15 @@ from numba import carray
 from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
 from crisp_attention.kernels.cpu.entmax import ONE, entmax_gradient, exponent_of, weigh_entmax
+from crisp_attention.kernels.cpu.full_rows import (
+    finite_keys,
+    finite_values,
+    pack_values,
+    sound_tile,
+    spread,
+    sum_gradients,
+    weight_gradients,
+)
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -22,10 +31,10 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
-from crisp_attention.kernels.cpu.plan import ALPHA_ENTMAX, LANES, RANDOM
+from crisp_attention.kernels.cpu.plan import ALPHA_ENTMAX, LANES, RANDOM, STRIP
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
-from crisp_attention.kernels.cpu.scores import bias_of, pack_head, padded, score_tile
-from crisp_attention.kernels.cpu.selection import INFINITY
+from crisp_attention.kernels.cpu.scores import bias_of, pack_head, score_tile
+from crisp_attention.kernels.cpu.selection import INFINITY, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import NAN, drop, score_gradient, spoil, sunk_gradient, uncap, weigh
 
@@ -70,6 +79,10 @@ def backward(jobs):
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     factor, scores = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
     packed = floats_after(scores, job.tile * padded(job.keys))
+    # of rows of which much is kept: the gradients of all weights, and later of all scores
+    strips = ((job.keys if job.whole else STRIP) + STRIP - 1) // STRIP
+    slopes = floats_after(packed, strips * STRIP * job.width)
+    packed_values = floats_after(slopes, job.tile * padded(job.keys))
     shared = job.heads // job.groups
     tiles = (job.queries + job.tile - 1) // job.tile
     share = (tiles + job.chunks - 1) // job.chunks
@@ -80,6 +93,9 @@ def backward(jobs):
         begin, end = bounds(job, batch)
         if job.rule != RANDOM:
             pack_head(job, batch, group, packed)
+        sound = job.full != 0 and finite_keys(job, batch, group) and finite_values(job, batch, group)
+        if sound:
+            pack_values(job, batch, group, packed_values)
         key = keys_of(job, batch, group)
         value = values_of(job, batch, group)
         key_grad = floats_at(job.key_grad + 4 * (item * job.keys + begin) * job.width)
@@ -87,10 +103,14 @@ def backward(jobs):
         for tile in range(first_tile, min(first_tile + share, tiles)):
             first = tile * job.tile
             rows = min(job.tile, job.queries - first)
+            columns = padded(end_of(job, first + rows - 1, begin, end))
             for head in range(group * shared, (group + 1) * shared):
                 if job.rule != RANDOM:
                     score_tile(job, batch, head, first, rows, packed, scores)
                 alpha = exponent_of(job, head) if job.rule == ALPHA_ENTMAX else NAN
+                full = sound and sound_tile(job, batch, head, first, rows)
+                if full:
+                    weight_gradients(job, batch, head, first, rows, packed_values, slopes)
                 for r in range(rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i
@@ -117,15 +137,21 @@ def backward(jobs):
                         weigh_entmax(alpha, kept, count, norm)
                     else:
                         weigh(job.rule, kept, count, norm)
-                    gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
+                    line = floats_after(slopes, r * padded(job.keys))
+                    if full:
+                        for t in range(count):
+                            work[t] = line[index[t]]
+                    else:
+                        gather_dot(work, grad, value, job.value_row, index, count, job.value_width)
+                    weights = kept
                     if job.dropout > 0:
                         drop(factor, index, count, job.dropout, job.seed, at)
                         for t in range(count):
                             work[t] *= factor[t]
                             factor[t] *= kept[t]
-                        scatter_add(value_grad, job.value_width, index, factor, count, grad, job.value_width)
-                    else:
-                        scatter_add(value_grad, job.value_width, index, kept, count, grad, job.value_width)
+                        weights = factor
+                    if not full:
+                        scatter_add(value_grad, job.value_width, index, weights, count, grad, job.value_width)
                     spoilt = norm[1] != norm[1]
                     if job.sinks:
                         mean = sunk_gradient(kept, work, count)
@@ -143,9 +169,15 @@ def backward(jobs):
                         uncap(job, row, bias_of(job, batch, head, i), index, count, work)
                     for t in range(count):
                         work[t] *= job.scale
-                    gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
-                    scatter_add(key_grad, job.width, index, work, count, query, job.width)
+                    if full:
+                        spread(row, columns, index, weights, count)
+                        spread(line, columns, index, work, count)
+                    else:
+                        gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
+                        scatter_add(key_grad, job.width, index, work, count, query, job.width)
                     if spoilt and job.rule != RANDOM:  # which spoils none but the keys it draws
                         count = _seen(row, n, index)
                         spoil(index, count, query_grad, key_grad, value_grad, job.width, job.value_width)
+                if full:
+                    sum_gradients(job, batch, head, first, rows, scores, slopes, key_grad, value_grad)
         item = next_item(jobs)

@@ -16,8 +16,7 @@ from crisp_attention.kernels.cpu.native import (
     next_thread,
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.scores import padded
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, kth_largest
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, finite, kth_largest, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, own_of
 from crisp_attention.kernels.cpu.vectors import survey
 
@@ -36,22 +35,13 @@ def _means(job, key, keys, means):
             row = floats_after(key, j * job.key_row)
             for d in range(job.width):
                 mean[d] += row[d]
-        if broken == keys and not finite(mean, job.width):
+        if broken == keys and not finite(mean, 0, 1, job.width):
             for j in range(start, start + count):
-                if broken == keys and not finite(floats_after(key, j * job.key_row), job.width):
+                if broken == keys and not finite(floats_after(key, j * job.key_row), 0, 1, job.width):
                     broken = np.int64(j)
         for d in range(job.width):
             mean[d] /= np.float32(count)
     return broken
-
-
-@compiled
-def finite(row, count):
-    """Whether a row holds no NaN and no infinity."""
-    spoilt = ZERO
-    for d in range(count):
-        spoilt += row[d] - row[d]
-    return spoilt == ZERO
 
 
 @compiled
@@ -124,7 +114,7 @@ def choose(jobs):
                     row = floats_after(scratch, r * columns)
                     bits = indices_after(indices_at(job.chosen), at * job.words)
                     spoilt = end_of(job, first + r, begin, end) > broken or not finite(
-                        row, max(own, 0) // size
+                        row, 0, 1, max(own, 0) // size
                     )
                     number = 0
                     if own < 0:

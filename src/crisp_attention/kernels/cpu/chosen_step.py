@@ -5,7 +5,7 @@ from numba import carray
 
 from crisp_attention.kernels.cpu.block_rows import keep
 from crisp_attention.kernels.cpu.block_tiles import ZERO
-from crisp_attention.kernels.cpu.chosen_blocks import finite, pick
+from crisp_attention.kernels.cpu.chosen_blocks import pick
 from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -19,8 +19,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import padded
-from crisp_attention.kernels.cpu.selection import INFINITY, floored
+from crisp_attention.kernels.cpu.selection import INFINITY, finite, floored, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, own_of, values_of
 from crisp_attention.kernels.cpu.weights import drop
 
@@ -77,7 +76,7 @@ def step(jobs):
         if own >= 0 and keys > 0:
             row_dots(scores, query, key, job.key_row, keys, job.width, np.float32(job.scale))
             _rank(job, scores, keys, ranked)
-            spoilt = not finite(ranked, (keys + size - 1) // size)
+            spoilt = not finite(ranked, 0, 1, (keys + size - 1) // size)
             pick(job, ranked, own // size, spoilt, bits)
             count = _gather(job, scores, keys, bits, seen, row)
             keep(job, row, padded(count), item, index, kept, work)

@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.native import compiled, floats_after
-from crisp_attention.kernels.cpu.vectors import FLOATS, INTS, LANES, POINTER, fma, load, store
+from crisp_attention.kernels.cpu.vectors import FLOATS, LANES, POINTER, fma, lane_sums, load, store
 
 ZERO = np.float32(0)
 
@@ -51,26 +51,8 @@ def _dots(typing, out, x, rows, stride, count, add, width):
                 sums.append(total)
             goal = builder.gep(out, [t])
             before = builder.select(add, load(builder, goal), zeros)
-            store(builder, builder.fadd(before, _sums(builder, sums)), goal)
+            store(builder, builder.fadd(before, lane_sums(builder, sums)), goal)
         return context.get_dummy_value()
 
     arguments = POINTER, POINTER, POINTER, types.int64, types.int64, types.boolean, width
     return types.void(*arguments), code
-
-
-def _sums(builder: Any, sums: list[Any]) -> Any:
-    """The sums of the lanes of 16 vectors, side by side."""
-    half = LANES
-    while half > 1:
-        half //= 2
-        starts = range(0, LANES, 2 * half)
-        low = [
-            lane
-            for start in starts
-            for side in (0, LANES)
-            for lane in range(side + start, side + start + half)
-        ]
-        masks = [ir.Constant(INTS, [lane + more for lane in low]) for more in (0, half)]
-        pairs = [(sums[i], sums[i + half]) for i in range(half)]
-        sums = [builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks)) for a, b in pairs]
-    return sums[0]

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.rows import gather_dot
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, floored
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, floored, padded
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
     INDICES,
@@ -69,7 +69,7 @@ def draws(typing, out, position, start, count):
 @compiled
 def draw(job, batch, head, i, n, row, position):
     """A number for every key that a query may see, -inf for the others of the first n; returns how many it sees."""
-    columns = (n + LANES - 1) // LANES * LANES
+    columns = padded(n)
     own, last = max(job.keys - job.queries + i, 0), n - 1
     seen = np.int32(n)
     may = bytes_at(job.valid + batch * job.valid_batch + head * job.valid_head + i * job.valid_row)
@@ -127,7 +127,7 @@ def choose_drawn(job, batch, head, i, row, n, index, kept, work, norm):
 @compiled
 def drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept):
     """Write which keys the numbers in `row` choose, and their scores; returns how many."""
-    count = compact(row, (n + LANES - 1) // LANES * LANES, threshold, tie, index, kept)
+    count = compact(row, padded(n), threshold, tie, index, kept)
     group = head // (job.heads // job.groups)
     query = floats_at(job.query + 4 * (batch * job.query_batch + head * job.query_head + i * job.query_row))
     key = floats_at(job.key + 4 * (batch * job.key_batch + group * job.key_head))

@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.native import compiled, floats_at
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, NEWTON, spoiled
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, NEWTON, padded, spoiled
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
     INT,
@@ -208,7 +208,7 @@ def exponent_of(job, head):
 @compiled
 def choose_entmax(alpha, row, n, index, kept, norm):
     """As `forward.choose`; `norm` holds the largest score and τ."""
-    columns = (n + LANES - 1) // LANES * LANES
+    columns = padded(n)
     low, high, seen, broken, _, _ = survey(row, columns)
     spoilt = spoiled(high, broken)
     norm[0], norm[1] = high, NAN if spoilt else ZERO

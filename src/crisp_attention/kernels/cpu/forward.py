@@ -8,8 +8,10 @@ from numba import carray
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
+from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
+    bits_of,
     compiled,
     entry,
     floats_after,
@@ -20,16 +22,20 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import pack_head, padded, score_tile
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, spoiled
+from crisp_attention.kernels.cpu.scores import pack_head, score_tile
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
-from crisp_attention.kernels.cpu.weights import NAN, drop, weigh, with_sink
+from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
 
 
 @compiled
 def choose(job, row, n, index, kept, work, norm):
-    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`."""
+    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`.
+
+    N:M has a threshold for each group. In place of the row's it leaves a first guess at them, and the pace of the
+    search as bits.
+    """
     low, high, seen, broken, total, squares = survey(row, padded(n))
     # next to a sink, scores of -inf alone have no weight, as it takes all
     drowned = job.sinks != 0 and broken == 0 and high == LOWEST
@@ -52,14 +58,15 @@ def choose(job, row, n, index, kept, work, norm):
         threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, mean, spread, work)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
+    elif job.rule == plan.NOFM:
+        if job.m > LANES:
+            threshold, pace = selection.hint_of(job.n, job.m, mean, spread, high)
+            tie = bits_of(pace)
     elif job.rule == plan.ENTMAX15:
         threshold = max(high - np.float32(2), low)
     elif job.rule == plan.SPARSEMAX:
         threshold = max(high - np.float32(1), low)
-    if job.rule == plan.NOFM:
-        count = selection.n_of_m(row, n, job.n, job.m, index, kept)
-    else:
-        count = compact(row, padded(n), threshold, tie, index, kept)
+    count = kept_of(job, row, n, threshold, tie, index, kept)
     if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
         scale = np.float32(2) if job.rule == plan.ENTMAX15 else np.float32(1)
@@ -87,6 +94,7 @@ def forward(jobs):
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     scores = floats_at(scratch + 12 * room)
     packed, packed_group = floats_after(scores, job.tile * padded(job.keys)), np.int64(-1)
+    full = False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -97,11 +105,13 @@ def forward(jobs):
         if packed_group != batch * job.groups + group and job.rule != plan.RANDOM:
             packed_group = batch * job.groups + group
             pack_head(job, batch, group, packed)
+            full = job.full != 0 and finite_values(job, batch, group)
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
         begin, end = bounds(job, batch)
         alpha = exponent_of(job, head) if job.rule == plan.ALPHA_ENTMAX else NAN
+        columns = padded(end_of(job, first + rows - 1, begin, end))
         for r in range(rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
@@ -119,14 +129,25 @@ def forward(jobs):
                 with_sink(floats_at(job.sinks)[head], norm)
             if job.rule == plan.ALPHA_ENTMAX:
                 weigh_entmax(alpha, kept, count, norm)
-            else:
+            elif job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX or job.sinks:
                 weigh(job.rule, kept, count, norm)
+            else:  # the sum left the exponentials in `work`
+                share = ONE / norm[1]
+                for t in range(count):
+                    kept[t] = work[t] * share
             if job.dropout > 0:
                 drop(work, index, count, job.dropout, job.seed, at)
                 for t in range(count):
                     kept[t] *= work[t]
-            gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
-            if norm[1] != norm[1]:
+            if full:
+                spread(row, columns, index, kept, count)
+            else:
+                gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
+            if norm[1] != norm[1] and full:
+                row[0] = NAN
+            elif norm[1] != norm[1]:
                 for d in range(job.value_width):
                     out[d] = NAN
+        if full:
+            sum_values(job, batch, head, first, rows, scores)
         item = next_item(jobs)

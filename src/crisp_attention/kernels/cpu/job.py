@@ -17,6 +17,7 @@ SIZES = (
     "tile",
     "whole",
     "unpacked",
+    "full",
     "chunks",
     "block_size",
     "most_blocks",

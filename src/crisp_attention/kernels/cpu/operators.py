@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.plan import LANES, RANDOM, STRIP, TOPK, Plan, counts_of
+from crisp_attention.kernels.cpu.plan import LANES, RANDOM, STRIP, TOPK, Plan, counts_of, keeps_much
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
@@ -48,6 +48,7 @@ def fill(
     tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // keys, fair)))
     job.set(batch=batch, heads=heads, groups=key.shape[1], queries=queries, keys=keys)
     job.set(unpacked=queries * heads <= UNPACKED * key.shape[1])
+    job.set(full=keeps_much(plan) and not job["unpacked"])
     job.set(
         width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
     )
@@ -74,8 +75,9 @@ def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
 def _room(job: Job) -> int:
     """Numbers that a thread of the row kernels needs."""
     columns = -(-job["keys"] // LANES) * LANES
-    packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP * job["width"]
-    return 4 * (columns + LANES) + job["tile"] * columns + packed
+    packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP
+    room = 4 * (columns + LANES) + job["tile"] * columns + packed * job["width"]
+    return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 
 # what the forward pass notes of every row for the backward pass

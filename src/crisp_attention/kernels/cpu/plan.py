@@ -14,6 +14,8 @@ from crisp_attention.methods.rules.share import ShareRule
 # floats in a vector; keys that are laid out together
 LANES, STRIP = 16, 64
 DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX = range(9)
+# the share of a row's keys from which on products with zeros cost less than gathering the others
+MUCH = 0.3
 # decided by more than the scores that a row of blocks has
 BY_ROWS = (RANDOM, ALPHA_ENTMAX)
 # of what a layout goes by, and what rows draw
@@ -58,7 +60,7 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
     if type(rule) is Threshold:
         return (THRESHOLD, math.log(rule.epsilon), 1, 1) if rule.epsilon > 0 else (DENSE, 0.0, 1, 1)
     if type(rule) is NofM:
-        return NOFM, 0.0, rule.n, rule.m
+        return (NOFM if rule.n < rule.m else DENSE), 0.0, rule.n, rule.m
     if type(rule) is Entmax and rule.alpha in ENTMAX:
         return ENTMAX[float(rule.alpha)], 0.0, 1, 1
     if type(rule) is Entmax:
@@ -66,6 +68,13 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
             return ALPHA_ENTMAX, 0.0, 1, 1
         return (ALPHA_ENTMAX, float(rule.alpha), 1, 1) if rule.alpha < 2 else None
     return (DENSE, 0.0, 1, 1) if type(rule) is Dense else None
+
+
+def keeps_much(plan: Plan) -> bool:
+    """Whether what is kept of a row is `MUCH`, by its rule."""
+    if plan.rule == TOPK:
+        return plan.m == 0 and 1 - plan.level >= MUCH
+    return plan.rule == DENSE or (plan.rule == NOFM and plan.n >= MUCH * plan.m)
 
 
 ENTMAX = {1.0: DENSE, 1.5: ENTMAX15, 2.0: SPARSEMAX}

@@ -6,15 +6,9 @@ from crisp_attention.kernels.cpu.capping import cap
 from crisp_attention.kernels.cpu.dots import row_dots
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_after, floats_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.plan import LANES, STRIP
-from crisp_attention.kernels.cpu.selection import INFINITY, floored
+from crisp_attention.kernels.cpu.plan import STRIP
+from crisp_attention.kernels.cpu.selection import INFINITY, floored, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of
-
-
-@compiled
-def padded(count):
-    """The next multiple of a vector's lanes."""
-    return (count + LANES - 1) // LANES * LANES
 
 
 @compiled

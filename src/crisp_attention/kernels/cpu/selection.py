@@ -8,7 +8,15 @@ import math
 import numpy as np
 
 from crisp_attention.kernels.cpu.counts import around, equal_places, mass_around
-from crisp_attention.kernels.cpu.native import bits_of, compiled, float_of, floats_after, summing
+from crisp_attention.kernels.cpu.groups import at_least, take_above, take_first
+from crisp_attention.kernels.cpu.native import (
+    bits_of,
+    compiled,
+    float_of,
+    floats_after,
+    indices_after,
+    summing,
+)
 from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
 from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
 
@@ -20,11 +28,29 @@ HALF = np.float32(0.5)
 GUESSES, LINES = 2, 4
 # after this many moves of the same bound, a search looks farther on
 STALLED = 2
+# counts in a group before the search that ends with equal scores too
+TRIES = 12
 SQRT_TAU = math.sqrt(math.tau)
 NEWTON = 30
 ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
 EVERYWHERE = LARGEST
+
+
+@compiled
+def padded(count):
+    """The next multiple of a vector's lanes."""
+    return (count + LANES - 1) // LANES * LANES
+
+
+@compiled
+def finite(rows, stride, count, width):
+    """Whether no number of some rows is NaN or infinite."""
+    largest = np.int32(0)  # as bits, which have the order of the magnitudes
+    for j in range(count):
+        for d in range(width):
+            largest = max(largest, np.int32(bits_of(rows[j * stride + d]) & LARGEST))
+    return float_of(largest) < INFINITY
 
 
 @compiled
@@ -213,23 +239,56 @@ def _support_sums(kept, count, high, tau):
 
 
 @compiled
-def n_of_m(row, count, n, m, index, kept):
-    """Write the n largest of every m neighbours that are seen; of a short last group its share, rounded up."""
-    taken, group, j = 0, 0, 0
-    while j < count:
-        start = j
-        group = 0
-        while j < count and group < m:
-            group += row[j] > -INFINITY
-            j += 1
-        room = (group * n + m - 1) // m
-        for a in range(start, j):
-            rank = 0
-            for b in range(start, j):
-                rank += (row[b] > row[a]) or (row[b] == row[a] and b < a)
-            if row[a] > -INFINITY and rank < room:
-                index[taken], kept[taken] = np.int32(a), row[a]
-                taken += 1
+def hint_of(n, m, mean, spread, high):
+    """Where the n-th largest of m scores is if they are normal, and further for each score too many."""
+    z = _normal_quantile((n - HALF) / m)
+    guess = np.float32(mean + spread * z)
+    pace = np.float32(spread * math.exp(z * z / 2) * SQRT_TAU / m)
+    return guess if guess < INFINITY else high, pace
+
+
+@compiled
+def _kth_of_group(row, n, k, guess, pace):
+    """`kth_largest` of all n scores of a group: first a few counts alone, which cost less."""
+    if k == n:
+        return -INFINITY, EVERYWHERE
+    low, peak, middle = -INFINITY, INFINITY, guess
+    for _ in range(TRIES):
+        count = at_least(row, n, middle)
+        if count == k:
+            return middle, EVERYWHERE
+        low, peak = (middle, peak) if count > k else (low, middle)
+        half = (low + peak) * HALF
+        # until there are two bounds, by the density of scores
+        middle = half if abs(half) < INFINITY else middle + np.float32(count - k) * pace
+    _, least, _ = around(row, n, -INFINITY)
+    _, _, greatest = around(row, n, INFINITY)
+    return kth_largest(row, n, n, k, least, greatest, middle, pace)
+
+
+@compiled
+def n_of_m(row, count, n, m, guess, pace, index, kept):
+    """Write the n largest of every m neighbours that are seen; of a short last group its share, rounded up.
+
+    `guess` and `pace` as in `kth_largest`; they change nothing but the time it takes.
+    """
+    seen, names = at_least(row, count, LOWEST), index
+    named = seen < count
+    if named:  # what is seen side by side, behind the places that the first of it may be written to
+        names, scores = indices_after(index, LANES), floats_after(kept, LANES)
+        compact(row, padded(count), LOWEST, EVERYWHERE, names, scores)
+        row = scores
+    taken, end = np.int64(0), seen // m * m
+    if m <= LANES:
+        taken = take_first(row, names, named, 0, end, n, m, index, kept, taken)
+        room = ((seen - end) * n + m - 1) // m
+        return take_first(row, names, named, end, seen, room, m, index, kept, taken)
+    for start in range(0, seen, m):
+        size = min(m, seen - start)
+        k = (size * n + m - 1) // m
+        threshold, tie = _kth_of_group(floats_after(row, start), size, k, guess, pace)
+        last = EVERYWHERE if tie == EVERYWHERE else np.int32(start + tie)
+        taken = take_above(row, names, named, start, start + size, threshold, last, index, kept, taken)
     return taken
 
 
@@ -237,5 +296,7 @@ def n_of_m(row, count, n, m, index, kept):
 def kept_of(job, row, n, threshold, tie, index, kept):
     """Write again what the forward pass kept of a row, whose tail is padded to whole vectors; returns how many."""
     if job.rule == NOFM:
-        return n_of_m(row, n, job.n, job.m, index, kept)
-    return compact(row, (n + LANES - 1) // LANES * LANES, threshold, tie, index, kept)
+        if threshold == INFINITY:
+            return 0
+        return n_of_m(row, n, job.n, job.m, threshold, float_of(tie), index, kept)
+    return compact(row, padded(n), threshold, tie, index, kept)

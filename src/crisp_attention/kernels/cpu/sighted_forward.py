@@ -13,7 +13,7 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_sum
-from crisp_attention.kernels.cpu.scores import padded
+from crisp_attention.kernels.cpu.selection import padded
 from crisp_attention.kernels.cpu.sighted_rows import has_ends, list_keys, listed_scores
 from crisp_attention.kernels.cpu.spans import bounds, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import NAN, drop, weigh

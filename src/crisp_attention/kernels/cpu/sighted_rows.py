@@ -7,8 +7,7 @@ from crisp_attention.kernels.cpu.drawn import draws, largest_draws, mix
 from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at, indices_after, indices_at
 from crisp_attention.kernels.cpu.plan import CODES, KEYS, MEMBERS, POINTS
 from crisp_attention.kernels.cpu.rows import gather_dot
-from crisp_attention.kernels.cpu.scores import padded
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, floored
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, HALF, INFINITY, floored, padded
 from crisp_attention.kernels.cpu.spans import end_of, own_of
 from crisp_attention.kernels.cpu.vectors import compact
 from crisp_attention.methods.hashing import MASK32

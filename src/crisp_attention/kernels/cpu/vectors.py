@@ -134,17 +134,46 @@ def gather_dot(typing, out, x, rows, stride, index, count, add, width):
     def build(builder: Any, arguments: Any, vectors: int) -> None:
         out, x, rows, stride, index, count, add, _ = arguments
         values = [load(builder, x, v * LANES) for v in range(vectors)]
-        with cgutils.for_range(builder, count) as loop:
-            row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
+
+        def product(t: Any) -> Any:
+            row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
             total = ir.Constant(FLOATS, None)
             for v, value in enumerate(values):
                 total = fma(builder, value, load(builder, row, v * LANES), total)
-            goal = builder.gep(out, [loop.index])
+            return total
+
+        kind = count.type
+        whole = builder.and_(count, kind(-LANES))
+        with cgutils.for_range_slice(builder, kind(0), whole, kind(LANES), kind) as (t, _):
+            goal = builder.gep(out, [t])
+            sums = lane_sums(builder, [product(builder.add(t, kind(lane))) for lane in range(LANES)])
+            before = builder.select(add, load(builder, goal), ir.Constant(FLOATS, None))
+            store(builder, builder.fadd(before, sums), goal)
+        with cgutils.for_range_slice(builder, whole, count, kind(1), kind) as (t, _):
+            goal = builder.gep(out, [t])
             before = builder.select(add, builder.load(goal), ir.Constant(FLOAT, 0.0))
-            builder.store(builder.fadd(before, _sum(builder, total)), goal)
+            builder.store(builder.fadd(before, _sum(builder, product(t))), goal)
 
     arguments = (POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, types.boolean, width)
     return _with_width(types.void(*arguments), build)
+
+
+def lane_sums(builder: Any, sums: list[Any]) -> Any:
+    """The sums of the lanes of 16 vectors, side by side."""
+    half = LANES
+    while half > 1:
+        half //= 2
+        starts = range(0, LANES, 2 * half)
+        low = [
+            lane
+            for start in starts
+            for side in (0, LANES)
+            for lane in range(side + start, side + start + half)
+        ]
+        masks = [ir.Constant(INTS, [lane + more for lane in low]) for more in (0, half)]
+        pairs = [(sums[i], sums[i + half]) for i in range(half)]
+        sums = [builder.fadd(*(builder.shuffle_vector(a, b, mask) for mask in masks)) for a, b in pairs]
+    return sums[0]
 
 
 def _sum(builder: Any, vector: Any) -> Any:
@@ -230,13 +259,13 @@ def compact(typing, row, count, threshold, tie, index, kept):
             keep = builder.or_(builder.fcmp_ordered(">", x, threshold), builder.and_(equal, early))
             at = builder.load(taken)
             pairs = ((x, kept), (place, index))
-            builder.store(_compress(builder, keep, pairs, at), taken)
+            builder.store(compress(builder, keep, pairs, at), taken)
         return builder.load(taken)
 
     return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
 
 
-def _compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
+def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
     """Store the lanes that are kept of some vectors, side by side, from `at` of their goals; returns where they end."""
     if not TABLED:
         for values, goal in pairs:
