@@ -24,7 +24,8 @@ def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | N
     """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), all in one dtype, without gradients.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
-    int32 says which block of inputs each is for. Products are added up in float32; those of float32 are three of TF32, which leave out 2**-22 of each.
+    int32 says which block of inputs each is for. Products are added up in float32; those of float32 are three of TF32,
+    which leave out 2**-22 of each.
     """
     from crisp_attention.kernels.triton_block_linear import operators
 
