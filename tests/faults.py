@@ -104,9 +104,9 @@ FAULTS = (
     ),
     Fault(
         "the CPU kernel lets a causal query see the key after it",
-        "kernels/cpu/scores.py",
-        "row + 1 + job.first_query - first), 0) if job.causal",
-        "row + 2 + job.first_query - first), 0) if job.causal",
+        "kernels/cpu/spans.py",
+        "min(end, i + job.first_query + 1) if job.causal",
+        "min(end, i + job.first_query + 2) if job.causal",
         "tests/kernels/test_every_kernel.py",
     ),
     Fault(
