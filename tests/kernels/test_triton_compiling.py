@@ -39,11 +39,11 @@ def test_linear_layers_of_blocks() -> None:
 
 
 def test_tiles_are_shared_by_more_warps_the_larger_they_are() -> None:
-    from crisp_attention.kernels.triton_rows import operators
+    from crisp_attention.kernels.triton_blocks import operators
 
     half, single = (
-        [operators.options(dtype, width)["num_warps"] for width in (16, 64, 128, 256)]
+        [operators.options(dtype, size, 128)["num_warps"] for size in (16, 64, 128)]
         for dtype in (torch.bfloat16, torch.float32)
     )
-    assert half == [8, 8, 8, 8]
-    assert single == [4, 4, 8, 8]
+    assert half == [4, 4, 8]
+    assert single == [4, 8, 8]
