@@ -1,5 +1,6 @@
 """Ten thousand random calls against float64: the reference for all, for the smallest the oracle's loops as well."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -90,7 +91,10 @@ def check(call: Call, *, gradients: bool) -> set[str]:
         _, *theirs = results(call, call.query.dtype, dispatch.REFERENCE, sure, gradients)
         for name, own, other, rounded in zip(leaves(call), slopes, meant, theirs, strict=True):
             # torch's own attention rounds its weights' gradients to half precision
-            more = 2 * distance(own, other, call)[1] if used == {"sdpa"} else 0.0
+            more = 2.0 if used == {"sdpa"} else 0.0
+            if name in call.parameters:  # a sum over the rows of all examples, whose errors are a random walk
+                more = max(more, math.sqrt(call.query.shape[0] * call.query.shape[2]))
+            more *= distance(own, other, call)[1]
             compare(
                 f"the gradient of {name}", own, other, call, max(more, 3 * distance(rounded, other, call)[0])
             )
