@@ -18,7 +18,7 @@ from crisp_attention.kernels.warps import warps_for
 
 
 @dataclass(frozen=True)
-class Sight:
+class Pairs:
     """Which pairs count: `seen` or `band` says which tiles do, `picked` and the others which pairs of these.
 
     `seen` is bool (B, H, m, n); `spans` (B, 2) int32 of each example the first real token and the one after the last;
@@ -51,15 +51,15 @@ def forward_now(
     feature_map: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Softmax attention to what `Sight` describes and linear attention to the marginal blocks, (B, H, L, Dv) each.
+    """Softmax attention to what `Pairs` describes and linear attention to the marginal blocks, (B, H, L, Dv) each.
 
     Also the log-sum-exp of every row, to the base of 2, and what it weighs in the linear part, (B, H, L) float32.
     `marginal` is bool (B, H, n, n); without it what is linear is empty. `seed` () starts the dropout of the weights.
     """
     query, key, value = map(by_rows, (query, key, value))
     output, linear, tops, weighed = _empty(query, value, marginal)
-    sight = Sight(seen, spans, picked, band, causal, first)
-    common = _common(query, key, value, sight, marginal, seed, scale, block_size, feature_map, dropout)
+    pairs = Pairs(seen, spans, picked, band, causal, first)
+    common = _common(query, key, value, pairs, marginal, seed, scale, block_size, feature_map, dropout)
     counts, blocks = _listed(seen)
     with torch.cuda.device_of(query):
         chosen, chosen_weights = _chosen(key, value, marginal, common)
@@ -114,9 +114,9 @@ def backward_now(
         by_rows, (given, given_linear, query, key, value, output, linear)
     )
     tops, weighed = tops.contiguous(), weighed.contiguous()
-    sight = Sight(seen, spans, picked, band, causal, first)
+    pairs = Pairs(seen, spans, picked, band, causal, first)
     d_query, d_key, d_value = _empty_gradients(query, key, value, spans)
-    common = _common(query, key, value, sight, marginal, seed, scale, block_size, feature_map, dropout)
+    common = _common(query, key, value, pairs, marginal, seed, scale, block_size, feature_map, dropout)
     slopes, slope_weights = _states(query, value, marginal)
     means = torch.empty_like(tops)
     counts, blocks = _listed(seen)
@@ -234,7 +234,7 @@ def _common(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    sight: Sight,
+    pairs: Pairs,
     marginal: Tensor | None,
     seed: Tensor | None,
     scale: float,
@@ -243,13 +243,13 @@ def _common(
     dropout: float,
 ) -> dict[str, Any]:
     queries, keys = query.shape[2], key.shape[2]
-    reach, dilation, local, anchors = sight.band or (0, 1, 0, 0)
-    partly = sight.causal or sight.band is not None or sight.picked is not None or sight.spans is not None
+    reach, dilation, local, anchors = pairs.band or (0, 1, 0, 0)
+    partly = pairs.causal or pairs.band is not None or pairs.picked is not None or pairs.spans is not None
     return {
         "key": key,
         "value": value,
-        "spans": None if sight.spans is None else sight.spans.contiguous(),
-        "picked": None if sight.picked is None else sight.picked.contiguous(),
+        "spans": None if pairs.spans is None else pairs.spans.contiguous(),
+        "picked": None if pairs.picked is None else pairs.picked.contiguous(),
         "k_strides": key.stride(),
         "v_strides": value.stride(),
         "query_tiles": triton.cdiv(queries, block_size),
@@ -257,7 +257,7 @@ def _common(
         "shared": query.shape[1] // key.shape[1],
         "queries": queries,
         "keys": keys,
-        "first": sight.first,
+        "first": pairs.first,
         "scale": scale,
         "reach": reach,
         "dilation": dilation,
@@ -267,10 +267,10 @@ def _common(
         "dropout": dropout,
         "dropout_scale": 1 / (1 - dropout),
         "EVEN": not partly and queries == keys and keys % block_size == 0,
-        "SPANS": sight.spans is not None,
-        "CAUSAL": sight.causal,
-        "BAND": sight.band is not None,
-        "PICKED": sight.picked is not None,
+        "SPANS": pairs.spans is not None,
+        "CAUSAL": pairs.causal,
+        "BAND": pairs.band is not None,
+        "PICKED": pairs.picked is not None,
         "DROPOUT": seed is not None,
         "LINEAR": marginal is not None,
         "MAP": feature_map,

@@ -1,4 +1,4 @@
-"""Choosing blocks on GPUs, in Triton: a few launches in place of a hundred, each of which costs a host 8 µs."""
+"""Choosing blocks on GPUs, in Triton: a few launches in place of a hundred, which take a host longer than the GPU."""
 
 from importlib.util import find_spec
 from typing import Any
