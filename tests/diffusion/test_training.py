@@ -39,7 +39,9 @@ def test_steps_that_are_looked_at() -> None:
     assert looks(4) == [0, 4]
 
 
-@pytest.mark.parametrize("label", ["SLA 90 %", "SLA 90 %, distillation"])
+@pytest.mark.parametrize(
+    "label", ["SLA 90 %", pytest.param("SLA 90 %, distillation", marks=pytest.mark.slow)]
+)
 def test_the_dense_model_stays_as_it_was_and_the_same_seed_repeats(dense: nn.Module, label: str) -> None:
     before = {name: each.clone() for name, each in dense.state_dict().items()}
     (_, first), (model, again) = tuned(dense, KNOWN[label]), tuned(dense, KNOWN[label])

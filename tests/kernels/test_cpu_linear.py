@@ -187,6 +187,7 @@ def test_second_derivatives_name_the_alternative() -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is:DeprecationWarning")
 def test_compiled_in_one_graph() -> None:
     call = call_of(SparseLinear(0.3, 0.1, 16), lengths=(120, 75))

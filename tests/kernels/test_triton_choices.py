@@ -13,6 +13,8 @@ from crisp_attention.methods.rows import Rows
 pytest.importorskip("triton.language", reason="triton is not installed; it is for Linux only")
 pytestmark = pytest.mark.cuda
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter takes seconds for each of them
+slow_on_hosts = pytest.mark.cuda if torch.cuda.is_available() else pytest.mark.slow
 
 
 def eighths(*shape: int, seed: int) -> Tensor:
@@ -30,10 +32,17 @@ def some_rows(length: int, lengths: list[int] | None = None) -> Rows:
     return Rows(query, key, scale=0.25, mask=mask)
 
 
-@pytest.mark.parametrize("lengths", [None, [70, 1], [33, 64]])
+@pytest.mark.parametrize(
+    "lengths", [pytest.param(None, marks=slow_on_hosts), pytest.param([70, 1], marks=slow_on_hosts), [33, 64]]
+)
 @pytest.mark.parametrize(
     "layout",
-    [BlockTopK(0.8, 16), BlockTopK(0.5, 8, 2, 0), BlockTopK(0.3, 16, 0, 3), BlockTopK(0.99, 32, 0, 0)],
+    [
+        BlockTopK(0.8, 16),
+        pytest.param(BlockTopK(0.5, 8, 2, 0), marks=slow_on_hosts),
+        pytest.param(BlockTopK(0.3, 16, 0, 3), marks=slow_on_hosts),
+        pytest.param(BlockTopK(0.99, 32, 0, 0), marks=slow_on_hosts),
+    ],
     ids=repr,
 )
 def test_what_is_seen_and_what_it_is_ranked_by(layout: BlockTopK, lengths: list[int] | None) -> None:
@@ -50,6 +59,7 @@ def test_what_is_seen_and_what_it_is_ranked_by(layout: BlockTopK, lengths: list[
         assert torch.equal(triton_choices.rest(found, share) & present, rest & present)
 
 
+@slow_on_hosts
 def test_rows_that_rank_by_what_is_not_finite_keep_all_their_blocks() -> None:
     rows, layout = some_rows(96), BlockTopK(0.8, 16)
     rows.query[0, 1, 20], rows.key[1, 1, 50], rows.key[0, 0, 3] = torch.nan, torch.inf, -torch.inf
@@ -59,6 +69,7 @@ def test_rows_that_rank_by_what_is_not_finite_keep_all_their_blocks() -> None:
     assert torch.equal(triton_choices.rest(found, 0.1), Linear(0.1).marginal(right))
 
 
+@slow_on_hosts
 def test_lists_of_rows_and_columns() -> None:
     seen = torch.rand(2, 3, 5, 300, generator=torch.Generator().manual_seed(0)).to(DEVICE) > 0.7
     seen[0, 0, 0] = False

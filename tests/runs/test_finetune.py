@@ -202,7 +202,9 @@ def test_two_text_columns_and_some_layers_in_training_only(bert, tmp_path, pictu
         assert len(drawn) > 10_000
 
 
-@pytest.mark.parametrize(("block_size", "dense"), [(2, False), (64, True)])
+@pytest.mark.parametrize(
+    ("block_size", "dense"), [pytest.param(2, False, marks=pytest.mark.slow), (64, True)]
+)
 def test_a_run_whose_examples_are_too_short_for_its_blocks_says_that_it_is_dense(
     bert, reviews, tmp_path, block_size, dense
 ):
@@ -230,6 +232,7 @@ def test_a_decoder_without_a_padding_token(reviews, tmp_path):
     assert np.abs(predicted(loaded, run, options) - np.stack(table["logits"])).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_with_and_without_a_rehearsal_and_another_seed_another(
     bert, reviews, tmp_path, monkeypatch
 ):

@@ -16,7 +16,12 @@ def lightest(
 
     That saves as much time as a short row takes.
     """
-    return operator if _learns(states) or _is_watched(states) else plain
+    return plain if is_unwatched(states) else operator
+
+
+def is_unwatched(states: Sequence[Tensor]) -> bool:
+    """Whether no gradient, compiler, trace or mode of torch needs to know what is done with these."""
+    return not _learns(states) and not _is_watched(states)
 
 
 def lighter(
@@ -55,4 +60,4 @@ def _learns(states: Sequence[Tensor]) -> bool:
 
 
 def _is_watched(states: Sequence[Tensor]) -> bool:
-    return not all(map(is_plain, states)) or torch._C._len_torch_dispatch_stack() > 0
+    return not is_plain(*states) or torch._C._len_torch_dispatch_stack() > 0

@@ -84,14 +84,12 @@ def on_host(values: Tensor) -> bool:
     return values.device.type == "cpu" and is_plain(values)
 
 
-def is_plain(values: Tensor) -> bool:
-    """Whether nothing records or transforms what is done with a tensor, autograd and modes of dispatch aside."""
-    return (
-        type(values) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(values)
-    )
+def is_plain(*values: Tensor) -> bool:
+    """Whether nothing records or transforms what is done with tensors, autograd and modes of dispatch aside."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(type(each) is Tensor and not wrapped(each) for each in values)
 
 
 def _pick(ordered: Tensor, index: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def test_sums_of_blocks_are_linear_attention_under_a_mask(feature_map: str, scop
 @pytest.mark.parametrize("causal", [False, True])
 def test_gradients(feature_map: str, combine: str, causal: bool) -> None:
     method = SparseLinear(0.3, 0.2, 3, feature_map, combine=combine)
-    call = Case(length=11, width=4, heads=2, groups=1, batch=1, dtype=torch.float64, causal=causal).call(
+    call = Case(length=8, width=4, heads=2, groups=1, batch=1, dtype=torch.float64, causal=causal).call(
         method
     )
     names = list(call.parameters)
@@ -106,7 +106,8 @@ def test_gradients(feature_map: str, combine: str, causal: bool) -> None:
         given = dict(zip(names, parameters, strict=True))
         return dispatch.attention(replace(call, query=query, key=key, value=value, parameters=given))[0]
 
-    assert torch.autograd.gradcheck(attend, (*states, *held))
+    # of causal attention, which differs by its mask alone, in one random direction
+    assert torch.autograd.gradcheck(attend, (*states, *held), fast_mode=causal)
 
 
 def test_a_row_whose_features_are_all_zero_gets_nothing() -> None:

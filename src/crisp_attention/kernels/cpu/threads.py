@@ -3,13 +3,14 @@
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from struct import Struct
-from threading import Thread, Timer
-from typing import Any
+from threading import Thread, Timer, local
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from crisp_attention.kernels.memory import by_rows
 
+NUMBER = 8  # bytes of each field of a job
 PATIENCE = 4.0  # seconds; from the cache on disk, kernels are there in less
 Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _forked = False
@@ -84,6 +86,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
+class Started(NamedTuple):
+    """A job, the compiled function that works on it, and in how many threads."""
+
+    job: "Job"
+    work: Callable[..., Any]
+    threads: int
+
+
+_open = local()
+
+
+@contextmanager
+def started() -> Iterator[list[Started]]:
+    """Collects the jobs that this thread starts inside the block."""
+    before = getattr(_open, "jobs", None)
+    jobs: list[Started] = []
+    _open.jobs = jobs
+    try:
+        yield jobs
+    finally:
+        _open.jobs = before
+
+
 class Job:
     """The record of a call that its threads read, and the tensors that the addresses in it point to.
 
@@ -94,7 +119,8 @@ class Job:
     def __init__(self, kind: np.dtype) -> None:
         names, self._layout = _layout_of(kind)
         self._values: dict[str, float] = dict.fromkeys(names, 0)
-        self._held: list[Tensor | np.ndarray] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.tables: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> int:
         return int(self._values[name])
@@ -106,7 +132,7 @@ class Job:
     def strided(self, name: str, tensor: Tensor) -> None:
         """Enter a tensor (B, H, L, ·) by its address and the strides of all but its last dimension."""
         rows = by_rows(tensor)
-        self._held.append(rows)
+        self.tensors[name] = rows
         self._values[name] = rows.data_ptr()
         for part, stride in zip(("batch", "head", "row"), rows.stride(), strict=False):
             self._values[f"{name}_{part}"] = stride
@@ -114,13 +140,21 @@ class Job:
     def flat(self, name: str, tensor: Tensor) -> None:
         """Enter the address of a tensor that is read from end to end."""
         dense = tensor.contiguous()
-        self._held.append(dense)
+        self.tensors[name] = dense
         self._values[name] = dense.data_ptr()
 
     def table(self, name: str, array: np.ndarray) -> None:
         """Enter the address of a numpy array."""
-        self._held.append(array)
+        self.tables[name] = array
         self._values[name] = array.ctypes.data
+
+    def packed(self) -> bytes:
+        """The numbers and addresses as compiled code reads them."""
+        return self._layout.pack(*self._values.values())
+
+    def offset(self, name: str) -> int:
+        """Where a number or an address is in `packed`, in bytes."""
+        return NUMBER * list(self._values).index(name)
 
     def start(self, work: Callable[..., Any], threads: int) -> None:
         """Call a compiled function with a record of all this from each of `threads` threads, and wait."""
@@ -128,6 +162,8 @@ class Job:
         record = ctypes.create_string_buffer(self._layout.size)
         self._layout.pack_into(record, 0, *self._values.values())
         run(work.address, ctypes.addressof(record), threads)  # type: ignore[attr-defined]
+        if (jobs := getattr(_open, "jobs", None)) is not None:
+            jobs.append(Started(self, work, threads))
 
 
 @cache

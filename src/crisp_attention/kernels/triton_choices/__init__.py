@@ -30,7 +30,7 @@ def can_choose(rows: Rows, layout: Layout) -> bool:
     states = rows.query, rows.key
     if type(layout) is not BlockTopK or layout.sparsity == 0 or rows.causal:
         return False
-    if not all(is_plain(each) and each.dtype in DTYPES and 0 not in each.shape for each in states):
+    if not is_plain(*states) or not all(each.dtype in DTYPES and 0 not in each.shape for each in states):
         return False
     return rows.query.shape[2] == rows.key.shape[2] <= MOST * layout.block_size
 
