@@ -1,13 +1,17 @@
-"""The tables of pruning in docs/results.md, from the studies in docs/studies as they are committed.
+"""The tables and the picture of pruning in docs/results.md, from the studies in docs/studies as they are committed.
 
-python -m benchmarks.pruning_tables
+python -m benchmarks.pruning_tables --pictures
 """
 
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from crisp_attention.drawing.palette import QUIET
+from crisp_attention.drawing.style import DPI, finish, looks, new_figure
 from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.studies.analysis.compare import compare_all
 from crisp_attention.studies.analysis.read import StudyRead, read_study
@@ -22,6 +26,15 @@ NAMES = {
     "pruning-resnet-5": "ResNet on digits, 5 of 10 classes",
     "pruning-vit-2": "ViT on digits, 2 of 10 classes",
     "pruning-vit-5": "ViT on digits, 5 of 10 classes",
+    "pruning-trec-5": "MiniLM on TREC, 5 of 28 classes",
+    "pruning-trec-10": "MiniLM on TREC, 10 of 28 classes",
+}
+# what the picture shows: whose gradients, and which pattern
+SERIES = {
+    "class-aware, 2:4 in blocks": ("classes", "2:4"),
+    "class-aware, blocks alone": ("classes", "none"),
+    "gradients of all classes, 2:4 in blocks": ("all", "2:4"),
+    "gradients of random classes, 2:4 in blocks": ("random", "2:4"),
 }
 HEADINGS = (
     "weights",
@@ -95,9 +108,56 @@ def _mean(read: StudyRead, configuration: Configuration, score: str) -> float:
     return float(pd.Series([run.metrics[read.split][score] for run in runs]).mean())
 
 
+def draw(name: str, path: Path) -> None:
+    """Accuracy on the classes against the measured time of the compressed model, both as in the tables."""
+    read = read_study(StudyFolder.read(STUDIES / name))
+    times = {
+        (each["sparsity"], each["pattern"]): each["timed"][1]["ratio"]["median"]
+        for each in json.loads((STUDIES / "pruning-times.json").read_text())["cases"]
+    }
+    figure = new_figure(8, 4.2)
+    axes = figure.subplots()
+    dense = 100 * _mean(read, read.study.dense, "class_accuracy")
+    axes.axhline(dense, color=QUIET, linewidth=1)
+    axes.plot([1], [dense], "o", color=QUIET, label="dense, fine-tuned alike")
+    shown = looks(SERIES, controls=["gradients of random classes, 2:4 in blocks"])
+    for series, (gradients, pattern) in SERIES.items():
+        points_ = []
+        for each in read.study.configurations:
+            own = each.treatment
+            if not isinstance(own, Pruning) or (own.saliency, own.gradients, own.pattern) != (
+                "taylor",
+                gradients,
+                pattern,
+            ):
+                continue
+            if own.block_size and own.sparsity is not None and (own.sparsity, pattern) in times:
+                score = 100 * _mean(read, each, "class_accuracy")
+                points_.append((times[own.sparsity, pattern], score, own.sparsity))
+        if points_:
+            xs, ys, shares = zip(*sorted(points_), strict=True)
+            look = shown[series]
+            axes.plot(xs, ys, color=look.colour, marker=look.marker, label=series)
+            for x, y, share in zip(xs, ys, shares, strict=True):
+                axes.annotate(
+                    f"{share:.0%}",
+                    (x, y),
+                    (0, -13),
+                    textcoords="offset points",
+                    color=look.colour,
+                    ha="center",
+                )
+    axes.set(xlabel="time of a batch, compressed, as a ratio to dense", ylabel="accuracy on the classes (%)")
+    axes.legend(frameon=False, loc="lower right")
+    finish(axes, "both")
+    figure.savefig(path, dpi=DPI)
+
+
 def main() -> None:
     for name in committed():
         print(f"{NAMES[name]}\n", *table(name), "", sep="\n")
+    if "--pictures" in sys.argv:  # needs the study on TREC, and what pruning_times measured
+        draw("pruning-trec-5", ROOT / "images" / "pruning-trec-5.png")
 
 
 if __name__ == "__main__":

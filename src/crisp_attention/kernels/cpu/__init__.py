@@ -10,7 +10,7 @@ from crisp_attention.kernels.blocks import goes_by_sight, lacks_blocks, visible_
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
-from crisp_attention.kernels.lightest import lightest
+from crisp_attention.kernels.lightest import is_unwatched, lightest
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
@@ -92,7 +92,10 @@ def attention(call: Call) -> Tensor:
             graph = None
     states = tuple(each.float() for each in (call.query, call.key, call.value))
     if graph is None or not computes_branch(call):  # whose features are of the width as it is
-        states = tuple(map(_whole_vectors, states))
+        by_rows = graph is None and not by_sight and call.query.shape[2] > FEW
+        # without a backward pass, rows of packed queries and keys may be of any width
+        first = 2 if by_rows and is_unwatched(states) else 0
+        states = *states[:first], *map(_whole_vectors, states[first:])
     seed = torch.zeros((), dtype=torch.int64, device=call.query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
         seed = call.draw()

@@ -9,6 +9,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.chunks import differentiate_chunks, part_of, put
 from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
 from crisp_attention.kernels.cpu.entmax import ONE, entmax_gradient, exponent_of, weigh_entmax
 from crisp_attention.kernels.cpu.full_rows import (
@@ -27,6 +28,7 @@ from crisp_attention.kernels.cpu.native import (
     entry,
     floats_after,
     floats_at,
+    indices_after,
     indices_at,
     next_item,
     next_thread,
@@ -78,7 +80,10 @@ def backward(jobs):
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     factor, scores = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
-    packed = floats_after(scores, job.tile * padded(job.keys))
+    lists, part = scratch + 16 * room, part_of(job, 3)
+    counts = indices_at(lists + 4 * job.tile * padded(job.keys))
+    done = indices_after(counts, job.tile)
+    packed = floats_at(lists + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
     # of rows of which much is kept: the gradients of all weights, and later of all scores
     strips = ((job.keys if job.whole else STRIP) + STRIP - 1) // STRIP
     slopes = floats_after(packed, strips * STRIP * job.width)
@@ -137,6 +142,11 @@ def backward(jobs):
                         weigh_entmax(alpha, kept, count, norm)
                     else:
                         weigh(job.rule, kept, count, norm)
+                    counts[r] = 0
+                    if 0 < count <= part and norm[1] == norm[1]:
+                        counts[r] = np.int32(count)
+                        put(lists + 4 * r * padded(job.keys), part, index, kept, count)
+                        continue
                     line = floats_after(slopes, r * padded(job.keys))
                     if full:
                         for t in range(count):
@@ -173,11 +183,15 @@ def backward(jobs):
                         spread(row, columns, index, weights, count)
                         spread(line, columns, index, work, count)
                     else:
-                        gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
+                        gather_sum(query_grad, key, job.key_row, index, work, count, job.width, False)
                         scatter_add(key_grad, job.width, index, work, count, query, job.width)
                     if spoilt and job.rule != RANDOM:  # which spoils none but the keys it draws
                         count = _seen(row, n, index)
                         spoil(index, count, query_grad, key_grad, value_grad, job.width, job.value_width)
                 if full:
                     sum_gradients(job, batch, head, first, rows, scores, slopes, key_grad, value_grad)
+                elif part > 0:
+                    differentiate_chunks(
+                        job, batch, head, first, rows, lists, part, counts, done, key_grad, value_grad
+                    )
         item = next_item(jobs)

@@ -86,5 +86,5 @@ def step(jobs):
                 drop(work, index, count, job.dropout, job.seed, item)
                 for t in range(count):
                     row[t] *= work[t]
-        gather_sum(out, values_of(job, batch, group), job.value_row, seen, row, count, job.value_width)
+        gather_sum(out, values_of(job, batch, group), job.value_row, seen, row, count, job.value_width, False)
         item = next_item(jobs)

@@ -1,6 +1,7 @@
 """One pass over a row of scores around a number: how many are as large, what they weigh, and the scores next to it."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -22,57 +23,69 @@ from crisp_attention.kernels.cpu.vectors import (
 
 HALF = LANES // 2
 DOUBLES = ir.VectorType(ir.DoubleType(), HALF)
-NONE = ir.Constant(FLOATS, [-float("inf")] * LANES)
+MOST, NONE = (ir.Constant(FLOATS, [value] * LANES) for value in (float("inf"), -float("inf")))
+WAYS = 4
 
 
 def _over(builder: Any, rows: list[Any], count: Any, each: Callable[..., None]) -> None:
-    """Code for `each` vector of some rows, of the last one with -inf, or 0 in all but the first row, behind the end."""
+    """Code for `each` vector of some rows, of the last one with -inf, or 0 in all but the first row, behind the end.
+
+    `each` is told which of `WAYS` accumulators to add to: one alone would wait for itself.
+    """
     kind = count.type
-    whole = builder.and_(count, kind(-LANES))
-    with cgutils.for_range_slice(builder, kind(0), whole, kind(LANES), kind) as (t, _):
-        each(*(load(builder, builder.gep(row, [t])) for row in rows))
+    most, whole = builder.and_(count, kind(-LANES * WAYS)), builder.and_(count, kind(-LANES))
+    with cgutils.for_range_slice(builder, kind(0), most, kind(LANES * WAYS), kind) as (t, _):
+        for way in range(WAYS):
+            place = builder.add(t, kind(way * LANES))
+            each(way, *(load(builder, builder.gep(row, [place])) for row in rows))
+    with cgutils.for_range_slice(builder, most, whole, kind(LANES), kind) as (t, _):
+        each(0, *(load(builder, builder.gep(row, [t])) for row in rows))
     with builder.if_then(builder.icmp_signed("<", whole, count)):
         left = splat(builder, builder.trunc(builder.sub(count, whole), INT))
         inside = builder.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), left)
         behind = [NONE, *[ir.Constant(FLOATS, None)] * (len(rows) - 1)]
         vectors = (load(builder, builder.gep(row, [whole])) for row in rows)
-        each(*(builder.select(inside, x, no) for x, no in zip(vectors, behind, strict=True)))
+        each(0, *(builder.select(inside, x, no) for x, no in zip(vectors, behind, strict=True)))
 
 
 def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> list[Any]:
     middle = splat(builder, middle)
-    number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
-    least = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [float("inf")] * LANES))
-    greatest = cgutils.alloca_once_value(builder, NONE)
-    masses = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
 
-    def each(x: Any, weights: Any = None) -> None:
+    def accumulators(first: Any) -> list[Any]:
+        return [cgutils.alloca_once_value(builder, first) for _ in range(WAYS)]
+
+    numbers, masses = accumulators(ir.Constant(INTS, None)), accumulators(ir.Constant(DOUBLES, None))
+    least, greatest = accumulators(MOST), accumulators(NONE)
+    below, beyond = smaller(builder), smaller(builder, ">")
+
+    def each(way: int, x: Any, weights: Any = None) -> None:
         above = builder.fcmp_ordered(">=", x, middle)
+        number = numbers[way]
         builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)
-        old = builder.load(least)
-        closer = builder.and_(above, builder.fcmp_ordered("<", x, old))
-        builder.store(builder.select(closer, x, old), least)
-        old = builder.load(greatest)
-        closer = builder.and_(builder.not_(above), builder.fcmp_ordered(">", x, old))
-        builder.store(builder.select(closer, x, old), greatest)
+        candidates = builder.select(above, x, MOST), builder.select(above, NONE, x)
+        for closest, candidate, nearer in zip(
+            (least[way], greatest[way]), candidates, (below, beyond), strict=True
+        ):
+            builder.store(nearer(candidate, builder.load(closest)), closest)
         if weights is None:
             return
         held = builder.select(above, weights, ir.Constant(FLOATS, None))
-        for half, mass in enumerate(masses):
+        for half in range(2):
             places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
             part = builder.fpext(builder.shuffle_vector(held, held, places), DOUBLES)
-            builder.store(builder.fadd(builder.load(mass), part), mass)
+            builder.store(builder.fadd(builder.load(masses[way]), part), masses[way])
 
     _over(builder, [row] if weight is None else [row, weight], count, each)
+
+    def together(found: list[Any], combine: Callable[[Any, Any], Any]) -> Any:
+        return reduced(builder, reduce(combine, [builder.load(each) for each in found]), combine)
+
     found = [
-        builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64)),
-        reduced(builder, builder.load(least), smaller(builder)),
-        reduced(builder, builder.load(greatest), smaller(builder, ">")),
+        builder.zext(together(numbers, builder.add), ir.IntType(64)),
+        together(least, below),
+        together(greatest, beyond),
     ]
-    if weight is not None:
-        one, other = (builder.load(mass) for mass in masses)
-        found.append(reduced(builder, builder.fadd(one, other), builder.fadd))
-    return found
+    return found if weight is None else [*found, together(masses, builder.fadd)]
 
 
 @intrinsic

@@ -6,6 +6,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu import plan, selection
+from crisp_attention.kernels.cpu.chunks import part_of, put, sum_chunks
 from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
 from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
@@ -16,6 +17,7 @@ from crisp_attention.kernels.cpu.native import (
     entry,
     floats_after,
     floats_at,
+    indices_after,
     indices_at,
     next_item,
     next_thread,
@@ -93,8 +95,10 @@ def forward(jobs):
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     scores = floats_at(scratch + 12 * room)
-    packed, packed_group = floats_after(scores, job.tile * padded(job.keys)), np.int64(-1)
-    full = False
+    counts = indices_at(scratch + 12 * room + 4 * job.tile * padded(job.keys))
+    done = indices_after(counts, job.tile)
+    packed = floats_at(scratch + 12 * room + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
+    packed_group, part, full = np.int64(-1), part_of(job, 2), False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -139,10 +143,14 @@ def forward(jobs):
                 drop(work, index, count, job.dropout, job.seed, at)
                 for t in range(count):
                     kept[t] *= work[t]
+            counts[r] = 0
             if full:
                 spread(row, columns, index, kept, count)
-            else:
-                gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
+            elif count <= part and norm[1] == norm[1]:
+                counts[r] = np.int32(count)
+                put(scratch + 12 * room + 4 * r * padded(job.keys), part, index, kept, count)
+            if not full and counts[r] == 0:
+                gather_sum(out, value, job.value_row, index, kept, count, job.value_width, False)
             if norm[1] != norm[1] and full:
                 row[0] = NAN
             elif norm[1] != norm[1]:
@@ -150,4 +158,7 @@ def forward(jobs):
                     out[d] = NAN
         if full:
             sum_values(job, batch, head, first, rows, scores)
+        elif part > 0:
+            lists = scratch + 12 * room
+            sum_chunks(job, batch, head, first, rows, lists, part, counts, done)
         item = next_item(jobs)

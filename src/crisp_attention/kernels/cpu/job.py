@@ -18,6 +18,7 @@ SIZES = (
     "whole",
     "unpacked",
     "full",
+    "chunk_keys",
     "chunks",
     "block_size",
     "most_blocks",

@@ -6,13 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crisp_attention.kernels.cpu.plan import LANES, RANDOM, STRIP, TOPK, Plan, counts_of, keeps_much
+from crisp_attention.kernels.cpu.plan import (
+    ALPHA_ENTMAX,
+    LANES,
+    RANDOM,
+    STRIP,
+    TOPK,
+    Plan,
+    counts_of,
+    keeps_much,
+)
 from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
+# Numbers of a head's values that a core's first cache does not hold; of a chunk of them, which it does; and scores of a
+# tile whose rows are worth reading a chunk for
+LONG, CHUNK, LONG_SCORES = 2**15, 2**13, 2**19
 # For fewer rows that share their keys, packing these takes longer than the products
 UNPACKED = 3
 # Multiplications: for fewer, another thread takes longer to start than to compute them
@@ -44,11 +56,14 @@ def fill(
             # rows are laid out before they are repeated: a mask for all queries stays one row
             whole = by_rows(mask.expand(*mask.shape[:-1], keys))
             job.strided(name, whole.expand(batch, heads, queries, keys))
-    fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
-    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, TILE_SCORES // keys, fair)))
     job.set(batch=batch, heads=heads, groups=key.shape[1], queries=queries, keys=keys)
     job.set(unpacked=queries * heads <= UNPACKED * key.shape[1])
     job.set(full=keeps_much(plan) and not job["unpacked"])
+    if _is_long(job, max(width, value.shape[3]), plan):
+        job.set(chunk_keys=max(LANES, CHUNK // max(width, value.shape[3])))
+    fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
+    scores = LONG_SCORES if job["chunk_keys"] else TILE_SCORES
+    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, scores // keys, fair)))
     job.set(
         width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
     )
@@ -61,6 +76,12 @@ def fill(
     if span is not None:
         job.flat("spans", span.int())
     return job
+
+
+def _is_long(job: Job, width: int, plan: Plan) -> bool:
+    """Whether what is kept of a row is spread over more than a core's first cache holds."""
+    by_lists = not job["full"] and not job["unpacked"] and plan.rule not in (RANDOM, ALPHA_ENTMAX)
+    return by_lists and job["keys"] >= width and job["keys"] * width > LONG
 
 
 def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
@@ -76,7 +97,7 @@ def _room(job: Job) -> int:
     """Numbers that a thread of the row kernels needs."""
     columns = -(-job["keys"] // LANES) * LANES
     packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP
-    room = 4 * (columns + LANES) + job["tile"] * columns + packed * job["width"]
+    room = 4 * (columns + LANES) + job["tile"] * (columns + 2) + LANES + packed * job["width"]
     return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 
@@ -169,6 +190,8 @@ def rows_backward(
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
+    if learns_bias or sinks is not None or softcap or dropout:
+        job.set(chunk_keys=0)
     own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)

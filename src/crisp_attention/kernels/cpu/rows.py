@@ -9,26 +9,26 @@ ZERO = np.float32(0)
 
 
 @compiled
-def gather_sum(out, rows, stride, index, weight, count, width):
-    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
+def gather_sum(out, rows, stride, index, weight, count, width, add):
+    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count, added to what it holds if `add`."""
     done = 0
     while width - done >= 64:
         vectors.gather_sum(
-            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 64
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, add, 64
         )
         done += 64
     if width - done >= 32:
         vectors.gather_sum(
-            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 32
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, add, 32
         )
         done += 32
     if width - done >= 16:
         vectors.gather_sum(
-            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, 16
+            floats_after(out, done), floats_after(rows, done), stride, index, weight, count, add, 16
         )
         done += 16
     for d in range(done, width):
-        total = ZERO
+        total = out[d] if add else ZERO
         for t in range(count):
             total += weight[t] * rows[index[t] * stride + d]
         out[d] = total

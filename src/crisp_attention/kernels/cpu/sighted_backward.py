@@ -71,7 +71,7 @@ def backward(jobs):
                 score_gradient(job.rule, kept, work, count)
                 for t in range(count):
                     work[t] *= job.scale
-                gather_sum(query_grad, key, job.key_row, index, work, count, job.width)
+                gather_sum(query_grad, key, job.key_row, index, work, count, job.width, False)
                 scatter_add(key_grad, job.width, index, work, count, query, job.width)
                 if norm[1] != norm[1]:
                     spoil(seen, found, query_grad, key_grad, value_grad, job.width, job.value_width)

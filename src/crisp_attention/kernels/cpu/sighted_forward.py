@@ -55,7 +55,7 @@ def forward(jobs):
                 drop(work, index, count, job.dropout, job.seed, at)
                 for t in range(count):
                     kept[t] *= work[t]
-            gather_sum(out, value, job.value_row, index, kept, count, job.value_width)
+            gather_sum(out, value, job.value_row, index, kept, count, job.value_width, False)
             if norm[1] != norm[1]:
                 for d in range(job.value_width):
                     out[d] = NAN

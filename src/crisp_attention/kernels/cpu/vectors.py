@@ -76,16 +76,18 @@ def _with_width(signature: Any, build: Callable[[Any, Any, int], None]) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def gather_sum(typing, out, rows, stride, index, weight, count, width):
-    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count."""
+def gather_sum(typing, out, rows, stride, index, weight, count, add, width):
+    """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count, added to what it holds if `add`."""
 
     def build(builder: Any, arguments: Any, vectors: int) -> None:
-        out, rows, stride, index, weight, count, _ = arguments
+        out, rows, stride, index, weight, count, more, _ = arguments
         chains = max(1, 4 // vectors)  # an addition waits four cycles for the one before it
-        sums = [
-            [cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None)) for _ in range(vectors)]
-            for _ in range(chains)
-        ]
+        zeros = ir.Constant(FLOATS, None)
+        sums = [[cgutils.alloca_once(builder, FLOATS) for _ in range(vectors)] for _ in range(chains)]
+        for chain, totals in enumerate(sums):
+            for v, total in enumerate(totals):
+                before = zeros if chain else builder.select(more, load(builder, out, v * LANES), zeros)
+                builder.store(before, total)
 
         def add(t: Any, chain: int) -> None:
             row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
@@ -108,7 +110,8 @@ def gather_sum(typing, out, rows, stride, index, weight, count, width):
                 total = builder.fadd(total, builder.load(sums[chain][v]))
             store(builder, total, out, v * LANES)
 
-    return _with_width(types.void(POINTER, POINTER, types.int64, INDICES, POINTER, types.int64, width), build)
+    arguments = POINTER, POINTER, types.int64, INDICES, POINTER, types.int64, types.boolean, width
+    return _with_width(types.void(*arguments), build)
 
 
 @intrinsic(prefer_literal=True)
@@ -263,6 +266,37 @@ def compact(typing, row, count, threshold, tie, index, kept):
         return builder.load(taken)
 
     return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
+
+
+@intrinsic
+def place_of(typing, index, first, count, stop):
+    """Where in an ascending list of `count` numbers, from `first` on, one is no longer below `stop`.
+
+    Reads, but does not count, up to 16 numbers behind the end.
+    """
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        index, first, count, stop = arguments
+        kind, mask = first.type, ir.IntType(LANES)
+        limit = splat(builder, builder.trunc(stop, INT))
+        place = cgutils.alloca_once_value(builder, first)
+        loop, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.load(place)
+        pointer = builder.bitcast(builder.gep(index, [at]), INTS.as_pointer())
+        below = builder.icmp_signed("<", builder.load(pointer, align=4), limit)
+        others = builder.not_(builder.bitcast(below, mask))
+        found = builder.zext(builder.cttz(others, ir.Constant(ir.IntType(1), 0)), kind)
+        after = builder.add(at, found)
+        builder.store(after, place)
+        whole = builder.icmp_signed("==", found, kind(LANES))
+        builder.cbranch(builder.and_(whole, builder.icmp_signed("<", after, count)), loop, end)
+        builder.position_at_end(end)
+        after = builder.load(place)
+        return builder.select(builder.icmp_signed("<", after, count), after, count)
+
+    return types.int64(INDICES, types.int64, types.int64, types.int64), code
 
 
 def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
