@@ -11,7 +11,14 @@ from numba import carray
 from crisp_attention.kernels.cpu import selection
 from crisp_attention.kernels.cpu.chunks import differentiate_chunks, part_of, put
 from crisp_attention.kernels.cpu.drawn import draw, drawn_scores
-from crisp_attention.kernels.cpu.entmax import ONE, entmax_gradient, exponent_of, weigh_entmax
+from crisp_attention.kernels.cpu.entmax import (
+    entmax_gradient,
+    entmax_tile_gradients,
+    exponent_of,
+    keeps_much_of,
+    kept_by_entmax,
+    weigh_and_slope,
+)
 from crisp_attention.kernels.cpu.full_rows import (
     finite_keys,
     finite_values,
@@ -79,10 +86,11 @@ def backward(jobs):
     room = padded(job.keys) + LANES
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
-    factor, scores = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
-    lists, part = scratch + 16 * room, part_of(job, 3)
+    factor, rise = floats_at(scratch + 12 * room), floats_at(scratch + 16 * room)
+    scores = floats_at(scratch + 20 * room)
+    lists, part = scratch + 20 * room, part_of(job, 3)
     counts = indices_at(lists + 4 * job.tile * padded(job.keys))
-    done = indices_after(counts, job.tile)
+    cursors = indices_after(counts, job.tile)
     packed = floats_at(lists + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
     # of rows of which much is kept: the gradients of all weights, and later of all scores
     strips = ((job.keys if job.whole else STRIP) + STRIP - 1) // STRIP
@@ -112,11 +120,16 @@ def backward(jobs):
             for head in range(group * shared, (group + 1) * shared):
                 if job.rule != RANDOM:
                     score_tile(job, batch, head, first, rows, packed, scores)
-                alpha = exponent_of(job, head) if job.rule == ALPHA_ENTMAX else NAN
                 full = sound and sound_tile(job, batch, head, first, rows)
+                alpha, done = NAN, False
+                if job.rule == ALPHA_ENTMAX:
+                    alpha = exponent_of(job, head)
+                    full = done = full and keeps_much_of(job, batch, head, first, rows, scores)
                 if full:
                     weight_gradients(job, batch, head, first, rows, packed_values, slopes)
-                for r in range(rows):
+                if done:
+                    entmax_tile_gradients(job, alpha, batch, head, first, rows, scores, slopes, kept, factor)
+                for r in range(0 if done else rows):
                     i = first + r
                     at = (batch * job.heads + head) * job.queries + i
                     norm = floats_at(job.norm + 8 * at)
@@ -136,10 +149,12 @@ def backward(jobs):
                     if job.rule == RANDOM:
                         draw(job, batch, head, i, n, row, index)
                         count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
+                    elif job.rule == ALPHA_ENTMAX:
+                        count = kept_by_entmax(row, n, threshold, index, kept)
                     else:
                         count = selection.kept_of(job, row, n, threshold, tie, index, kept)
-                    if job.rule == ALPHA_ENTMAX:
-                        weigh_entmax(alpha, kept, count, norm)
+                    if job.rule == ALPHA_ENTMAX:  # from here on the row is its slopes
+                        weigh_and_slope(alpha, job.own_grad != 0, kept, count, norm, row, rise)
                     else:
                         weigh(job.rule, kept, count, norm)
                     counts[r] = 0
@@ -167,11 +182,9 @@ def backward(jobs):
                         mean = sunk_gradient(kept, work, count)
                         _learn_sink(job, item // job.groups, head, norm, mean, count)
                     elif job.rule == ALPHA_ENTMAX:
-                        for t in range(count):  # in order, so that no score is overwritten before it is read
-                            row[t] = (row[index[t]] - norm[0]) * (alpha - ONE)
-                        slope = entmax_gradient(alpha, row, kept, work, factor, count)
+                        own = entmax_gradient(alpha, job.own_grad != 0, row, rise, work, count)
                         if job.own_grad:
-                            doubles_at(job.own_grad)[at] = NAN if spoilt else slope
+                            doubles_at(job.own_grad)[at] = NAN if spoilt else own
                     else:
                         score_gradient(job.rule, kept, work, count)
                     _learn_bias(job, batch, head, i, row, n, index, work, count, spoilt)
@@ -192,6 +205,6 @@ def backward(jobs):
                     sum_gradients(job, batch, head, first, rows, scores, slopes, key_grad, value_grad)
                 elif part > 0:
                     differentiate_chunks(
-                        job, batch, head, first, rows, lists, part, counts, done, key_grad, value_grad
+                        job, batch, head, first, rows, lists, part, counts, cursors, key_grad, value_grad
                     )
         item = next_item(jobs)

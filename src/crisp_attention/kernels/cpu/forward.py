@@ -8,7 +8,14 @@ from numba import carray
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.chunks import part_of, put, sum_chunks
 from crisp_attention.kernels.cpu.drawn import choose_drawn
-from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
+from crisp_attention.kernels.cpu.entmax import (
+    choose_entmax,
+    exponent_of,
+    keeps_much_of,
+    kept_by_entmax,
+    weigh_entmax,
+    weigh_entmax_tile,
+)
 from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -96,9 +103,9 @@ def forward(jobs):
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
     scores = floats_at(scratch + 12 * room)
     counts = indices_at(scratch + 12 * room + 4 * job.tile * padded(job.keys))
-    done = indices_after(counts, job.tile)
+    cursors = indices_after(counts, job.tile)
     packed = floats_at(scratch + 12 * room + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
-    packed_group, part, full = np.int64(-1), part_of(job, 2), False
+    packed_group, part, sound = np.int64(-1), part_of(job, 2), False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -109,21 +116,28 @@ def forward(jobs):
         if packed_group != batch * job.groups + group and job.rule != plan.RANDOM:
             packed_group = batch * job.groups + group
             pack_head(job, batch, group, packed)
-            full = job.full != 0 and finite_values(job, batch, group)
+            sound = job.full != 0 and finite_values(job, batch, group)
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)
         begin, end = bounds(job, batch)
-        alpha = exponent_of(job, head) if job.rule == plan.ALPHA_ENTMAX else NAN
+        alpha, full, weighed = NAN, sound, False
+        if job.rule == plan.ALPHA_ENTMAX:
+            alpha = exponent_of(job, head)
+            choose_entmax(job, alpha, batch, head, first, rows, scores, index, kept)
+            full = weighed = sound and keeps_much_of(job, batch, head, first, rows, scores)
+            if full:
+                weigh_entmax_tile(job, alpha, batch, head, first, rows, scores)
         columns = padded(end_of(job, first + rows - 1, begin, end))
-        for r in range(rows):
+        for r in range(0 if weighed else rows):
             i = first + r
             at = (batch * job.heads + head) * job.queries + i
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
             row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
             if job.rule == plan.ALPHA_ENTMAX:
-                count, threshold, tie = choose_entmax(alpha, row, n, index, kept, norm)
+                threshold, tie = floats_at(job.threshold)[at], EVERYWHERE
+                count = kept_by_entmax(row, n, threshold, index, kept)
             elif job.rule == plan.RANDOM:
                 count, threshold, tie = choose_drawn(job, batch, head, i, row, n, index, kept, work, norm)
             else:
@@ -160,5 +174,5 @@ def forward(jobs):
             sum_values(job, batch, head, first, rows, scores)
         elif part > 0:
             lists = scratch + 12 * room
-            sum_chunks(job, batch, head, first, rows, lists, part, counts, done)
+            sum_chunks(job, batch, head, first, rows, lists, part, counts, cursors)
         item = next_item(jobs)

@@ -97,7 +97,7 @@ def _room(job: Job) -> int:
     """Numbers that a thread of the row kernels needs."""
     columns = -(-job["keys"] // LANES) * LANES
     packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP
-    room = 4 * (columns + LANES) + job["tile"] * (columns + 2) + LANES + packed * job["width"]
+    room = 5 * (columns + LANES) + job["tile"] * (columns + 2) + LANES + packed * job["width"]
     return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 

@@ -71,9 +71,11 @@ def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
 
 
 def keeps_much(plan: Plan) -> bool:
-    """Whether what is kept of a row is `MUCH`, by its rule."""
+    """Whether what is kept of a row is `MUCH`, by its rule, or may be, which is then asked of each tile."""
     if plan.rule == TOPK:
         return plan.m == 0 and 1 - plan.level >= MUCH
+    if plan.rule == ALPHA_ENTMAX:
+        return plan.dropout == 0
     return plan.rule == DENSE or (plan.rule == NOFM and plan.n >= MUCH * plan.m)
 
 

@@ -59,6 +59,11 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return _call(builder, "llvm.fmuladd.v16f32", FLOATS, [a, b, c])
 
 
+def rounded(builder: Any, x: Any) -> Any:
+    """The nearest whole numbers."""
+    return _call(builder, "llvm.rint.v16f32", FLOATS, [x])
+
+
 def _row(builder: Any, base: Any, stride: Any, index: Any) -> Any:
     return builder.gep(base, [builder.mul(stride, builder.sext(index, stride.type))])
 
@@ -384,7 +389,7 @@ def exponential(builder: Any, x: Any) -> Any:
         return ir.Constant(FLOATS, [value] * LANES)
 
     turns = builder.fmul(x, constant(1.44269504088896341))
-    n = _call(builder, "llvm.rint.v16f32", FLOATS, [turns])
+    n = rounded(builder, turns)
     rest = fma(builder, n, constant(-0.693359375), x)
     rest = fma(builder, n, constant(2.12194440e-4), rest)
     result = constant(COEFFICIENTS[0])
