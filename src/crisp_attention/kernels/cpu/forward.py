@@ -8,7 +8,7 @@ from numba import carray
 from crisp_attention.kernels.cpu import plan, selection
 from crisp_attention.kernels.cpu.drawn import choose_drawn
 from crisp_attention.kernels.cpu.entmax import choose_entmax, exponent_of, weigh_entmax
-from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
+from crisp_attention.kernels.cpu.full_rows import finite_values, in_place, place, scale_by, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     bits_of,
@@ -25,13 +25,14 @@ from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, score_tile
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
+from crisp_attention.kernels.cpu.top_mass import fewest_with_mass
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
 
 
 @compiled
-def choose(job, row, n, index, kept, work, norm):
-    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`.
+def limits(job, row, n, index, kept, work, norm):
+    """Threshold and tie of a row, an infinite threshold where nothing is kept; writes `norm` but for a sum.
 
     N:M has a threshold for each group. In place of the row's it leaves a first guess at them, and the pace of the
     search as bits.
@@ -43,7 +44,7 @@ def choose(job, row, n, index, kept, work, norm):
     norm[0], norm[1] = high, NAN if spoilt and not drowned else np.float32(0)
     threshold, tie = low, EVERYWHERE
     if seen == 0 or spoilt:
-        return 0, INFINITY, EVERYWHERE
+        return INFINITY, EVERYWHERE
     number = np.float32(seen)
     mean = total / number
     spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
@@ -53,9 +54,9 @@ def choose(job, row, n, index, kept, work, norm):
             # where the scores would be so large if they were normal
             hint = floats_at(job.hints + 8 * seen)
             guess, pace = mean + spread * hint[0], spread * hint[1]
-            threshold, tie = selection.kth_largest(row, n, seen, k, low, high, guess, pace)
+            threshold, tie = selection.kth_of_row(row, n, seen, k, low, high, guess, pace, kept)
     elif job.rule == plan.TOPP:
-        threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, mean, spread, work)
+        threshold, tie = fewest_with_mass(row, n, job.level, low, high, work, index, kept)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
     elif job.rule == plan.NOFM:
@@ -66,6 +67,16 @@ def choose(job, row, n, index, kept, work, norm):
         threshold = max(high - np.float32(2), low)
     elif job.rule == plan.SPARSEMAX:
         threshold = max(high - np.float32(1), low)
+    return threshold, tie
+
+
+@compiled
+def choose(job, row, n, index, kept, work, norm):
+    """What the rule keeps of a row: its number, and `limits`; writes `index`, `kept` and `norm`."""
+    threshold, tie = limits(job, row, n, index, kept, work, norm)
+    if threshold == INFINITY:
+        return 0, threshold, tie
+    high = norm[0]
     count = kept_of(job, row, n, threshold, tie, index, kept)
     if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
@@ -118,6 +129,15 @@ def forward(jobs):
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
             row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
+            if full and in_place(job):
+                threshold, tie = limits(job, row, n, index, kept, work, norm)
+                floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
+                high = norm[0]
+                norm[1] += place(row, n, columns, threshold, tie, high)
+                if job.sinks:
+                    with_sink(floats_at(job.sinks)[head], norm)
+                scale_by(row, columns, high, norm)
+                continue
             if job.rule == plan.ALPHA_ENTMAX:
                 count, threshold, tie = choose_entmax(alpha, row, n, index, kept, norm)
             elif job.rule == plan.RANDOM:
