@@ -22,7 +22,9 @@ from crisp_attention.kernels.cpu.entmax import (
 from crisp_attention.kernels.cpu.full_rows import (
     finite_keys,
     finite_values,
+    in_place,
     pack_values,
+    row_gradients,
     sound_tile,
     spread,
     sum_gradients,
@@ -99,6 +101,7 @@ def backward(jobs):
     shared = job.heads // job.groups
     tiles = (job.queries + job.tile - 1) // job.tile
     share = (tiles + job.chunks - 1) // job.chunks
+    placed = in_place(job) and not job.softcap > 0 and not job.sinks and not job.bias_grad
     item = next_item(jobs)
     while item < job.chunks * job.batch * job.groups:
         group, batch = item % job.groups, item // job.groups % job.batch
@@ -146,6 +149,10 @@ def backward(jobs):
                     )
                     row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
                     threshold, tie = floats_at(job.threshold)[at], indices_at(job.tie)[at]
+                    line = floats_after(slopes, r * padded(job.keys))
+                    if full and placed:
+                        row_gradients(job, row, line, n, columns, threshold, tie, norm)
+                        continue
                     if job.rule == RANDOM:
                         draw(job, batch, head, i, n, row, index)
                         count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)
@@ -162,7 +169,6 @@ def backward(jobs):
                         counts[r] = np.int32(count)
                         put(lists + 4 * r * padded(job.keys), part, index, kept, count)
                         continue
-                    line = floats_after(slopes, r * padded(job.keys))
                     if full:
                         for t in range(count):
                             work[t] = line[index[t]]

@@ -4,12 +4,12 @@ Row by row, every key that is kept would come from beyond a core's caches; the k
 all rows of a tile. A row's lists are its indices, weights, and in the backward pass slopes, each with room for `part`.
 """
 
+from crisp_attention.kernels.cpu.counts import place_of
 from crisp_attention.kernels.cpu.native import compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.selection import padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
-from crisp_attention.kernels.cpu.vectors import place_of
 from crisp_attention.kernels.cpu.weights import ZERO, score_gradient
 
 

@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
+    INDICES,
     INT,
     INTS,
     LANES,
@@ -123,3 +124,34 @@ def equal_places(typing, row, value):
         return builder.zext(builder.bitcast(equal, ir.IntType(LANES)), ir.IntType(64))
 
     return types.int64(POINTER, types.float32), code
+
+
+@intrinsic
+def place_of(typing, index, first, count, stop):
+    """Where in an ascending list of `count` numbers, from `first` on, one is no longer below `stop`.
+
+    Reads, but does not count, up to 16 numbers behind the end.
+    """
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        index, first, count, stop = arguments
+        kind, mask = first.type, ir.IntType(LANES)
+        limit = splat(builder, builder.trunc(stop, INT))
+        place = cgutils.alloca_once_value(builder, first)
+        loop, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.load(place)
+        pointer = builder.bitcast(builder.gep(index, [at]), INTS.as_pointer())
+        below = builder.icmp_signed("<", builder.load(pointer, align=4), limit)
+        others = builder.not_(builder.bitcast(below, mask))
+        found = builder.zext(builder.cttz(others, ir.Constant(ir.IntType(1), 0)), kind)
+        after = builder.add(at, found)
+        builder.store(after, place)
+        whole = builder.icmp_signed("==", found, kind(LANES))
+        builder.cbranch(builder.and_(whole, builder.icmp_signed("<", after, count)), loop, end)
+        builder.position_at_end(end)
+        after = builder.load(place)
+        return builder.select(builder.icmp_signed("<", after, count), after, count)
+
+    return types.int64(INDICES, types.int64, types.int64, types.int64), code

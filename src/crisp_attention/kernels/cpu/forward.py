@@ -16,7 +16,7 @@ from crisp_attention.kernels.cpu.entmax import (
     weigh_entmax,
     weigh_entmax_tile,
 )
-from crisp_attention.kernels.cpu.full_rows import finite_values, spread, sum_values
+from crisp_attention.kernels.cpu.full_rows import finite_values, in_place, place, scale_by, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     bits_of,
@@ -34,13 +34,14 @@ from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, score_tile
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
+from crisp_attention.kernels.cpu.top_mass import fewest_with_mass
 from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
 from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
 
 
 @compiled
-def choose(job, row, n, index, kept, work, norm):
-    """What the rule keeps of a row: its number, threshold and tie; writes `index`, `kept` and `norm`.
+def limits(job, row, n, index, kept, work, norm):
+    """Threshold and tie of a row, an infinite threshold where nothing is kept; writes `norm` but for a sum.
 
     N:M has a threshold for each group. In place of the row's it leaves a first guess at them, and the pace of the
     search as bits.
@@ -52,7 +53,7 @@ def choose(job, row, n, index, kept, work, norm):
     norm[0], norm[1] = high, NAN if spoilt and not drowned else np.float32(0)
     threshold, tie = low, EVERYWHERE
     if seen == 0 or spoilt:
-        return 0, INFINITY, EVERYWHERE
+        return INFINITY, EVERYWHERE
     number = np.float32(seen)
     mean = total / number
     spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
@@ -62,9 +63,9 @@ def choose(job, row, n, index, kept, work, norm):
             # where the scores would be so large if they were normal
             hint = floats_at(job.hints + 8 * seen)
             guess, pace = mean + spread * hint[0], spread * hint[1]
-            threshold, tie = selection.kth_largest(row, n, seen, k, low, high, guess, pace)
+            threshold, tie = selection.kth_of_row(row, n, seen, k, low, high, guess, pace, kept)
     elif job.rule == plan.TOPP:
-        threshold, tie = selection.fewest_with_mass(row, n, job.level, low, high, mean, spread, work)
+        threshold, tie = fewest_with_mass(row, n, job.level, low, high, work, index, kept)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
     elif job.rule == plan.NOFM:
@@ -75,6 +76,16 @@ def choose(job, row, n, index, kept, work, norm):
         threshold = max(high - np.float32(2), low)
     elif job.rule == plan.SPARSEMAX:
         threshold = max(high - np.float32(1), low)
+    return threshold, tie
+
+
+@compiled
+def choose(job, row, n, index, kept, work, norm):
+    """What the rule keeps of a row: its number, and `limits`; writes `index`, `kept` and `norm`."""
+    threshold, tie = limits(job, row, n, index, kept, work, norm)
+    if threshold == INFINITY:
+        return 0, threshold, tie
+    high = norm[0]
     count = kept_of(job, row, n, threshold, tie, index, kept)
     if job.rule == plan.ENTMAX15 or job.rule == plan.SPARSEMAX:
         norm[1] = selection.entmax_tau(job.rule, kept, count, high)
@@ -135,6 +146,15 @@ def forward(jobs):
             norm = floats_at(job.norm + 8 * at)
             out = floats_at(job.out + 4 * (batch * job.out_batch + head * job.out_head + i * job.out_row))
             row, n = floats_after(scores, r * padded(job.keys)), end_of(job, i, begin, end)
+            if full and in_place(job):
+                threshold, tie = limits(job, row, n, index, kept, work, norm)
+                floats_at(job.threshold)[at], indices_at(job.tie)[at] = threshold, tie
+                high = norm[0]
+                norm[1] += place(row, n, columns, threshold, tie, high)
+                if job.sinks:
+                    with_sink(floats_at(job.sinks)[head], norm)
+                scale_by(row, columns, high, norm)
+                continue
             if job.rule == plan.ALPHA_ENTMAX:
                 threshold, tie = floats_at(job.threshold)[at], EVERYWHERE
                 count = kept_by_entmax(row, n, threshold, index, kept)

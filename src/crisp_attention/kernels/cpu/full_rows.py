@@ -3,10 +3,15 @@
 A product with zero costs what a product costs. What is not finite would become NaN there: such tiles are gathered.
 """
 
-from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at
+import math
+
+import numpy as np
+
+from crisp_attention.kernels.cpu.candidates import exponentials_from
+from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at, summing
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.plan import STRIP
-from crisp_attention.kernels.cpu.selection import finite, padded
+from crisp_attention.kernels.cpu.plan import DENSE, STRIP, TOPK
+from crisp_attention.kernels.cpu.selection import INFINITY, finite, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import ONE, ZERO
 
@@ -18,6 +23,51 @@ def spread(row, columns, index, values, count):
         row[j] = ZERO
     for t in range(count):
         row[index[t]] = values[t]
+
+
+@compiled
+def in_place(job):
+    """Whether weights need no list of what is kept: they are written where the scores are."""
+    return job.dropout == 0 and (job.rule == TOPK or job.rule == DENSE)
+
+
+@compiled
+def place(row, n, columns, threshold, tie, high):
+    """row[j] = exp(row[j] - high) of what is kept, 0 in the other columns; returns the sum."""
+    for j in range(tie + 1, n):
+        if row[j] == threshold:
+            row[j] = -INFINITY
+    for j in range(padded(n), columns):
+        row[j] = ZERO
+    return exponentials_from(row, padded(n), threshold, high)
+
+
+@compiled
+def scale_by(row, columns, high, norm):
+    """Weights in place of exponentials of differences to `high`; NaN in a row that has none."""
+    share = np.float32(math.exp(high - norm[0])) / norm[1] if norm[1] != 0 else ZERO
+    for j in range(columns):
+        row[j] *= share
+
+
+@compiled
+def row_gradients(job, row, slopes, n, columns, threshold, tie, norm):
+    """Weights in place of a row's scores, and the gradients of its products in place of those of its weights."""
+    place(row, n, columns, threshold, tie, norm[0])
+    scale_by(row, columns, norm[0], norm)
+    _to_scores(row, slopes, columns, np.float32(job.scale))
+
+
+@summing
+def _to_scores(weight, grad, columns, scale):
+    # what is not kept may have any gradient, infinite too
+    total, sum_ = ZERO, ZERO
+    for j in range(columns):
+        total += weight[j]
+        sum_ += weight[j] * grad[j] if weight[j] > 0 else ZERO
+    mean = sum_ / total if total > 0 else ZERO
+    for j in range(columns):
+        grad[j] = weight[j] * (grad[j] - mean) * scale if weight[j] > 0 else ZERO
 
 
 @compiled

@@ -68,6 +68,7 @@ def _reinterpreted(source: Any, result: Any) -> Any:
 
 
 bits_of, float_of = _reinterpreted(types.float32, types.int32), _reinterpreted(types.int32, types.float32)
+floats_of = _reinterpreted(INDICES, POINTER)
 
 
 def _counter(field: int) -> Any:

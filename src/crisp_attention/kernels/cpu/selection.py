@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.counts import around, equal_places, mass_around
+from crisp_attention.kernels.cpu.candidates import list_between
+from crisp_attention.kernels.cpu.counts import around, equal_places
 from crisp_attention.kernels.cpu.groups import at_least, take_above, take_first
 from crisp_attention.kernels.cpu.native import (
     bits_of,
@@ -18,7 +19,7 @@ from crisp_attention.kernels.cpu.native import (
     summing,
 )
 from crisp_attention.kernels.cpu.plan import ENTMAX15, NOFM
-from crisp_attention.kernels.cpu.vectors import LANES, compact, exponentials
+from crisp_attention.kernels.cpu.vectors import LANES, compact
 
 INFINITY = np.float32(np.inf)
 # what a score of -inf is entered as, so that it stays a key: -inf itself is a pair that is not valid
@@ -30,9 +31,10 @@ GUESSES, LINES = 2, 4
 STALLED = 2
 # counts in a group before the search that ends with equal scores too
 TRIES = 12
+# lists of scores close to a guess before a search in the whole row; none of rows this short
+LISTS, SHORT = 2, 256
 SQRT_TAU = math.sqrt(math.tau)
 NEWTON = 30
-ROUNDING = 1e-9
 LARGEST = np.int32(2**31 - 1)
 EVERYWHERE = LARGEST
 
@@ -82,33 +84,75 @@ def unordered(number):
 def kth_largest(row, n, seen, k, low, high, guess, pace):
     """Threshold and tie of the k largest of `seen` scores that lie between `low` and `high`; k < seen.
 
-    Counting, first at a `guess` and `pace` further for each score too many, then where a straight line
+    Looked for first at a `guess`, and `pace` further for each score too many.
+    """
+    threshold, room = _search(row, n, k, low, np.int64(seen), high, np.int64(0), guess, pace)
+    return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
+
+
+@compiled
+def kth_of_row(row, n, seen, k, low, high, guess, pace, listed):
+    """`kth_largest` of a row of whole vectors, whose tail is -inf, by way of a list of scores close to the guess.
+
+    `listed` has 16 slots more than the row.
+    """
+    above, below, peak = np.int64(0), np.int64(seen), high
+    # so far that about 4 √n scores of a normal row are between the bounds
+    margin = np.float32(2 * math.sqrt(seen)) * pace
+    bottom, top = guess - margin, guess + margin
+    for _ in range(LISTS if seen > SHORT else 0):
+        if not (LOWEST < bottom < top < INFINITY):
+            break
+        over, number = list_between(row, padded(n), bottom, top, listed)
+        if over < k <= over + number:
+            middle = top - (top - bottom) * np.float32((k - HALF - over) / number)
+            threshold, room = _search(
+                listed, number, k - over, bottom, number, top, np.int64(0), middle, pace
+            )
+            return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
+        pace = (top - bottom) / np.float32(number) if number else pace
+        if over >= k:
+            low, below, guess = max(low, top), over, top + np.float32(over - k) * pace
+            bottom, top = top, guess + np.float32(over - k) * pace + margin
+        else:
+            peak, above = min(peak, bottom), over + number
+            guess = bottom - np.float32(k - above) * pace
+            bottom, top = guess - np.float32(k - above) * pace - margin, bottom
+    threshold, room = _search(row, n, k, low, below, peak, above, guess, pace)
+    return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
+
+
+@compiled
+def _search(row, n, k, low, below, peak, above, middle, pace):
+    """The k-th largest score of a row, and how many scores equal to it count, 0 for all of them.
+
+    `below` scores, at least k, are at least `low`; `above`, fewer than k, are larger than `peak`. Counting, first at
+    `middle` and `pace` further for each score too many, then where a straight line
     between the counts would have k: after a few steps on the floats' own numbers in every other one, as scores with
     heavy tails are even on these. The bounds move from score to score, so that equal scores end the search.
     """
-    above, below, peak = np.int64(0), np.int64(seen), high
-    middle, run, step = guess, 0, 0
+    run, step = 0, 0
     while low < peak:
         if step >= GUESSES:
-            middle = _between(low, peak, _share(k - HALF, above, below, run), step)
+            middle = between(low, peak, share_of(k - HALF, above, below, run), step)
         if not (low < middle <= peak):
             middle = halfway(low, peak)
         count, least, greatest = around(row, n, middle)
         if count == k:
-            return middle, EVERYWHERE
+            return middle, 0
         if count == k - 1:
-            return greatest, tie_of(row, n, greatest, 1)
+            return greatest, 1
         if count > k:
             low, below, run = least, count, max(run, 0) + 1
         else:
             peak, above, run = greatest, count, min(run, 0) - 1
         middle += np.float32(count - k) * pace
         step += 1
-    return low, tie_of(row, n, low, k - above)
+    return low, k - above
 
 
 @compiled
-def _share(wanted, above, below, run):
+def share_of(wanted, above, below, run):
     """How far down from the upper bound to look, as a part of the way to the lower one: by a straight line.
 
     One bound that has moved several times in a `run` is not near enough yet: then farther on.
@@ -120,7 +164,7 @@ def _share(wanted, above, below, run):
 
 
 @compiled
-def _between(low, peak, share, step):
+def between(low, peak, share, step):
     if step < LINES or step % 2 == 0:
         return peak - (peak - low) * share
     first, last = np.int64(ordered(low)), np.int64(ordered(peak))
@@ -150,46 +194,7 @@ def tie_of(row, n, value, room):
 
 
 @compiled
-def fewest_with_mass(row, n, mass, low, high, mean, spread, work):
-    """Threshold and tie of the fewest scores whose softmax weight reaches `mass`; `work` has n + 16 slots.
-
-    A search as in `kth_largest`. Its first guess is for normal scores, whose weights are normal about a higher
-    mean: mean + variance.
-    """
-    for j in range(n):
-        work[j] = row[j]
-    exponentials(work, high, n)
-    _, _, _, below = mass_around(row, work, n, low)
-    enough, above, peak = (mass - ROUNDING) * below, 0.0, high
-    z = _normal_quantile(mass)
-    middle, pace = np.float32(mean + spread * (spread + z)), spread * math.exp(z * z / 2) * SQRT_TAU / below
-    run, step = 0, 0
-    while low < peak:
-        if step >= GUESSES:
-            middle = _between(low, peak, _share(enough, above, below, run), step)
-        if not (low < middle <= peak):
-            middle = halfway(low, peak)
-        _, least, greatest, held = mass_around(row, work, n, middle)
-        if held >= enough:
-            if held - _weight(least, high) < enough:
-                return least, EVERYWHERE
-            low, below, run = least, held, max(run, 0) + 1
-        else:
-            if held + _weight(greatest, high) >= enough:
-                return greatest, tie_of(row, n, greatest, 1)
-            peak, above, run = greatest, held, min(run, 0) - 1
-        middle += np.float32((held - enough) * pace)
-        step += 1
-    return low, tie_of(row, n, low, max(math.ceil((enough - above) / _weight(low, high)), 1))
-
-
-@compiled
-def _weight(score, high):
-    return math.exp(np.float64(score) - np.float64(high))
-
-
-@compiled
-def _normal_quantile(above):
+def normal_quantile(above):
     """Where a standard normal number lies above with this probability, to 0.0005 (Abramowitz and Stegun 26.2.23)."""
     t = math.sqrt(-2 * math.log(min(above, 1 - above)))
     top, bottom = 2.515517 + t * (0.802853 + t * 0.010328), 1 + t * (1.432788 + t * (0.189269 + t * 0.001308))
@@ -241,7 +246,7 @@ def _support_sums(kept, count, high, tau):
 @compiled
 def hint_of(n, m, mean, spread, high):
     """Where the n-th largest of m scores is if they are normal, and further for each score too many."""
-    z = _normal_quantile((n - HALF) / m)
+    z = normal_quantile((n - HALF) / m)
     guess = np.float32(mean + spread * z)
     pace = np.float32(spread * math.exp(z * z / 2) * SQRT_TAU / m)
     return guess if guess < INFINITY else high, pace

@@ -26,6 +26,8 @@ INDICES = types.CPointer(types.int32)
 
 # whether vectors are compressed by a table
 TABLED = "+avx2" in FEATURES and "+avx512f" not in FEATURES
+# whether one instruction multiplies with powers of two
+SCALES = "+avx512f" in FEATURES
 
 
 def load(builder: Any, pointer: Any, offset: int = 0) -> Any:
@@ -273,37 +275,6 @@ def compact(typing, row, count, threshold, tie, index, kept):
     return types.int64(POINTER, types.int64, types.float32, types.int32, INDICES, POINTER), code
 
 
-@intrinsic
-def place_of(typing, index, first, count, stop):
-    """Where in an ascending list of `count` numbers, from `first` on, one is no longer below `stop`.
-
-    Reads, but does not count, up to 16 numbers behind the end.
-    """
-
-    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        index, first, count, stop = arguments
-        kind, mask = first.type, ir.IntType(LANES)
-        limit = splat(builder, builder.trunc(stop, INT))
-        place = cgutils.alloca_once_value(builder, first)
-        loop, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at = builder.load(place)
-        pointer = builder.bitcast(builder.gep(index, [at]), INTS.as_pointer())
-        below = builder.icmp_signed("<", builder.load(pointer, align=4), limit)
-        others = builder.not_(builder.bitcast(below, mask))
-        found = builder.zext(builder.cttz(others, ir.Constant(ir.IntType(1), 0)), kind)
-        after = builder.add(at, found)
-        builder.store(after, place)
-        whole = builder.icmp_signed("==", found, kind(LANES))
-        builder.cbranch(builder.and_(whole, builder.icmp_signed("<", after, count)), loop, end)
-        builder.position_at_end(end)
-        after = builder.load(place)
-        return builder.select(builder.icmp_signed("<", after, count), after, count)
-
-    return types.int64(INDICES, types.int64, types.int64, types.int64), code
-
-
 def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any) -> Any:
     """Store the lanes that are kept of some vectors, side by side, from `at` of their goals; returns where they end."""
     if not TABLED:
@@ -341,14 +312,13 @@ def _orders(builder: Any) -> Any:
     return cgutils.global_constant(builder, "crisp_orders", ir.Constant(kind, rows))
 
 
-# e ** r on |r| <= ln(2) / 2, highest power first (Cephes)
+# e ** r on |r| <= ln(2) / 2, highest power first, to a relative error of 4.4e-9 (fitted)
 COEFFICIENTS = (
-    1.9875691500e-4,
-    1.3981999507e-3,
-    8.3334519073e-3,
-    4.1665795894e-2,
-    1.6666665459e-1,
-    0.5,
+    1.3814466740e-3,
+    8.3687804291e-3,
+    4.1668394217e-2,
+    1.6666520108e-1,
+    4.9999993412e-1,
     1.0,
     1.0,
 )
@@ -396,6 +366,10 @@ def exponential(builder: Any, x: Any) -> Any:
     for coefficient in COEFFICIENTS[1:]:
         result = fma(builder, result, rest, constant(coefficient))
     enough = builder.fcmp_unordered(">=", x, constant(LOWEST))
+    if SCALES:
+        zeros, every = constant(0.0), ir.Constant(ir.IntType(LANES), -1)
+        name, current = "llvm.x86.avx512.mask.scalef.ps.512", INT(4)
+        return builder.select(enough, _call(builder, name, FLOATS, [result, n, zeros, every, current]), zeros)
     whole = builder.fptosi(builder.select(enough, n, constant(0.0)), INTS)
     # NaN has no whole part: its exponent is left alone, and NaN it stays
     power = builder.shl(builder.add(whole, ir.Constant(INTS, [127] * LANES)), ir.Constant(INTS, [23] * LANES))
