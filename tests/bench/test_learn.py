@@ -51,7 +51,7 @@ def test_the_command_end_to_end(crisp_command, cache, few, monkeypatch):
     assert status == 0
     assert measured == [["sdpa", "cpu", "reference"], ["cpu", "reference"], ["cpu", "reference"]]
     assert "topk:sparsity=0.5, 16 x 16 pairs, width 32, causal, with gradients" in err
-    assert "rows, 50% kept, forward + backward" in out
+    assert "rows 50%, gradients" in out
     assert "3 of 3 kinds of calls get another kernel than before, and take 0.44 of the time" in out
     file = preference.path(CPU)
     assert file.is_relative_to(cache)
@@ -89,7 +89,7 @@ def test_a_kernel_that_fails_is_left_out(cache, few, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_is_measured_are_kinds_of_their_own(device):
     examples = learn.planned(device)
-    some = [each for each in examples if each.queries * each.keys <= 128**2 and each.width == 32]
+    some = [each for each in examples if each.queries * each.keys <= 128**2 and each.width <= 64]
     found = [preference.kind_of(learn.with_blocks(each.call("cpu"))) for each in some]
     assert None not in found
     assert len(set(found)) == len(found)

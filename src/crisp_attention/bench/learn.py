@@ -35,7 +35,8 @@ from crisp_attention.methods.method import Method, as_method
 from crisp_attention.methods.rules import Dense, TopK
 
 HEADS = 8
-WIDTHS = (32, 64, 128)
+# on GPUs few, as each may be compiled for, and torch does not compile a function for more than eight
+WIDTHS = {"cpu": (32, 64, 128), "cuda": (64, 128)}
 # queries and keys; a single query has a cache, and neither gradients nor a causal mask
 SIZES = {
     "cpu": ((1, 128), (1, 2048), (16, 16), (128, 128), (1024, 1024)),
@@ -46,7 +47,8 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 BLOCKS = {"cpu": 64, "cuda": 128}
 # the reference holds matrices of all pairs: where they are more, it is no choice however fast it is
 FEW_PAIRS = 2**20
-EFFORT = Effort(rounds=15, seconds=0.25)
+# of short calls many, as the machine may be busy with something else for longer than they take
+EFFORT = Effort(rounds=300, seconds=0.2)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def planned(device: str) -> list[Example]:
     return [
         Example(method, queries, keys, width, causal, gradients)
         for method, (queries, keys), width, causal, gradients in product(
-            methods, SIZES[device], WIDTHS, (False, True), (False, True)
+            methods, SIZES[device], WIDTHS[device], (False, True), (False, True)
         )
         if (queries > 1 or not (causal or gradients))
         and (method == methods[0] or not method.drops_nothing(keys))
@@ -142,12 +144,14 @@ def show(table: Table, device: str, console: Console) -> None:
     for each in table.kinds:
         cells.setdefault((_what(each.kind), _size(each.kind)), Counter())[each.order[0]] += 1
     sizes = list(dict.fromkeys(size for _, size in cells))
-    shown = Shown("queries x keys", *sizes, box=box.SIMPLE_HEAD)
+    shown = Shown(box=box.SIMPLE_HEAD)
+    shown.add_column("queries", no_wrap=True)
+    for size in sizes:
+        shown.add_column(size)
     for what in dict.fromkeys(what for what, _ in cells):
-        fastest = (cells.get((what, size), Counter()).most_common() for size in sizes)
-        shown.add_row(what, *("\n".join(f"{name} {count}" for name, count in each) for each in fastest))
+        shown.add_row(what, *(_counted(cells.get((what, size), Counter())) for size in sizes))
     console.print(
-        f"[bold]the fastest kernels on {escape(table.machine)}, each with its kinds of calls[/]",
+        f"[bold]the fastest kernels on {escape(table.machine)}[/] (where several: for how many kinds of calls)",
         soft_wrap=True,
     )
     console.print(shown)
@@ -159,12 +163,19 @@ def show(table: Table, device: str, console: Console) -> None:
 
 
 def _what(kind: Kind) -> str:
-    share = "" if kind.form == "dense" else f", {kind.density:.0%} kept"
-    return f"{kind.form}{share}, {'forward + backward' if kind.gradients else 'forward'}"
+    share = "" if kind.form == "dense" else f" {kind.density:.0%}"
+    return f"{kind.form}{share}{', gradients' * kind.gradients}"
 
 
 def _size(kind: Kind) -> str:
-    return f"{kind.queries:,} x {kind.pairs // (HEADS * kind.queries):,}"
+    return f"1, {kind.pairs // HEADS:,} keys" if kind.queries == 1 else f"{kind.queries:,}"
+
+
+def _counted(kernels: Counter[str]) -> str:
+    """Their names, with the numbers where they are several."""
+    if len(kernels) == 1:
+        return next(iter(kernels))
+    return "\n".join(f"{name} {count}" for name, count in kernels.most_common())
 
 
 def _gain(each: Measured, device: str) -> float | None:
