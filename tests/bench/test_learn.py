@@ -51,7 +51,7 @@ def test_the_command_end_to_end(crisp_command, cache, few, monkeypatch):
     assert status == 0
     assert measured == [["sdpa", "cpu", "reference"], ["cpu", "reference"], ["cpu", "reference"]]
     assert "topk:sparsity=0.5, 16 x 16 pairs, width 32, causal, with gradients" in err
-    assert "rows 50%, gradients" in out
+    assert "rows 50%, grad." in out
     assert "3 of 3 kinds of calls get another kernel than before, and take 0.44 of the time" in out
     file = preference.path(CPU)
     assert file.is_relative_to(cache)
@@ -70,6 +70,26 @@ def test_the_command_end_to_end(crisp_command, cache, few, monkeypatch):
 def test_times_are_those_of_the_kernels(cache, few):
     table = learn.measured("cpu", lambda what: None)
     assert all(0 < taken < 10 for each in table.kinds for taken in each.seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("times", "ranked"),
+    [
+        (
+            {"sdpa": [1.0, 1.0, 1.0], "cpu": [0.9, 0.9, 0.9], "reference": [0.5, 0.5, 0.5]},
+            "reference cpu sdpa",
+        ),
+        (
+            {"sdpa": [1.0, 1.0, 1.0], "cpu": [0.96, 0.96, 0.96], "reference": [0.92, 0.93, 9.0]},
+            "sdpa cpu reference",
+        ),
+        ({"sdpa": [1.0, 8.0, 8.0], "cpu": [2.0, 2.0, 2.0]}, "sdpa cpu"),  # once when nothing else ran
+        ({"sdpa": [1.0, 1.0, 1.0], "cpu": [0.2, 2.0, 2.0]}, "sdpa cpu"),
+        ({"cpu": [1.0, 9.0, 9.0], "reference": [2.0, 12.0, 12.0]}, "cpu reference"),
+    ],
+)
+def test_only_what_is_clearly_faster_comes_before_what_came_first(times, ranked):
+    assert learn._ranked(times) == ranked.split()
 
 
 def test_a_kernel_that_fails_is_left_out(cache, few, monkeypatch):

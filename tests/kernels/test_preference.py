@@ -51,7 +51,11 @@ def learned(cache):
     """Writes a table with these seconds of kernels by kind."""
 
     def write(seconds: dict[Kind, dict[str, float]], **changes: object) -> Path:
-        table = Table("a machine", versions(), tuple(Measured(*each) for each in seconds.items()))
+        rows = (
+            Measured(kind, dict(sorted(each.items(), key=lambda taken: taken[1])))
+            for kind, each in seconds.items()
+        )
+        table = Table("a machine", versions(), tuple(rows))
         file = preference.path(CPU)
         file.parent.mkdir(exist_ok=True)
         write_json(file, {**table.plain(), **changes})

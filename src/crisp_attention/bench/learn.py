@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 
 import torch
 from rich import box
@@ -47,6 +47,8 @@ DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 BLOCKS = {"cpu": 64, "cuda": 128}
 # the reference holds matrices of all pairs: where they are more, it is no choice however fast it is
 FEW_PAIRS = 2**20
+# the share of another kernel's time that is no chance
+CLEARLY = 0.95
 # of short calls many, as the machine may be busy with something else for longer than they take
 EFFORT = Effort(rounds=300, seconds=0.2)
 
@@ -122,7 +124,24 @@ def _measured(call: Call, device: str) -> Measured | None:
             calls[name] = run
     times = interleaved(calls, EFFORT, clock_of(device)) if calls else {}
     # what else runs on the machine only adds to a time
-    return Measured(kind, {name: min(taken) for name, taken in times.items()}) if times else None
+    return Measured(kind, {name: min(times[name]) for name in _ranked(times)}) if times else None
+
+
+def _ranked(times: dict[str, list[float]]) -> list[str]:
+    """The kernels, given in the order that Crisp comes with: each moves before those that it is clearly faster than."""
+    ranked: list[str] = []
+    for name, taken in times.items():
+        place = len(ranked)
+        while place and _is_faster(taken, times[ranked[place - 1]]):
+            place -= 1
+        ranked.insert(place, name)
+    return ranked
+
+
+def _is_faster(taken: list[float], other: list[float]) -> bool:
+    """Whether it is so by the shortest times as well as round by round; on a busy machine one alone may be chance."""
+    ratios = [one / two for one, two in zip(taken, other, strict=True)]
+    return max(median(ratios), min(taken) / min(other)) < CLEARLY
 
 
 def _run(call: Call, kernel: str) -> Callable[[], object]:
@@ -144,14 +163,14 @@ def show(table: Table, device: str, console: Console) -> None:
     for each in table.kinds:
         cells.setdefault((_what(each.kind), _size(each.kind)), Counter())[each.order[0]] += 1
     sizes = list(dict.fromkeys(size for _, size in cells))
-    shown = Shown(box=box.SIMPLE_HEAD)
+    shown = Shown(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("queries", no_wrap=True)
     for size in sizes:
         shown.add_column(size)
     for what in dict.fromkeys(what for what, _ in cells):
         shown.add_row(what, *(_counted(cells.get((what, size), Counter())) for size in sizes))
     console.print(
-        f"[bold]the fastest kernels on {escape(table.machine)}[/] (where several: for how many kinds of calls)",
+        f"[bold]the fastest kernels on {escape(table.machine)}[/] (grad.: with gradients; numbers: of kinds of calls)",
         soft_wrap=True,
     )
     console.print(shown)
@@ -164,11 +183,11 @@ def show(table: Table, device: str, console: Console) -> None:
 
 def _what(kind: Kind) -> str:
     share = "" if kind.form == "dense" else f" {kind.density:.0%}"
-    return f"{kind.form}{share}{', gradients' * kind.gradients}"
+    return f"{kind.form}{share}{', grad.' * kind.gradients}"
 
 
 def _size(kind: Kind) -> str:
-    return f"1, {kind.pairs // HEADS:,} keys" if kind.queries == 1 else f"{kind.queries:,}"
+    return f"1 of {kind.pairs // HEADS:,}" if kind.queries == 1 else f"{kind.queries:,}"
 
 
 def _counted(kernels: Counter[str]) -> str:
