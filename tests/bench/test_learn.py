@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crisp_attention import BlockTopK, Dense, TopK
-from crisp_attention.bench import learn
+from crisp_attention.bench import command, learn
 from crisp_attention.bench.learn import Example
 from crisp_attention.bench.rounds import Effort
 from crisp_attention.kernels import dispatch, preference
@@ -47,10 +47,12 @@ def test_the_command_end_to_end(crisp_command, cache, few, monkeypatch):
         return {name: [9.0, clock[name]] for name in calls}
 
     monkeypatch.setattr(learn, "interleaved", interleaved)
+    monkeypatch.setattr(command, "BUSY", -1.0)
     status, out, err = crisp_command("bench", "--learn")
     assert status == 0
     assert measured == [["sdpa", "cpu", "reference"], ["cpu", "reference"], ["cpu", "reference"]]
     assert "topk:sparsity=0.5, 16 x 16 pairs, width 32, causal, with gradients" in err
+    assert "run it once more when it is not, as this is kept" in err
     assert "rows 50%, grad." in out
     assert "3 of 3 kinds of calls get another kernel than before, and take 0.44 of the time" in out
     file = preference.path(CPU)

@@ -45,13 +45,15 @@ def run_bench(options: BenchOptions, notes: Console) -> Results | None:
         torch.set_num_threads(options.threads)
     found = machine(options.device)
     _say(notes, described(found))
-    if found["load_before"] > BUSY:
+    if busy := found["load_before"] > BUSY:
         _say(
             notes,
             f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
         )
     if options.learn:
         _learn(options.device, notes)
+        if busy:
+            _say(notes, "the machine was busy: run it once more when it is not, as this is kept")
         return None
     results = Results(sys.argv, plain(options), found)
     states = states_of(options.text, options.quick) if options.text and "sparsefinder" in plan.parts else None
