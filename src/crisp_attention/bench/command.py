@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from crisp_attention.bench import decoding, pruned
+from crisp_attention.bench import decoding, learn, pruned
 from crisp_attention.bench.children import measure_first_calls, measure_memory
 from crisp_attention.bench.hooked import MODELS, measure_hooks
 from crisp_attention.bench.limit import matrix_rate
@@ -24,30 +24,38 @@ from crisp_attention.bench.tables import show
 from crisp_attention.bench.timed import measure_attention, measure_steps
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_folder, plain, write_json
+from crisp_attention.kernels import preference
 from crisp_attention.runs.terminal import table_console
 
 BUSY = 0.5  # processes waiting to run before we began
 
 
-def run_bench(options: BenchOptions, notes: Console) -> Results:
+def run_bench(options: BenchOptions, notes: Console) -> Results | None:
     """Measure, write bench.json, the picture and the page, and print tables; progress goes to `notes`.
 
+    With `learn` it writes a table of kernels, and there are no results.
     Raises OptionError, before anything is measured, for what cannot work.
     """
     plan = planned(options)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("device cuda: torch finds no CUDA device here", "device")
-    check_folder(options.output)
+    if not options.learn:
+        check_folder(options.output)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     found = machine(options.device)
-    results = Results(sys.argv, plain(options), found)
     _say(notes, described(found))
-    if found["load_before"] > BUSY:
+    if busy := found["load_before"] > BUSY:
         _say(
             notes,
             f"the machine is busy (load {found['load_before']:.1f}): times will vary more than they should",
         )
+    if options.learn:
+        _learn(options.device, notes)
+        if busy:
+            _say(notes, "the machine was busy: run it once more when it is not, as this is kept")
+        return None
+    results = Results(sys.argv, plain(options), found)
     states = states_of(options.text, options.quick) if options.text and "sparsefinder" in plan.parts else None
     dtype = plan.cases[0].shape.dtype
     results.matrix_rate[dtype] = rate = matrix_rate(dtype, options.device, clock_of(options.device))
@@ -90,6 +98,19 @@ def run_bench(options: BenchOptions, notes: Console) -> Results:
     return results
 
 
+def _learn(device: str, notes: Console) -> None:
+    where = preference.path(torch.device(device))
+    with _counting(len(learn.planned(device)), notes) as told:
+        table = learn.measured(device, told)
+    with _writable():
+        where.parent.mkdir(parents=True, exist_ok=True)
+        write_json(where, table.plain())
+    preference.forget()
+    console = table_console()
+    learn.show(table, device, console)
+    _say(console, f"kernels are taken by this from now on: {where}; without the file, as before")
+
+
 @contextmanager
 def _writable() -> Iterator[None]:
     try:
@@ -112,6 +133,12 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         "sparsefinder": steps_of(options.quick),
     }
     cases["generation"] += len(decoding.planned(options.quick))
+    with _counting(sum(cases[part] for part in plan.parts), notes) as told:
+        yield told
+
+
+@contextmanager
+def _counting(total: int, notes: Console) -> Iterator[Callable[[str], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -119,7 +146,7 @@ def _progress(plan: Plan, options: BenchOptions, notes: Console) -> Iterator[Cal
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as bars:
-        task = bars.add_task("", total=sum(cases[part] for part in plan.parts), completed=-1)
+        task = bars.add_task("", total=total, completed=-1)
 
         def told(what: str) -> None:
             bars.update(task, description=what, advance=1, refresh=True)

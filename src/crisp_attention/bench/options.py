@@ -42,6 +42,11 @@ class BenchOptions:
     quick: Flag = False
     """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""
 
+    learn: Flag = False
+    """Measure only which kernel is the fastest here for which calls, in two minutes (CUDA takes longer to compile), and
+    keep that in a file that later programs take kernels by: among the user's caches, or in the folder that CRISP_CACHE
+    names. Takes --device and --threads alone."""
+
     parts: Annotated[tuple[Part, ...] | None, arg(metavar="PART ...", help_behavior_hint="")] = None
     """What to measure. Default: all that can be; with --quick
     neither decoders, first-call nor hooks.

@@ -1,6 +1,6 @@
 """From options to what is measured."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from crisp_attention.bench import situations
 from crisp_attention.bench.bars import MEMORY_LENGTH
@@ -125,6 +125,8 @@ def _usual(options: BenchOptions) -> tuple[Part, ...]:
 
 
 def _check(options: BenchOptions) -> None:
+    if options.learn:
+        _check_learning(options)
     if options.parts == ():
         raise OptionError(f"parts needs at least one of {', '.join(PARTS)}", "parts")
     if "sparsefinder" in (options.parts or ()):
@@ -149,6 +151,12 @@ def _check(options: BenchOptions) -> None:
                 check_whole(name, value, 1)
     except (TypeError, ValueError) as error:
         raise OptionError(str(error), name) from error
+
+
+def _check_learning(options: BenchOptions) -> None:
+    for each in fields(options):
+        if each.name not in ("learn", "device", "threads") and getattr(options, each.name) != each.default:
+            raise OptionError(f"learn takes device and threads alone, got {each.name} too", "learn")
 
 
 def _cpu_only(part: Part, options: BenchOptions) -> OptionError:

@@ -4,13 +4,13 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from crisp_attention.bench.contender import CRISP, Absent
 from crisp_attention.bench.rounds import Spread, Timed
+from crisp_attention.this_machine import processor
 
 FORMAT = 1
 
@@ -193,7 +193,7 @@ def machine(device: str) -> dict[str, Any]:
     import psutil
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -214,15 +214,6 @@ def described(found: dict[str, Any]) -> str:
         f"{where}, {found['threads']} threads, torch {found['versions']['torch']}, {found['capability']}, "
         f"Python {found['python']}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def versions() -> dict[str, str | None]:

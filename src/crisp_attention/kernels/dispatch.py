@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from crisp_attention.kernels import reference, registry
+from crisp_attention.kernels import preference, reference, registry
 from crisp_attention.kernels.around import tempered, together, with_branches
 from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
@@ -18,7 +18,7 @@ from crisp_attention.kernels.registry import KERNELS
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 
-AUTO, REFERENCE = "auto", "reference"
+AUTO, REFERENCE = "auto", preference.REFERENCE
 
 
 def _for_onnx() -> bool:
@@ -158,7 +158,7 @@ def _first(call: Call, backend: str) -> str | None:
     if recorder() is not None:
         return None
     for row in registry.covering(call):
-        if row.kernel in KERNELS and lacks(row.kernel, call) is None:
+        if (row.kernel == REFERENCE or row.kernel in KERNELS) and lacks(row.kernel, call) is None:
             return row.kernel
     return None
 

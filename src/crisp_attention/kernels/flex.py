@@ -12,6 +12,7 @@ from torch import Tensor
 from crisp_attention.kernels.blocks import lacks_blocks, lacks_parts
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.derivatives import OnlyOnce
+from crisp_attention.kernels.lightest import learns
 from crisp_attention.kernels.memory import apart
 from crisp_attention.methods.blocks import BlockGraph, listed
 from crisp_attention.methods.heads import PerHead
@@ -140,7 +141,7 @@ def _input(states: Tensor) -> Tensor:
 
 
 def _lacks_on_host(call: Call) -> str | None:
-    return "gradients on CPUs" if _learns(call) else None
+    return "gradients on CPUs" if learns((call.query, call.key, call.value)) else None
 
 
 def _lacks_on_device(call: Call, size: int) -> str | None:
@@ -153,7 +154,7 @@ def _lacks_on_device(call: Call, size: int) -> str | None:
         return f"blocks of {size} keys"
     if min(query.shape[-1], call.value.shape[-1]) < NARROWEST:
         return f"heads narrower than {NARROWEST}"
-    if not _learns(call):
+    if not learns((call.query, call.key, call.value)):
         return None
     if torch.compiler.is_compiling() and size % USUAL_TILE:
         # there the search for tiles that `_flex_attention` asks for is not made, and the usual ones do not fit
@@ -161,8 +162,3 @@ def _lacks_on_device(call: Call, size: int) -> str | None:
     if size < NARROWEST_SEARCHED and query.dtype != torch.float32:
         return f"gradients in half precision for blocks of {size} keys"
     return None
-
-
-def _learns(call: Call) -> bool:
-    states = (call.query, call.key, call.value)
-    return torch.is_grad_enabled() and any(each.requires_grad for each in states)

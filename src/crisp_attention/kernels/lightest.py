@@ -21,7 +21,7 @@ def lightest(
 
 def is_unwatched(states: Sequence[Tensor]) -> bool:
     """Whether no gradient, compiler, trace or mode of torch needs to know what is done with these."""
-    return not _learns(states) and not _is_watched(states)
+    return not learns(states) and not _is_watched(states)
 
 
 def lighter(
@@ -33,7 +33,7 @@ def lighter(
     """As `lightest`, and the `node` that autograd remembers where gradients alone are the reason for more."""
     if _is_watched(states):
         return operator
-    return node if _learns(states) else plain
+    return node if learns(states) else plain
 
 
 def node_of(
@@ -55,7 +55,8 @@ def node_of(
     return Node.apply
 
 
-def _learns(states: Sequence[Tensor]) -> bool:
+def learns(states: Sequence[Tensor]) -> bool:
+    """Whether gradients will be asked for of any of these."""
     return torch.is_grad_enabled() and any(each.requires_grad for each in states)
 
 

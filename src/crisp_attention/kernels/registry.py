@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from typing import Protocol
 
 from torch import Tensor
 
+from crisp_attention.kernels import preference
 from crisp_attention.kernels.call import Call
 from crisp_attention.methods.branches import Attended, Branch
 
@@ -134,7 +136,7 @@ class Fastest:
         return f"the fastest on {self.measured}"
 
 
-# the first that covers a call, and whose kernel lacks nothing of it, is taken
+# the first that covers a call, and whose kernel lacks nothing of it, is taken, where `preference` knows no better
 FASTEST = (
     Fastest("sdpa", device="cpu"),
     Fastest("cpu", device="cpu", measured="2 cores of an AMD EPYC (docs/performance.md)"),
@@ -146,5 +148,12 @@ FASTEST = (
 
 
 def covering(call: Call) -> Iterator[Fastest]:
-    """The rows that cover a call, in their order."""
-    return (row for row in FASTEST if row.covers(call))
+    """The rows that cover a call, in their order; what was measured on this machine for calls like it comes first."""
+    shipped = (row for row in FASTEST if row.covers(call))
+    if not (order := preference.order(call)):
+        return shipped
+    known = preference.table(call.query.device)
+    assert known is not None
+    measured = f"{known.machine}, measured by {preference.COMMAND}"
+    own = (Fastest(kernel, call.query.device.type, measured) for kernel in order)
+    return chain(own, (row for row in shipped if row.kernel not in order))

@@ -210,10 +210,8 @@ def _explain(layer: AttentionLayer, settings: Settings, asked: _Question) -> Ite
 def _why(part: dispatch.Part, backend: str) -> str:
     if backend != dispatch.AUTO:
         return f"backend={backend!r} was asked for"
-    if part.kernel != dispatch.REFERENCE:
-        row = next(row for row in registry.covering(part.call) if row.kernel == part.kernel)
-        return f"it lacks nothing and is {row.why}"
-    return "no faster kernel supports this call"
+    row = next((row for row in registry.covering(part.call) if row.kernel == part.kernel), None)
+    return "no faster kernel supports this call" if row is None else f"it lacks nothing and is {row.why}"
 
 
 def _not(kernel: str, call: Call) -> str:
