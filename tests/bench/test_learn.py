@@ -19,9 +19,9 @@ def cache(monkeypatch, tmp_path):
     """An empty folder for caches, in which nothing takes long to measure."""
     monkeypatch.setenv("CRISP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(learn, "EFFORT", Effort(3, 0))
-    preference.forget()
+    dispatch.forget()
     yield tmp_path / "cache"
-    preference.forget()
+    dispatch.forget()
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ kinds = st.builds(
 def cache(monkeypatch, tmp_path):
     """An empty folder for caches, which is read anew before and after."""
     monkeypatch.setenv("CRISP_CACHE", str(tmp_path))
-    preference.forget()
+    dispatch.forget()
     yield tmp_path
-    preference.forget()
+    dispatch.forget()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def learned(cache):
         file = preference.path(CPU)
         file.parent.mkdir(exist_ok=True)
         write_json(file, {**table.plain(), **changes})
-        preference.forget()
+        dispatch.forget()
         return file
 
     return write
@@ -150,6 +150,17 @@ def test_a_table_that_prefers_another_kernel_is_obeyed(learned):
     assert kernel_of(call(Dense(), gradients=True)) == "sdpa"
     assert kernel_of(call(TopK(0.5), causal=True)) == "cpu"
     assert kernel_of(call(Entmax())) == "cpu"
+
+
+def test_it_is_obeyed_by_calls_like_earlier_ones(learned):
+    given = call(TopK(0.5))
+    with torch.no_grad(), recording() as before:
+        dispatch.attention(given)
+        dispatch.attention(given)
+    learned({ROWS: {"reference": 1.0, "cpu": 2.0}})
+    with torch.no_grad(), recording() as after:
+        dispatch.attention(given)
+    assert (before, after) == ({"cpu"}, {"reference"})
 
 
 def test_the_fastest_that_lacks_nothing_is_taken(learned):

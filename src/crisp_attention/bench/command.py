@@ -24,7 +24,7 @@ from crisp_attention.bench.tables import show
 from crisp_attention.bench.timed import measure_attention, measure_steps
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_folder, plain, write_json
-from crisp_attention.kernels import preference
+from crisp_attention.kernels import dispatch, preference
 from crisp_attention.runs.terminal import table_console
 
 BUSY = 0.5  # processes waiting to run before we began
@@ -105,7 +105,7 @@ def _learn(device: str, notes: Console) -> None:
     with _writable():
         where.parent.mkdir(parents=True, exist_ok=True)
         write_json(where, table.plain())
-    preference.forget()
+    dispatch.forget()
     console = table_console()
     learn.show(table, device, console)
     _say(console, f"kernels are taken by this from now on: {where}; without the file, as before")

@@ -100,6 +100,12 @@ def _kind(call: Call, backend: str) -> Hashable | None:
     return replay.kind_of(call, backend)
 
 
+def forget() -> None:
+    """Choose again for calls like earlier ones, by what is measured on this machine by then."""
+    preference.forget()
+    replay.forget()
+
+
 def check_backend(backend: str) -> None:
     """Raise ValueError unless there is such a backend."""
     if backend not in (known := [AUTO, *KERNELS, REFERENCE]):

@@ -86,6 +86,11 @@ def find(kind: Hashable | None) -> Record | None:
     return None if kind is None else _records.get(kind)
 
 
+def forget() -> None:
+    """Plan the next call of every kind again."""
+    _records.clear()
+
+
 @contextmanager
 def remembering(kind: Hashable | None, call: Call) -> Iterator[None]:
     """Make a record of the call that is computed inside, if others of its kind can be made from that."""
