@@ -9,9 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import crisp_attention as crisp
-from crisp_attention.kernels import dispatch
+from crisp_attention.kernels import dispatch, replay
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.cpu import replay
 from crisp_attention.kernels.recording import recording
 from crisp_attention.methods.method import as_method
 from crisp_attention.testing.calls import CASES, METHODS, Case

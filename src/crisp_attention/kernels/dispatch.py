@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from crisp_attention.kernels import preference, reference, registry
+from crisp_attention.kernels import preference, reference, registry, replay
 from crisp_attention.kernels.around import tempered, together, with_branches
 from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
-from crisp_attention.kernels.cpu import replay
 from crisp_attention.kernels.masks import recognised
 from crisp_attention.kernels.recording import note
 from crisp_attention.kernels.registry import KERNELS
@@ -71,7 +70,7 @@ def attention(
         )
     kind = _kind(call, backend) if observe is None and not weights else None
     if (record := replay.find(kind)) is not None:
-        note("cpu")
+        note(replay.RECORDED)
         return record.attention(call.query, call.key, call.value), None
     given = tempered(call)
     compiled = backend != REFERENCE and recorder() is None and not transformed()
@@ -79,7 +78,7 @@ def attention(
         parts = plan(_in_one_dtype(given if transformed() else recognised(given)), backend)
         blocks = parts[0].call.blocks
         if parts[0].kernel != REFERENCE or len(parts) > 1:
-            with replay.remembering(kind, call):
+            with replay.remembering(kind, call, parts[0].kernel):
                 output = _compute(parts)
             if not _with_branch(parts[0]):
                 output = with_branches(output, call, blocks, compiled=compiled)
@@ -94,7 +93,7 @@ def attention(
 
 
 def _kind(call: Call, backend: str) -> Hashable | None:
-    """What calls have in common that the CPU kernel need not be planned for again; None for those that it must."""
+    """What calls have in common that need not be planned one by one; None for a call that must be."""
     if torch.compiler.is_compiling() or transformed():
         return None
     return replay.kind_of(call, backend)

@@ -92,9 +92,9 @@ def attention(call: Call) -> Tensor:
             graph = None
     states = tuple(each.float() for each in (call.query, call.key, call.value))
     if graph is None or not computes_branch(call):  # whose features are of the width as it is
-        by_rows = graph is None and not by_sight and call.query.shape[2] > FEW
         # without a backward pass, rows of packed queries and keys may be of any width
-        first = 2 if by_rows and is_unwatched(states) else 0
+        by_rows = graph is None and not by_sight and is_unwatched(states) and call.query.shape[2] > FEW
+        first = 2 if by_rows else 0
         states = *states[:first], *map(_whole_vectors, states[first:])
     seed = torch.zeros((), dtype=torch.int64, device=call.query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
