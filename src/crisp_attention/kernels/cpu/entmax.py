@@ -5,6 +5,7 @@ With z = (α - 1) (score - largest), the weights are max(z - τ, 0) ** (1 / (α 
 
 import numpy as np
 
+from crisp_attention.kernels.cpu.counts import outline
 from crisp_attention.kernels.cpu.groups import at_least
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -23,7 +24,7 @@ from crisp_attention.kernels.cpu.powers import (
     weights_and_slopes,
     wide_sums,
 )
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, NEWTON, padded, spoiled
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, NEWTON, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of
 from crisp_attention.kernels.cpu.vectors import compact, survey
 
@@ -56,7 +57,7 @@ def kind_of(alpha):
 def choose_entmax(job, alpha, batch, head, first, rows, scores, index, kept):
     """Note threshold, tie, largest score and τ of each row of a tile."""
     begin, end = bounds(job, batch)
-    kind, ahead = kind_of(alpha), -INFINITY
+    kind, ahead = kind_of(alpha), INFINITY
     for r in range(rows):
         at = (batch * job.heads + head) * job.queries + first + r
         row, n = floats_after(scores, r * padded(job.keys)), end_of(job, first + r, begin, end)
@@ -68,19 +69,24 @@ def choose_entmax(job, alpha, batch, head, first, rows, scores, index, kept):
 @compiled
 def _choose(alpha, kind, row, columns, index, kept, norm, ahead):
     """A row's threshold, and how far it lies above the mean, which may be about as far in the next row."""
-    low, high, seen, broken, total, _ = survey(row, columns)
+    high, seen, total = outline(row, columns)
+    broken = 0
+    if not abs(total) < INFINITY:  # which finite scores may add up to as well
+        _, high, _, broken, _, _ = survey(row, columns)
     spoilt = spoiled(high, broken)
     norm[0], norm[1] = high, NAN if spoilt else ZERO
     if seen == 0 or spoilt:
         return INFINITY, ahead
     factor, mean = alpha - ONE, total / np.float32(seen)
     start = -ONE
-    if ahead > -INFINITY and factor <= HALF:  # at most where a row has it whose scores are all the same
+    if (
+        abs(ahead) < INFINITY and abs(mean) < INFINITY and factor <= HALF
+    ):  # at most where a row has it whose scores are all the same
         start = min(max((mean + ahead - high) * factor, start), -(np.float32(seen) ** -factor))
     norm[1] = _tau(kind, row, columns, high, factor, mean, start, index, kept)
     # a little below τ: what lies between weighs nothing
     edge = high + norm[1] / factor
-    return max(edge - (abs(high) + abs(edge) + ONE) * np.float32(1e-6), low), edge - mean
+    return max(edge - (abs(high) + abs(edge) + ONE) * np.float32(1e-6), LOWEST), edge - mean
 
 
 @compiled
