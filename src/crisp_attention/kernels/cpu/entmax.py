@@ -33,6 +33,8 @@ NAN, ZERO, HALF, ONE = np.float32(np.nan), np.float32(0), np.float32(0.5), np.fl
 NEAR = np.float32(2e-6)
 # Newton's method squares what is left to τ: after a step as short as this part of τ, next to nothing
 CLOSE = np.float32(1e-3)
+# of a power, the same: large ones are nearly exponentials, in which what is left is a factor that their sum takes away
+ALIKE = np.float32(2e-5)
 # τ may turn out to be as many times as low as the one that the search starts at
 AROUND = np.float32(1.05)
 
@@ -104,6 +106,7 @@ def _tau(kind, row, columns, high, factor, mean, start, index, kept):
     From the left, where -1 is, every step stays on the left; from the right the first one leads there.
     """
     tau, power, lowest, scores, count = start, ONE / factor - ONE, INFINITY, row, columns
+    close = max(CLOSE, ALIKE * power)
     for _ in range(NEWTON):
         if tau < lowest:  # what lies above a little less than this, if that is few
             lowest, scores, count = max(tau * AROUND, -ONE), row, columns
@@ -115,7 +118,7 @@ def _tau(kind, row, columns, high, factor, mean, start, index, kept):
         step = np.float32(total / slope * (1 - np.float64(total) ** -np.float64(factor)))
         new = max(tau + step, -ONE)
         # slopes end in a jump where the power is below 1: there a short step may have a long one behind it
-        if power >= ONE - NEAR and abs(step) < -CLOSE * new:
+        if power >= ONE - NEAR and abs(step) < -close * new:
             return new
         if new == tau or (new < tau and tau != start):
             return new
