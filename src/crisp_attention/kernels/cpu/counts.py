@@ -115,6 +115,39 @@ def mass_around(typing, row, weight, count, middle):
 
 
 @intrinsic
+def outline(typing, row, count):
+    """The largest score of a row, the number of its scores and their sum, which is NaN if one of them is.
+
+    -inf is no score. `count` is a multiple of 16. A part of what `survey` gives.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, count = arguments
+        high, total = (cgutils.alloca_once_value(builder, each) for each in (NONE, ir.Constant(FLOATS, None)))
+        seen, bits = cgutils.alloca_once_value(builder, count.type(0)), ir.IntType(LANES)
+
+        def each(x: Any) -> None:
+            there = builder.fcmp_unordered("!=", x, NONE)
+            old = builder.load(high)
+            builder.store(builder.select(builder.fcmp_ordered(">", x, old), x, old), high)
+            value = builder.select(there, x, ir.Constant(FLOATS, None))
+            builder.store(builder.fadd(builder.load(total), value), total)
+            number = builder.zext(builder.ctpop(builder.bitcast(there, bits)), count.type)
+            builder.store(builder.add(builder.load(seen), number), seen)
+
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            each(load(builder, builder.gep(row, [t])))
+        values = [
+            reduced(builder, builder.load(high), smaller(builder, ">")),
+            builder.load(seen),
+            reduced(builder, builder.load(total), builder.fadd),
+        ]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.Tuple([types.float32, types.int64, types.float32])(POINTER, types.int64), code
+
+
+@intrinsic
 def equal_places(typing, row, value):
     """Which of 16 scores equal a value, as bits."""
 

@@ -5,6 +5,7 @@ With z = (α - 1) (score - largest), the weights are max(z - τ, 0) ** (1 / (α 
 
 import numpy as np
 
+from crisp_attention.kernels.cpu.counts import outline
 from crisp_attention.kernels.cpu.groups import at_least
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -23,7 +24,7 @@ from crisp_attention.kernels.cpu.powers import (
     weights_and_slopes,
     wide_sums,
 )
-from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, NEWTON, padded, spoiled
+from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, NEWTON, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of
 from crisp_attention.kernels.cpu.vectors import compact, survey
 
@@ -32,6 +33,8 @@ NAN, ZERO, HALF, ONE = np.float32(np.nan), np.float32(0), np.float32(0.5), np.fl
 NEAR = np.float32(2e-6)
 # Newton's method squares what is left to τ: after a step as short as this part of τ, next to nothing
 CLOSE = np.float32(1e-3)
+# of a power, the same: large ones are nearly exponentials, in which what is left is a factor that their sum takes away
+ALIKE = np.float32(2e-5)
 # τ may turn out to be as many times as low as the one that the search starts at
 AROUND = np.float32(1.05)
 
@@ -56,7 +59,7 @@ def kind_of(alpha):
 def choose_entmax(job, alpha, batch, head, first, rows, scores, index, kept):
     """Note threshold, tie, largest score and τ of each row of a tile."""
     begin, end = bounds(job, batch)
-    kind, ahead = kind_of(alpha), -INFINITY
+    kind, ahead = kind_of(alpha), INFINITY
     for r in range(rows):
         at = (batch * job.heads + head) * job.queries + first + r
         row, n = floats_after(scores, r * padded(job.keys)), end_of(job, first + r, begin, end)
@@ -68,19 +71,24 @@ def choose_entmax(job, alpha, batch, head, first, rows, scores, index, kept):
 @compiled
 def _choose(alpha, kind, row, columns, index, kept, norm, ahead):
     """A row's threshold, and how far it lies above the mean, which may be about as far in the next row."""
-    low, high, seen, broken, total, _ = survey(row, columns)
+    high, seen, total = outline(row, columns)
+    broken = 0
+    if not abs(total) < INFINITY:  # which finite scores may add up to as well
+        _, high, _, broken, _, _ = survey(row, columns)
     spoilt = spoiled(high, broken)
     norm[0], norm[1] = high, NAN if spoilt else ZERO
     if seen == 0 or spoilt:
         return INFINITY, ahead
     factor, mean = alpha - ONE, total / np.float32(seen)
     start = -ONE
-    if ahead > -INFINITY and factor <= HALF:  # at most where a row has it whose scores are all the same
+    if (
+        abs(ahead) < INFINITY and abs(mean) < INFINITY and factor <= HALF
+    ):  # at most where a row has it whose scores are all the same
         start = min(max((mean + ahead - high) * factor, start), -(np.float32(seen) ** -factor))
     norm[1] = _tau(kind, row, columns, high, factor, mean, start, index, kept)
     # a little below τ: what lies between weighs nothing
     edge = high + norm[1] / factor
-    return max(edge - (abs(high) + abs(edge) + ONE) * np.float32(1e-6), low), edge - mean
+    return max(edge - (abs(high) + abs(edge) + ONE) * np.float32(1e-6), LOWEST), edge - mean
 
 
 @compiled
@@ -98,6 +106,7 @@ def _tau(kind, row, columns, high, factor, mean, start, index, kept):
     From the left, where -1 is, every step stays on the left; from the right the first one leads there.
     """
     tau, power, lowest, scores, count = start, ONE / factor - ONE, INFINITY, row, columns
+    close = max(CLOSE, ALIKE * power)
     for _ in range(NEWTON):
         if tau < lowest:  # what lies above a little less than this, if that is few
             lowest, scores, count = max(tau * AROUND, -ONE), row, columns
@@ -109,7 +118,7 @@ def _tau(kind, row, columns, high, factor, mean, start, index, kept):
         step = np.float32(total / slope * (1 - np.float64(total) ** -np.float64(factor)))
         new = max(tau + step, -ONE)
         # slopes end in a jump where the power is below 1: there a short step may have a long one behind it
-        if power >= ONE - NEAR and abs(step) < -CLOSE * new:
+        if power >= ONE - NEAR and abs(step) < -close * new:
             return new
         if new == tau or (new < tau and tau != start):
             return new
