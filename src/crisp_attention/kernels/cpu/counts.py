@@ -25,6 +25,28 @@ DOUBLES = ir.VectorType(ir.DoubleType(), HALF)
 NONE = ir.Constant(FLOATS, [-float("inf")] * LANES)
 
 
+class Mass:
+    """Code for a sum of weights in float64."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+        self.halves = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
+
+    def add(self, weights: list[Any]) -> None:
+        """Add one vector, or 2, 4 or so, whose sum is taken in float32 first: of equal weights it is exact."""
+        builder = self.builder
+        while len(weights) > 1:
+            weights = [builder.fadd(a, b) for a, b in zip(weights[::2], weights[1::2], strict=True)]
+        for half, total in enumerate(self.halves):
+            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
+            part = builder.fpext(builder.shuffle_vector(weights[0], weights[0], places), DOUBLES)
+            builder.store(builder.fadd(builder.load(total), part), total)
+
+    def total(self) -> Any:
+        one, other = (self.builder.load(half) for half in self.halves)
+        return reduced(self.builder, self.builder.fadd(one, other), self.builder.fadd)
+
+
 def _over(builder: Any, rows: list[Any], count: Any, each: Callable[..., None]) -> None:
     """Code for `each` vector of some rows, of the last one with -inf, or 0 in all but the first row, behind the end."""
     kind = count.type
@@ -44,7 +66,7 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
     number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
     least = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, [float("inf")] * LANES))
     greatest = cgutils.alloca_once_value(builder, NONE)
-    masses = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
+    mass = Mass(builder)
 
     def each(x: Any, weights: Any = None) -> None:
         above = builder.fcmp_ordered(">=", x, middle)
@@ -57,11 +79,7 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
         builder.store(builder.select(closer, x, old), greatest)
         if weights is None:
             return
-        held = builder.select(above, weights, ir.Constant(FLOATS, None))
-        for half, mass in enumerate(masses):
-            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
-            part = builder.fpext(builder.shuffle_vector(held, held, places), DOUBLES)
-            builder.store(builder.fadd(builder.load(mass), part), mass)
+        mass.add([builder.select(above, weights, ir.Constant(FLOATS, None))])
 
     _over(builder, [row] if weight is None else [row, weight], count, each)
     found = [
@@ -70,8 +88,7 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
         reduced(builder, builder.load(greatest), smaller(builder, ">")),
     ]
     if weight is not None:
-        one, other = (builder.load(mass) for mass in masses)
-        found.append(reduced(builder, builder.fadd(one, other), builder.fadd))
+        found.append(mass.total())
     return found
 
 
