@@ -3,6 +3,7 @@
 Rows are whole vectors, whose tails are -inf.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -10,10 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from crisp_attention.kernels.cpu.counts import DOUBLES, HALF
+from crisp_attention.kernels.cpu.counts import Mass
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
-    INT,
     INTS,
     LANES,
     POINTER,
@@ -29,25 +29,6 @@ from crisp_attention.kernels.cpu.vectors import (
 NOTHING = ir.Constant(FLOATS, None)
 # differences of scores are taken to be no larger where they are multiplied with a weight of 0
 FAR = ir.Constant(FLOATS, [-100.0] * LANES)
-
-
-class _Mass:
-    """A sum of vectors of weights in float64."""
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-        self.halves = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
-
-    def add(self, weights: Any) -> None:
-        builder = self.builder
-        for half, total in enumerate(self.halves):
-            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
-            part = builder.fpext(builder.shuffle_vector(weights, weights, places), DOUBLES)
-            builder.store(builder.fadd(builder.load(total), part), total)
-
-    def total(self) -> Any:
-        one, other = (self.builder.load(half) for half in self.halves)
-        return reduced(self.builder, self.builder.fadd(one, other), self.builder.fadd)
 
 
 @intrinsic
@@ -66,7 +47,7 @@ def list_between(typing, row, count, bottom, top, listed):
             x = load(builder, builder.gep(row, [t]))
             above = builder.fcmp_ordered(">=", x, top)
             builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)
-            keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.fcmp_ordered("<", x, top))
+            keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.not_(above))
             builder.store(compress(builder, keep, ((x, listed),), builder.load(taken)), taken)
         found = builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64))
         return context.make_tuple(builder, signature.return_type, [found, builder.load(taken)])
@@ -75,28 +56,40 @@ def list_between(typing, row, count, bottom, top, listed):
     return result(POINTER, types.int64, types.float32, types.float32, POINTER), code
 
 
-@intrinsic
-def list_masses(typing, row, weight, count, bottom, top, listed, masses):
-    """The weight of the scores that are at least `top`, in float64, and the number of others at least `bottom`.
+def _in_fours(builder: Any, count: Any, each: Callable[[list[Any]], None]) -> None:
+    """Code for all vectors of a row, four at a time and then those that are left."""
+    kind = count.type
+    whole = builder.and_(count, kind(-4 * LANES))
+    for start, end, vectors in ((kind(0), whole, 4), (whole, count, 1)):
+        with cgutils.for_range_slice(builder, start, end, kind(vectors * LANES), kind) as (t, _):
+            each([builder.add(t, kind(v * LANES)) for v in range(vectors)])
 
-    Those are listed with their weights. Both lists need 16 slots more than the row has.
-    """
+
+@intrinsic
+def list_by_mass(typing, row, weight, count, bottom, top, listed):
+    """`list_between`, with the weight of the scores that are at least `top`, in float64, in place of their number."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row, weight, count, bottom, top, listed, masses = arguments
+        row, weight, count, bottom, top, listed = arguments
         bottom, top = splat(builder, bottom), splat(builder, top)
-        mass = _Mass(builder)
+        mass = Mass(builder)
         taken = cgutils.alloca_once_value(builder, count.type(0))
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            x, weights = load(builder, builder.gep(row, [t])), load(builder, builder.gep(weight, [t]))
-            mass.add(builder.select(builder.fcmp_ordered(">=", x, top), weights, NOTHING))
-            keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.fcmp_ordered("<", x, top))
-            pairs = ((x, listed), (weights, masses))
-            builder.store(compress(builder, keep, pairs, builder.load(taken)), taken)
+
+        def each(places: list[Any]) -> None:
+            held = []
+            for t in places:
+                x, weights = (load(builder, builder.gep(each, [t])) for each in (row, weight))
+                above = builder.fcmp_ordered(">=", x, top)
+                held.append(builder.select(above, weights, NOTHING))
+                keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.not_(above))
+                builder.store(compress(builder, keep, ((x, listed),), builder.load(taken)), taken)
+            mass.add(held)
+
+        _in_fours(builder, count, each)
         return context.make_tuple(builder, signature.return_type, [mass.total(), builder.load(taken)])
 
     result = types.Tuple([types.float64, types.int64])
-    return result(POINTER, POINTER, types.int64, types.float32, types.float32, POINTER, POINTER), code
+    return result(POINTER, POINTER, types.int64, types.float32, types.float32, POINTER), code
 
 
 @intrinsic
@@ -109,42 +102,25 @@ def masses_of(typing, row, weight, count, high):
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         row, weight, count, high = arguments
         high = splat(builder, high)
-        mass = _Mass(builder)
+        mass = Mass(builder)
         sum_, squares = (cgutils.alloca_once_value(builder, NOTHING) for _ in range(2))
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            x = builder.fsub(load(builder, builder.gep(row, [t])), high)
-            weights = exponential(builder, x)
-            store(builder, weights, builder.gep(weight, [t]))
-            mass.add(weights)
-            near = builder.select(builder.fcmp_ordered(">", x, FAR), x, FAR)
-            part = builder.fmul(weights, near)
-            builder.store(builder.fadd(builder.load(sum_), part), sum_)
-            builder.store(fma(builder, part, near, builder.load(squares)), squares)
+
+        def each(places: list[Any]) -> None:
+            all_ = []
+            for t in places:
+                x = builder.fsub(load(builder, builder.gep(row, [t])), high)
+                weights = exponential(builder, x)
+                store(builder, weights, builder.gep(weight, [t]))
+                all_.append(weights)
+                near = builder.select(builder.fcmp_ordered(">", x, FAR), x, FAR)
+                part = builder.fmul(weights, near)
+                builder.store(builder.fadd(builder.load(sum_), part), sum_)
+                builder.store(fma(builder, part, near, builder.load(squares)), squares)
+            mass.add(all_)
+
+        _in_fours(builder, count, each)
         moments = [reduced(builder, builder.load(each), builder.fadd) for each in (sum_, squares)]
         return context.make_tuple(builder, signature.return_type, [mass.total(), *moments])
 
     result = types.Tuple([types.float64, types.float32, types.float32])
     return result(POINTER, POINTER, types.int64, types.float32), code
-
-
-@intrinsic
-def exponentials_from(typing, row, count, threshold, shift):
-    """row[t] = exp(row[t] - shift) in place of scores that are at least a threshold, 0 of others; returns the sum.
-
-    Differences are at most 0; below -87 the result is 0.
-    """
-
-    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        row, count, threshold, shift = arguments
-        threshold, shift = splat(builder, threshold), splat(builder, shift)
-        total = cgutils.alloca_once_value(builder, NOTHING)
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            at = builder.gep(row, [t])
-            x = load(builder, at)
-            kept = builder.fcmp_ordered(">=", x, threshold)
-            result = builder.select(kept, exponential(builder, builder.fsub(x, shift)), NOTHING)
-            store(builder, result, at)
-            builder.store(builder.fadd(builder.load(total), result), total)
-        return reduced(builder, builder.load(total), builder.fadd)
-
-    return types.float32(POINTER, types.int64, types.float32, types.float32), code

@@ -28,6 +28,28 @@ MOST, NONE = (ir.Constant(FLOATS, [value] * LANES) for value in (float("inf"), -
 WAYS = 4
 
 
+class Mass:
+    """Code for a sum of weights in float64."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+        self.halves = [cgutils.alloca_once_value(builder, ir.Constant(DOUBLES, None)) for _ in range(2)]
+
+    def add(self, weights: list[Any]) -> None:
+        """Add one vector, or 2, 4 or so, whose sum is taken in float32 first: of equal weights it is exact."""
+        builder = self.builder
+        while len(weights) > 1:
+            weights = [builder.fadd(a, b) for a, b in zip(weights[::2], weights[1::2], strict=True)]
+        for half, total in enumerate(self.halves):
+            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
+            part = builder.fpext(builder.shuffle_vector(weights[0], weights[0], places), DOUBLES)
+            builder.store(builder.fadd(builder.load(total), part), total)
+
+    def total(self) -> Any:
+        one, other = (self.builder.load(half) for half in self.halves)
+        return reduced(self.builder, self.builder.fadd(one, other), self.builder.fadd)
+
+
 def _over(builder: Any, rows: list[Any], count: Any, each: Callable[..., None]) -> None:
     """Code for `each` vector of some rows, of the last one with -inf, or 0 in all but the first row, behind the end.
 
@@ -55,7 +77,7 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
     def accumulators(first: Any) -> list[Any]:
         return [cgutils.alloca_once_value(builder, first) for _ in range(WAYS)]
 
-    numbers, masses = accumulators(ir.Constant(INTS, None)), accumulators(ir.Constant(DOUBLES, None))
+    numbers, masses = accumulators(ir.Constant(INTS, None)), [Mass(builder) for _ in range(WAYS)]
     least, greatest = accumulators(MOST), accumulators(NONE)
     below, beyond = smaller(builder), smaller(builder, ">")
 
@@ -70,11 +92,7 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
             builder.store(nearer(candidate, builder.load(closest)), closest)
         if weights is None:
             return
-        held = builder.select(above, weights, ir.Constant(FLOATS, None))
-        for half in range(2):
-            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
-            part = builder.fpext(builder.shuffle_vector(held, held, places), DOUBLES)
-            builder.store(builder.fadd(builder.load(masses[way]), part), masses[way])
+        masses[way].add([builder.select(above, weights, ir.Constant(FLOATS, None))])
 
     _over(builder, [row] if weight is None else [row, weight], count, each)
 
@@ -86,7 +104,9 @@ def _around(builder: Any, row: Any, weight: Any, count: Any, middle: Any) -> lis
         together(least, below),
         together(greatest, beyond),
     ]
-    return found if weight is None else [*found, together(masses, builder.fadd)]
+    if weight is not None:
+        found.append(reduce(builder.fadd, [mass.total() for mass in masses]))
+    return found
 
 
 @intrinsic

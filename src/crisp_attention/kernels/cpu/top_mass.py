@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.candidates import list_masses, masses_of
+from crisp_attention.kernels.cpu.candidates import list_by_mass, masses_of
 from crisp_attention.kernels.cpu.counts import mass_around
 from crisp_attention.kernels.cpu.native import compiled, floats_of
 from crisp_attention.kernels.cpu.selection import (
@@ -50,8 +50,10 @@ def fewest_with_mass(row, n, mass, low, high, work, index, listed):
     for _ in range(LISTS):
         if not (LOWEST < bottom < top < INFINITY):
             break
-        held, number = list_masses(row, work, padded(n), bottom, top, listed, masses)
-        _, _, _, more = mass_around(listed, masses, number, -INFINITY)
+        held, number = list_by_mass(row, work, padded(n), bottom, top, listed)
+        for t in range(number, padded(number)):
+            listed[t] = -INFINITY
+        more, _, _ = masses_of(listed, masses, padded(number), high)
         if held < enough <= held + more:
             middle = top - (top - bottom) * (enough - held) / more
             threshold, room = _search(

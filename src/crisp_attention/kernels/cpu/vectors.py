@@ -352,6 +352,30 @@ def exponentials(typing, values, shift, count):
     return types.float32(POINTER, types.float32, types.int64), code
 
 
+@intrinsic
+def exponentials_from(typing, row, count, threshold, shift):
+    """row[t] = exp(row[t] - shift) in place of scores that are at least a threshold, 0 of others; returns the sum.
+
+    As in `exponentials`, with a `count` of whole vectors.
+    """
+
+    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
+        row, count, threshold, shift = arguments
+        threshold, shift = splat(builder, threshold), splat(builder, shift)
+        zeros = ir.Constant(FLOATS, None)
+        total = cgutils.alloca_once_value(builder, zeros)
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            at = builder.gep(row, [t])
+            x = load(builder, at)
+            kept = builder.fcmp_ordered(">=", x, threshold)
+            result = builder.select(kept, exponential(builder, builder.fsub(x, shift)), zeros)
+            store(builder, result, at)
+            builder.store(builder.fadd(builder.load(total), result), total)
+        return _sum(builder, builder.load(total))
+
+    return types.float32(POINTER, types.int64, types.float32, types.float32), code
+
+
 def exponential(builder: Any, x: Any) -> Any:
     """Code for e ** x of a vector, at most 0; below -87 it is 0."""
 
