@@ -25,7 +25,7 @@ ROUNDING = 1e-9
 # lists of scores close to a guess before a search in the whole row
 LISTS = 3
 # the margin of the first, by the mass that would be wrong of one key
-SLACK = 2.5
+SLACK = 4.0
 
 
 @compiled
