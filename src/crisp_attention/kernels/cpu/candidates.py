@@ -32,6 +32,31 @@ FAR = ir.Constant(FLOATS, [-100.0] * LANES)
 
 
 @intrinsic
+def sums_about(typing, row, count, center, reach):
+    """How many scores are no farther than `reach` from a center, and the sums of their differences and squares."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row, count, center, reach = arguments
+        center, reach = splat(builder, center), splat(builder, reach)
+        number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
+        sum_, squares = (cgutils.alloca_once_value(builder, NOTHING) for _ in range(2))
+        below = builder.fsub(NOTHING, reach)
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            x = builder.fsub(load(builder, builder.gep(row, [t])), center)
+            inside = builder.and_(builder.fcmp_ordered(">=", x, below), builder.fcmp_ordered("<=", x, reach))
+            builder.store(builder.sub(builder.load(number), builder.sext(inside, INTS)), number)
+            x = builder.select(inside, x, NOTHING)
+            builder.store(builder.fadd(builder.load(sum_), x), sum_)
+            builder.store(fma(builder, x, x, builder.load(squares)), squares)
+        found = builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64))
+        sums = [reduced(builder, builder.load(each), builder.fadd) for each in (sum_, squares)]
+        return context.make_tuple(builder, signature.return_type, [found, *sums])
+
+    result = types.Tuple([types.int64, types.float32, types.float32])
+    return result(POINTER, types.int64, types.float32, types.float32), code
+
+
+@intrinsic
 def list_between(typing, row, count, bottom, top, listed):
     """How many scores are at least `top`, and how many others at least `bottom`, which are listed in order.
 

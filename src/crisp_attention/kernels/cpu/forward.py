@@ -60,10 +60,8 @@ def limits(job, row, n, index, kept, work, norm):
     if job.rule == plan.TOPK:
         k = np.int64(indices_at(job.counts)[seen])
         if k < seen:
-            # where the scores would be so large if they were normal
             hint = floats_at(job.hints + 8 * seen)
-            guess, pace = mean + spread * hint[0], spread * hint[1]
-            threshold, tie = selection.kth_of_row(row, n, seen, k, low, high, guess, pace, kept)
+            threshold, tie = selection.kth_of_row(row, n, seen, k, low, high, mean, spread, hint, kept)
     elif job.rule == plan.TOPP:
         threshold, tie = fewest_with_mass(row, n, job.level, low, high, work, index, kept)
     elif job.rule == plan.THRESHOLD:

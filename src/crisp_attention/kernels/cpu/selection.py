@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.candidates import list_between
+from crisp_attention.kernels.cpu.candidates import list_between, sums_about
 from crisp_attention.kernels.cpu.counts import around, equal_places
 from crisp_attention.kernels.cpu.groups import at_least, take_above, take_first
 from crisp_attention.kernels.cpu.native import (
@@ -31,8 +31,12 @@ GUESSES, LINES = 2, 4
 STALLED = 2
 # counts in a group before the search that ends with equal scores too
 TRIES = 12
-# lists of scores close to a guess before a search in the whole row; none of rows this short
-LISTS, SHORT = 2, 256
+# rows this short are searched without lists
+SHORT = 256
+# standard deviations: what lies farther from the mean is no normal score
+TAIL = np.float32(6)
+# times that a row with such tails is clipped before its mean and deviation are used
+CLIPS = 2
 SQRT_TAU = math.sqrt(math.tau)
 NEWTON = 30
 LARGEST = np.int32(2**31 - 1)
@@ -86,62 +90,76 @@ def kth_largest(row, n, seen, k, low, high, guess, pace):
 
     Looked for first at a `guess`, and `pace` further for each score too many.
     """
-    threshold, room = _search(row, n, k, low, np.int64(seen), high, np.int64(0), guess, pace)
+    none = np.int64(0)
+    threshold, room = _search(row, n, k, low, np.int64(seen), high, none, guess, pace, none, row)
     return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
 
 
 @compiled
-def kth_of_row(row, n, seen, k, low, high, guess, pace, listed):
-    """`kth_largest` of a row of whole vectors, whose tail is -inf, by way of a list of scores close to the guess.
+def kth_of_row(row, n, seen, k, low, high, mean, spread, hint, listed):
+    """`kth_largest` of a row of whole vectors, whose tail is -inf, by way of a list of scores close to it.
 
-    `listed` has 16 slots more than the row.
+    `hint` are guess and pace for normal scores; `listed` has 16 slots more than the row.
     """
+    few = seen // 4 if seen > SHORT else np.int64(0)
+    for _ in range(CLIPS if few and max(high - mean, mean - low) > TAIL * spread else 0):
+        mean, spread = _clipped(row, n, mean, spread + spread)
+    guess, pace = mean + spread * hint[0], spread * hint[1]
     above, below, peak = np.int64(0), np.int64(seen), high
-    # so far that about 4 √n scores of a normal row are between the bounds
-    margin = np.float32(2 * math.sqrt(seen)) * pace
-    bottom, top = guess - margin, guess + margin
-    for _ in range(LISTS if seen > SHORT else 0):
-        if not (LOWEST < bottom < top < INFINITY):
-            break
+    if few and LOWEST < guess < INFINITY:
+        # so far that about 4 √n scores of a normal row are between the bounds
+        margin = np.float32(2 * math.sqrt(seen)) * pace
+        bottom, top = guess - margin, guess + margin
         over, number = list_between(row, padded(n), bottom, top, listed)
         if over < k <= over + number:
             middle = top - (top - bottom) * np.float32((k - HALF - over) / number)
             threshold, room = _search(
-                listed, number, k - over, bottom, number, top, np.int64(0), middle, pace
+                listed, number, k - over, bottom, number, top, above, middle, pace, np.int64(0), listed
             )
             return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
-        pace = (top - bottom) / np.float32(number) if number else pace
         if over >= k:
             low, below, guess = max(low, top), over, top + np.float32(over - k) * pace
-            bottom, top = top, guess + np.float32(over - k) * pace + margin
         else:
             peak, above = min(peak, bottom), over + number
             guess = bottom - np.float32(k - above) * pace
-            bottom, top = guess - np.float32(k - above) * pace - margin, bottom
-    threshold, room = _search(row, n, k, low, below, peak, above, guess, pace)
+    threshold, room = _search(row, n, k, low, below, peak, above, guess, pace, few, listed)
     return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
 
 
 @compiled
-def _search(row, n, k, low, below, peak, above, middle, pace):
+def _clipped(row, n, center, reach):
+    """Mean and standard deviation of the scores no farther than `reach` from a center."""
+    number, total, squares = sums_about(row, padded(n), center, reach)
+    mean = total / np.float32(number)
+    return center + mean, np.float32(
+        math.sqrt(max(squares / np.float32(number) - mean * mean, np.float32(0)))
+    )
+
+
+@compiled
+def _search(row, n, k, low, below, peak, above, middle, pace, few, listed):
     """The k-th largest score of a row, and how many scores equal to it count, 0 for all of them.
 
     `below` scores, at least k, are at least `low`; `above`, fewer than k, are larger than `peak`. Counting, first at
-    `middle` and `pace` further for each score too many, then where a straight line
-    between the counts would have k: after a few steps on the floats' own numbers in every other one, as scores with
-    heavy tails are even on these. The bounds move from score to score, so that equal scores end the search.
+    `middle` and `pace` further for each score too many, then where a straight line between the counts would have k:
+    after a few steps on the floats' own numbers in every other one, as scores with heavy tails are even on these. The
+    bounds move from score to score, so that equal scores end the search. Once a `few` scores are left between them,
+    these are listed.
     """
     run, step = 0, 0
     while low < peak:
+        if below - above <= few:
+            _, n = list_between(row, padded(n), low, unordered(np.int32(ordered(peak) + 1)), listed)
+            row, k, below, above, few = listed, k - above, n, np.int64(0), np.int64(0)
         if step >= GUESSES:
             middle = between(low, peak, share_of(k - HALF, above, below, run), step)
         if not (low < middle <= peak):
             middle = halfway(low, peak)
         count, least, greatest = around(row, n, middle)
         if count == k:
-            return middle, 0
+            return middle, np.int64(0)
         if count == k - 1:
-            return greatest, 1
+            return greatest, np.int64(1)
         if count > k:
             low, below, run = least, count, max(run, 0) + 1
         else:

@@ -24,8 +24,8 @@ from crisp_attention.kernels.cpu.selection import (
 ROUNDING = 1e-9
 # lists of scores close to a guess before a search in the whole row
 LISTS = 3
-# the margin of the first, by the mass that would be wrong of one key
-SLACK = 2.5
+# over √n: the part of a row's mass on either side of the first guess that the first list takes
+SLACK = 4.0
 
 
 @compiled
