@@ -8,6 +8,7 @@ import torch
 from crisp_attention import TopK, TopP
 from crisp_attention.kernels import dispatch
 from crisp_attention.kernels.call import Call
+from crisp_attention.kernels.cpu.plan import counts_of
 from crisp_attention.methods.method import as_method
 from tests.cases import normal
 
@@ -71,3 +72,47 @@ def test_rows_weighed_in_place_have_the_gradients_of_float64(kind, more, sparsit
         grads.append((output.detach(), *torch.autograd.grad(output, tuple(own.values()), along)))
     for ours, right in zip(*grads, strict=True):
         torch.testing.assert_close(ours.double(), right, rtol=1e-4, atol=1e-5)
+
+
+def with_scores_at_the_edge(keys: int, kept: int) -> torch.Tensor:
+    """A row whose first list of scores would begin at one of them, of which some have neighbours that are equal."""
+    near, edge = 100, torch.tensor(-8.0)
+    draw = torch.Generator().manual_seed(1)
+    others = torch.randn(760, generator=draw) * 0.1 + 1, torch.rand(keys - 760 - near, generator=draw) - 10
+    guess, pace = counts_of(0.0, 1, kept, keys)[1][keys]
+    for _ in range(
+        30
+    ):  # the edge is where mean and deviation of the row, with scores about the edge, have it
+        row = torch.cat(
+            [others[0], edge + torch.arange(near).sub(near // 2).div(4).floor() * 2.0**-20, others[1]]
+        )
+        mean, spread = row.double().mean(), row.double().std(correction=0)
+        edge = (mean + spread * float(guess) - 2 * keys**0.5 * spread * float(pace)).float()
+    return row
+
+
+def test_a_list_that_ends_among_equal_scores() -> None:
+    keys, kept = 1024, 900
+    row = with_scores_at_the_edge(keys, kept)
+    shuffled = torch.stack(
+        [row[torch.randperm(keys, generator=torch.Generator().manual_seed(i))] for i in range(16)]
+    )
+    for rule in (TopK(keep=kept), TopK(1 - kept / keys)):
+        call = Call(
+            torch.eye(16)[None, None],
+            shuffled.T[None, None].contiguous(),
+            torch.eye(keys)[None, None],
+            as_method(rule),
+            1.0,
+        )
+        assert ((dispatch.attention(call, "cpu")[0] > 0).sum(dim=-1) == kept).all()
+
+
+def test_zeros_of_either_sign_are_equal() -> None:
+    key = torch.zeros(1, 1, 1024, 16)
+    some = torch.randperm(1024, generator=torch.Generator().manual_seed(0))[200:]
+    key[0, 0, some, 0] = torch.rand(824, generator=torch.Generator().manual_seed(1)) / 2 + 1
+    for rule in (TopK(keep=100), TopK(0.9), TopP(0.3)):
+        call = Call(torch.ones(1, 1, 1, 16), key, torch.eye(1024)[None, None], as_method(rule), -1.0)
+        wanted = dispatch.attention(call, dispatch.REFERENCE)[0]
+        assert (dispatch.attention(call, "cpu")[0] > 0).equal(wanted > 0)

@@ -1,8 +1,9 @@
 """A call like an earlier one is computed by that one's record, and is what it would be without."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ import crisp_attention as crisp
 from crisp_attention.kernels import dispatch, replay
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.recording import recording
+from crisp_attention.methods.band import Band
+from crisp_attention.methods.blocks import BlockGraph
+from crisp_attention.methods.layouts import Layout
 from crisp_attention.methods.method import as_method
+from crisp_attention.methods.rows import Rows
 from crisp_attention.testing.calls import CASES, METHODS, Case
 from tests.cases import normal
 
@@ -28,8 +33,11 @@ REPLAYED = {
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "_records", {})
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(replay, "_replays", {})
+    torch.use_deterministic_algorithms(True, warn_only=True)  # and uninitialised memory is NaN
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def decoding(method: object, keys: int = 100, seed: int = 0, width: int = 32) -> Call:
@@ -43,7 +51,7 @@ def output(call: Call) -> torch.Tensor:
 
 
 def remembered() -> int:
-    return sum(record is not None for record in replay._records.values())
+    return sum(record is not None for record in replay._replays.values())
 
 
 @pytest.mark.parametrize("method", REPLAYED.values(), ids=REPLAYED)
@@ -60,14 +68,26 @@ def test_the_second_token_needs_no_plan(method, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_second_call_of_any_kind_is_as_good_as_the_first(case: Case) -> None:
+    case = replace(case, width=16)
     for name, method in METHODS.items():
         if case.fits(method) and not (method.has_branch or "sparsefinder" in name):
             call = case.call(method)
             other = replace(call, query=-call.query, value=call.value.flip(-2))
             output(call)
             second = output(other)
-            replay._records.clear()
+            replay.forget()
             assert second.equal(output(other)), name
+
+
+def test_most_kinds_of_plain_calls_are_replayed() -> None:
+    served = {}
+    for name, method in METHODS.items():
+        replay.forget()
+        if not (method.has_branch or "sparsefinder" in name):
+            output(Case(1, 77, width=16).call(method))
+            served[name] = remembered()
+    by_rules = {"topk", "topk, 4", "topk, sharper", "topp", "threshold", "nofm", "entmax", "sparsemax"}
+    assert {name for name, number in served.items() if number} >= by_rules | {"window", "block_topk, 16"}
 
 
 OTHERS: dict[str, Callable[[Call], Call]] = {
@@ -142,18 +162,38 @@ def test_threads_have_memory_of_their_own() -> None:
 
 
 @dataclass(frozen=True)
-class Marked(crisp.TopK):
-    marks: list[int] = field(default_factory=list)
+class ByKeys(Layout):
+    """A window whose width goes by the size of keys."""
+
+    uses_positions: ClassVar[bool] = True
+
+    def band(self, rows: Rows) -> Band:
+        return Band(2 if rows.key.abs().mean() < 1 else 20, 1)
+
+    def visible(self, rows: Rows) -> torch.Tensor:
+        return rows.valid & self.band(rows).pairs(rows.query_positions, rows.key_positions)
+
+    def blocks(self, rows: Rows) -> BlockGraph | None:
+        return BlockGraph.of_band(rows, self.band(rows))
 
 
-def test_options_without_a_hash() -> None:
-    call = decoding(Marked(0.8))
-    assert output(call).equal(output(replace(call, method=as_method(Marked(0.8)))))
+def test_a_layout_of_someone_s_own_may_go_by_anything() -> None:
+    call = decoding(ByKeys())
+    for given in (call, replace(call, key=3 * call.key)):
+        torch.testing.assert_close(output(given), dispatch.attention(given, dispatch.REFERENCE)[0])
     assert remembered() == 0
+
+
+def test_a_scale_in_a_tensor_is_read_every_time() -> None:
+    scale = torch.tensor(0.25)
+    call = replace(decoding(crisp.TopK(0.8)), scale=scale)
+    output(call)
+    scale.mul_(4)
+    torch.testing.assert_close(output(call), output(replace(call, scale=1.0)))
 
 
 def test_records_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "MOST", 3)
     for keys in range(20, 30):
         output(decoding(crisp.TopK(0.8), keys=keys))
-    assert len(replay._records) <= 3
+    assert len(replay._replays) <= 3

@@ -17,7 +17,7 @@ from torch import Tensor
 from crisp_attention.bench.contender import calling
 from crisp_attention.bench.rounds import Effort, clock_of, interleaved, warm_up
 from crisp_attention.errors import first_line
-from crisp_attention.kernels import dispatch
+from crisp_attention.kernels import dispatch, preference
 from crisp_attention.kernels.blocks import with_blocks
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.preference import (
@@ -45,8 +45,6 @@ SIZES = {
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 # on GPUs of the size that FlexAttention compiles for without trying out others
 BLOCKS = {"cpu": 64, "cuda": 128}
-# the reference holds matrices of all pairs: where they are more, it is no choice however fast it is
-FEW_PAIRS = 2**20
 # the share of another kernel's time that is no chance
 CLEARLY = 0.95
 # of short calls many, as the machine may be busy with something else for longer than they take
@@ -101,17 +99,14 @@ def measured(device: str, told: Callable[[str], None]) -> Table:
         told(str(each))
         if (found := _measured(each.call(device), device)) is not None:
             kinds.append(found)
-    where = device_name(torch.device(device))
-    if device == "cpu":
-        where += f", {torch.get_num_threads()} threads"
-    return Table(where, versions(), tuple(kinds))
+    return Table(device_name(torch.device(device)), versions(), tuple(kinds))
 
 
 def _measured(call: Call, device: str) -> Measured | None:
     if (kind := kind_of(chosen := with_blocks(call))) is None:
         return None
     able = [name for name in shipped(device) if dispatch.lacks(name, chosen) is None]
-    if kind.pairs <= FEW_PAIRS:
+    if kind.pairs <= preference.FEW_PAIRS:
         able.append(REFERENCE)
     calls = {}
     for name in able:

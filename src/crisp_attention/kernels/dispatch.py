@@ -69,9 +69,9 @@ def attention(
             f"weights to return (output_attentions=True)"
         )
     kind = _kind(call, backend) if observe is None and not weights else None
-    if (record := replay.find(kind)) is not None:
-        note(replay.RECORDED)
-        return record.attention(call.query, call.key, call.value), None
+    if (again := replay.find(kind)) is not None:
+        note(replay.REPLAYED)
+        return again.attention(call.query, call.key, call.value), None
     given = tempered(call)
     compiled = backend != REFERENCE and recorder() is None and not transformed()
     if observe is None and not weights:

@@ -4,9 +4,10 @@ import json
 import math
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -21,6 +22,8 @@ from crisp_attention.this_machine import cache_folder, processor
 
 FORMAT = 1
 REFERENCE = "reference"
+# the reference holds matrices of all pairs: where they are more, it is no choice however fast it is
+FEW_PAIRS = 2**20
 COMMAND = "crisp bench --learn"
 # calls in which nothing is dropped; where a share of each row is kept; where a share of the blocks is
 Form = Literal["dense", "rows", "blocks"]
@@ -65,7 +68,7 @@ class Measured:
         return tuple(self.seconds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """What was measured on one device, `machine` in words, and with which `versions` of packages."""
 
@@ -90,6 +93,8 @@ def kind_of(call: Call) -> Kind | None:
     pairs = batch * heads * queries * keys
     if type(method) is not Method or method.branch is not None or not pairs or not width:
         return None
+    if call.modifier is not None or call.valid is not None or call.span is not None:
+        return None
     form: Form
     if method.drops_nothing(keys):
         form, density = "dense", 1.0
@@ -110,26 +115,31 @@ def order(call: Call) -> tuple[str, ...]:
     The reference is not among them where all others were faster: it comes after all kernels anyway.
     Programs that torch.compile makes are for calls of all sizes, and not what was measured.
     """
-    if torch.compiler.is_compiling() or table(call.query.device) is None:
+    if torch.compiler.is_compiling() or (known := table(call.query.device)) is None:
         return ()
     kind = kind_of(call)
-    return () if kind is None else _order(call.query.device, kind)
+    return () if kind is None else _order(known, kind)
 
 
 @lru_cache(maxsize=4096)
-def _order(device: torch.device, kind: Kind) -> tuple[str, ...]:
-    known = table(device)
-    found = None if known is None else known.nearest(kind)
+def _order(known: Table, kind: Kind) -> tuple[str, ...]:
+    found = known.nearest(kind)
     if found is None:
         return ()
-    return found.order[:-1] if found.order[-1] == REFERENCE else found.order
+    last = found.order[-1] == REFERENCE
+    return tuple(each for each in found.order if each != REFERENCE or not (last or kind.pairs > FEW_PAIRS))
+
+
+def table(device: torch.device) -> Table | None:
+    """What was measured on this device, with as many threads as now; None where nothing was.
+
+    With a warning also None, once for a file of no use.
+    """
+    return _table(device, torch.get_num_threads()) if device.type in ("cpu", "cuda") else None
 
 
 @cache
-def table(device: torch.device) -> Table | None:
-    """What was measured on this device; None where nothing was and, with a warning, for a file of no use."""
-    if device.type not in ("cpu", "cuda"):
-        return None
+def _table(device: torch.device, threads: int) -> Table | None:
     try:
         return read(path(device))
     except FileNotFoundError:
@@ -142,25 +152,32 @@ def table(device: torch.device) -> Table | None:
 
 def forget() -> None:
     """Read tables again when they are next needed."""
-    table.cache_clear()
+    _table.cache_clear()
     _order.cache_clear()
 
 
 def path(device: torch.device) -> Path:
-    """The file with this device's table: devices of several names have one each."""
+    """The file with this device's table: devices of several names have one each, processors by number of threads."""
     return (
         cache_folder() / "kernels" / f"{re.sub(r'[^A-Za-z0-9]+', '-', device_name(device)).strip('-')}.json"
     )
 
 
 def device_name(device: torch.device) -> str:
-    """The name of a GPU, or of the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    """The name of a GPU, or of the processor, with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that kernels are made of; a table is for these alone."""
-    return {"crisp-attention": version("crisp-attention"), "torch": str(torch.__version__)}
+    """Of the packages that kernels are made of, as far as they are installed; a table is for these alone."""
+    found = {"crisp-attention": version("crisp-attention"), "torch": str(torch.__version__)}
+    for package in ("numba", "triton"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def read(file: Path) -> Table:

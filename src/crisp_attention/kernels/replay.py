@@ -5,6 +5,7 @@ Of two calls of the same kind a kernel is told the same, but for where tensors l
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from types import NoneType
 from typing import Protocol
 
 import torch
@@ -13,25 +14,30 @@ from torch import Tensor
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.lightest import is_unwatched
 from crisp_attention.methods.method import Method
+from crisp_attention.methods.part import is_ours
 
-RECORDED = "cpu"  # the kernel whose calls are worth it
-MOST = 4096  # records that are kept
+REPLAYED = "cpu"  # the kernel whose calls are worth it
+MOST = 128  # replays that are kept; with its tables one takes up to 12 bytes for each key
 
 
-class Record(Protocol):
+class Replay(Protocol):
     """What serves all calls of a kind."""
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The output (B, H, L, Dv)."""
 
 
-_records: dict[Hashable, Record | None] = {}
+_replays: dict[Hashable, Replay | None] = {}
 
 
 def kind_of(call: Call, backend: str) -> Hashable | None:
     """What calls have in common that differ by numbers in their tensors alone; None where more decides on a call."""
     query, key, value, method = call.query, call.key, call.value, call.method
     if type(method) is not Method or method.branch is not None or method.uses_seed or call.parameters:
+        return None
+    if not (is_ours(type(method.layout)) and is_ours(type(method.rule))):  # others may go by anything
+        return None
+    if type(call.scale) is not float or type(call.softcap) not in (float, NoneType):  # as tensors have values
         return None
     more = call.valid, call.span, call.bias, call.sinks, call.dense, call.blocks
     if call.dropout or any(each is not None for each in more):
@@ -40,39 +46,35 @@ def kind_of(call: Call, backend: str) -> Hashable | None:
         return None
     if not (query.is_cpu and key.is_cpu and value.is_cpu):
         return None
-    try:
-        hash(method)
-    except TypeError:  # options of someone's own that have none
-        return None
     shapes = query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride()
     numbers = call.scale, call.causal, call.first_query, call.softcap, torch.get_num_threads()
     return backend, method, shapes, numbers
 
 
-def find(kind: Hashable | None) -> Record | None:
-    """The record of calls of this kind; None if there was none, or if they cannot be made from one."""
-    return None if kind is None else _records.get(kind)
+def find(kind: Hashable | None) -> Replay | None:
+    """What serves calls of this kind; None if there was none, or if they cannot be made from one."""
+    return None if kind is None else _replays.get(kind)
 
 
 def forget() -> None:
     """Plan the next call of every kind again."""
-    _records.clear()
+    _replays.clear()
 
 
 @contextmanager
 def remembering(kind: Hashable | None, call: Call, kernel: str) -> Iterator[None]:
-    """Keep the record of the call that a kernel computes inside, or that others of its kind cannot be made from one."""
-    if kind is None or kind in _records:
+    """Keep what serves calls of this kind, from the one that a kernel computes inside, or that nothing does."""
+    if kind is None or kind in _replays:
         yield
         return
-    if len(_records) >= MOST:
-        _records.clear()
-    if kernel != RECORDED:
+    for oldest in list(_replays)[: max(0, len(_replays) + 1 - MOST)]:
+        _replays.pop(oldest, None)
+    if kernel != REPLAYED:
         yield
-        _records[kind] = None
+        _replays[kind] = None
         return
-    from crisp_attention.kernels.cpu.record import recording  # which is imported by now
+    from crisp_attention.kernels.cpu.record import capturing  # not before the CPU kernel is used
 
-    with recording(call) as found:
+    with capturing(call) as found:
         yield
-    _records[kind] = found[0] if found else None
+    _replays[kind] = found[0] if found else None

@@ -76,7 +76,7 @@ class Part(ABC):
 
     A class registers under the `name` in its own body: specs and saved methods refer to it by that. A subclass
     without one works, but cannot be saved. Kernels are written for exact classes, so a subclass is computed by
-    the reference.
+    the reference; a layout with `blocks` or `sight` of its own by the kernels that take these.
     """
 
     name: ClassVar[str]

@@ -2,10 +2,11 @@
 
 from crisp_attention.kernels.cpu import plan
 from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, weigh_row
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.forward import NAN, choose
 from crisp_attention.kernels.cpu.native import compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.selection import INFINITY, spoiled
-from crisp_attention.kernels.cpu.vectors import exponentials, survey
+from crisp_attention.kernels.cpu.vectors import survey
 from crisp_attention.kernels.cpu.weights import score_gradient
 
 

@@ -7,11 +7,11 @@ as keys are valid, or by the numbers of a band.
 import numpy as np
 
 from crisp_attention.kernels.cpu import plan, selection
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.native import compiled, floats_after, indices_at
 from crisp_attention.kernels.cpu.panels import multiply
 from crisp_attention.kernels.cpu.selection import INFINITY
 from crisp_attention.kernels.cpu.spans import end_of, own_of
-from crisp_attention.kernels.cpu.vectors import exponentials
 from crisp_attention.kernels.cpu.weights import weigh
 
 ONE, ZERO = np.float32(1), np.float32(0)

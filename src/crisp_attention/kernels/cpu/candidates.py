@@ -12,13 +12,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.counts import Mass
+from crisp_attention.kernels.cpu.exponentials import exponential
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
     INTS,
     LANES,
     POINTER,
     compress,
-    exponential,
     fma,
     load,
     reduced,
@@ -56,29 +56,35 @@ def sums_about(typing, row, count, center, reach):
     return result(POINTER, types.int64, types.float32, types.float32), code
 
 
-@intrinsic
-def list_between(typing, row, count, bottom, top, listed):
-    """How many scores are at least `top`, and how many others at least `bottom`, which are listed in order.
+def _lister(beyond: str) -> Any:
+    @intrinsic
+    def lister(typing, row, count, bottom, top, listed):
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row, count, bottom, top, listed = arguments
+            bottom, top = splat(builder, bottom), splat(builder, top)
+            number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
+            taken = cgutils.alloca_once_value(builder, count.type(0))
+            with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (
+                t,
+                _,
+            ):
+                x = load(builder, builder.gep(row, [t]))
+                above = builder.fcmp_ordered(beyond, x, top)
+                builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)
+                keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.not_(above))
+                builder.store(compress(builder, keep, ((x, listed),), builder.load(taken)), taken)
+            found = builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64))
+            return context.make_tuple(builder, signature.return_type, [found, builder.load(taken)])
 
-    `listed` needs 16 slots more than the row has.
-    """
+        result = types.Tuple([types.int64, types.int64])
+        return result(POINTER, types.int64, types.float32, types.float32, POINTER), code
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row, count, bottom, top, listed = arguments
-        bottom, top = splat(builder, bottom), splat(builder, top)
-        number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
-        taken = cgutils.alloca_once_value(builder, count.type(0))
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            x = load(builder, builder.gep(row, [t]))
-            above = builder.fcmp_ordered(">=", x, top)
-            builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)
-            keep = builder.and_(builder.fcmp_ordered(">=", x, bottom), builder.not_(above))
-            builder.store(compress(builder, keep, ((x, listed),), builder.load(taken)), taken)
-        found = builder.zext(reduced(builder, builder.load(number), builder.add), ir.IntType(64))
-        return context.make_tuple(builder, signature.return_type, [found, builder.load(taken)])
+    return lister
 
-    result = types.Tuple([types.int64, types.int64])
-    return result(POINTER, types.int64, types.float32, types.float32, POINTER), code
+
+# How many scores are at least `top`, or larger, and how many others at least `bottom`, which are listed in order.
+# `listed` needs 16 slots more than the row has.
+list_below, list_within = _lister(">="), _lister(">")
 
 
 def _in_fours(builder: Any, count: Any, each: Callable[[list[Any]], None]) -> None:
@@ -92,7 +98,7 @@ def _in_fours(builder: Any, count: Any, each: Callable[[list[Any]], None]) -> No
 
 @intrinsic
 def list_by_mass(typing, row, weight, count, bottom, top, listed):
-    """`list_between`, with the weight of the scores that are at least `top`, in float64, in place of their number."""
+    """`list_below`, with the weight of the scores that are at least `top`, in float64, in place of their number."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         row, weight, count, bottom, top, listed = arguments

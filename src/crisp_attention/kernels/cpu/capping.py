@@ -7,7 +7,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from crisp_attention.kernels.cpu.vectors import FLOATS, LANES, POINTER, exponential, fma, load, splat, store
+from crisp_attention.kernels.cpu.exponentials import exponential
+from crisp_attention.kernels.cpu.vectors import FLOATS, LANES, POINTER, fma, load, splat, store
 
 # tanh(x) = x + x³ · a polynomial in x², on |x| <= 0.625, highest power first (Cephes)
 COEFFICIENTS = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)

@@ -28,6 +28,12 @@ MOST, NONE = (ir.Constant(FLOATS, [value] * LANES) for value in (float("inf"), -
 WAYS = 4
 
 
+def halves(builder: Any, x: Any) -> list[Any]:
+    """A vector in float64."""
+    places = [ir.Constant(ir.VectorType(INT, HALF), [*range(first, first + HALF)]) for first in (0, HALF)]
+    return [builder.fpext(builder.shuffle_vector(x, x, each), DOUBLES) for each in places]
+
+
 class Mass:
     """Code for a sum of weights in float64."""
 
@@ -40,9 +46,7 @@ class Mass:
         builder = self.builder
         while len(weights) > 1:
             weights = [builder.fadd(a, b) for a, b in zip(weights[::2], weights[1::2], strict=True)]
-        for half, total in enumerate(self.halves):
-            places = ir.Constant(ir.VectorType(INT, HALF), [*range(half * HALF, half * HALF + HALF)])
-            part = builder.fpext(builder.shuffle_vector(weights[0], weights[0], places), DOUBLES)
+        for part, total in zip(halves(builder, weights[0]), self.halves, strict=True):
             builder.store(builder.fadd(builder.load(total), part), total)
 
     def total(self) -> Any:

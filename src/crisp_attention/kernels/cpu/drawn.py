@@ -9,6 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu import selection
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.native import bytes_at, compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.rows import gather_dot
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, floored, padded
@@ -20,7 +21,6 @@ from crisp_attention.kernels.cpu.vectors import (
     LANES,
     POINTER,
     compact,
-    exponentials,
     load,
     splat,
     store,

@@ -16,6 +16,7 @@ from crisp_attention.kernels.cpu.entmax import (
     weigh_entmax,
     weigh_entmax_tile,
 )
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.full_rows import finite_values, in_place, place, scale_by, spread, sum_values
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
@@ -35,7 +36,7 @@ from crisp_attention.kernels.cpu.scores import pack_head, score_tile
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, kept_of, padded, spoiled
 from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
 from crisp_attention.kernels.cpu.top_mass import fewest_with_mass
-from crisp_attention.kernels.cpu.vectors import compact, exponentials, survey
+from crisp_attention.kernels.cpu.vectors import compact, survey
 from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
 
 

@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 
+from crisp_attention.kernels.cpu.exponentials import exponentials_from
 from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at, summing
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import DENSE, STRIP, TOPK
 from crisp_attention.kernels.cpu.selection import INFINITY, finite, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
-from crisp_attention.kernels.cpu.vectors import exponentials_from
 from crisp_attention.kernels.cpu.weights import ONE, ZERO
 
 

@@ -22,9 +22,9 @@ from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
-# Numbers of a head's values that a core's first cache does not hold; of a chunk of them, which it does; and scores of a
-# tile whose rows are worth reading a chunk for
-LONG, CHUNK, LONG_SCORES = 2**15, 2**13, 2**19
+# Numbers of a head's values that a core's first cache does not hold; of a chunk of them, which it does, of that many
+# keys at least; scores of a tile whose rows are worth reading a chunk for; and PACKED_NUMBERS, next to such a tile
+LONG, CHUNK, LEAST_CHUNK, LONG_SCORES, LONG_PACKED = 2**15, 2**13, 64, 3 * 2**18, 2**18
 # For fewer rows that share their keys, packing these takes longer than the products
 UNPACKED = 3
 # Multiplications: for fewer, another thread takes longer to start than to compute them
@@ -59,14 +59,8 @@ def fill(
     job.set(batch=batch, heads=heads, groups=key.shape[1], queries=queries, keys=keys)
     job.set(unpacked=queries * heads <= UNPACKED * key.shape[1])
     job.set(full=keeps_much(plan) and not job["unpacked"])
-    if _is_long(job, max(width, value.shape[3]), plan):
-        job.set(chunk_keys=max(LANES, CHUNK // max(width, value.shape[3])))
-    fair = batch * heads * queries // (TILES_PER_THREAD * torch.get_num_threads())
-    scores = LONG_SCORES if job["chunk_keys"] else TILE_SCORES
-    tile = min(queries, max(LEAST_ROWS, min(MOST_ROWS, scores // keys, fair)))
-    job.set(
-        width=width, value_width=value.shape[3], tile=tile, chunks=1, whole=keys * width <= PACKED_NUMBERS
-    )
+    job.set(width=width, value_width=value.shape[3], chunks=1)
+    _divide(job, TILE_SCORES, PACKED_NUMBERS)
     job.set(
         rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal, first_query=plan.first_query
     )
@@ -78,10 +72,20 @@ def fill(
     return job
 
 
-def _is_long(job: Job, width: int, plan: Plan) -> bool:
-    """Whether what is kept of a row is spread over more than a core's first cache holds."""
-    by_lists = not job["full"] and not job["unpacked"] and plan.rule not in (RANDOM, ALPHA_ENTMAX)
-    return by_lists and job["keys"] >= width and job["keys"] * width > LONG
+def _divide(job: Job, scores: int, packed: int) -> None:
+    """Enter the rows of a tile of so many scores, and whether all keys of a head are packed at once, up to a number."""
+    fair = job["batch"] * job["heads"] * job["queries"] // (TILES_PER_THREAD * torch.get_num_threads())
+    tile = min(job["queries"], max(LEAST_ROWS, min(MOST_ROWS, scores // job["keys"], fair)))
+    job.set(tile=tile, whole=job["keys"] * job["width"] <= packed)
+
+
+def chunk(job: Job, plan: Plan) -> None:
+    """Let what is kept of long rows be listed in place of their scores, and multiplied by chunks of keys."""
+    width = max(job["width"], job["value_width"])
+    listed = not job["full"] and not job["unpacked"] and plan.rule not in (RANDOM, ALPHA_ENTMAX)
+    if listed and job["keys"] >= width and job["keys"] * width > LONG:
+        job.set(chunk_keys=max(LEAST_CHUNK, CHUNK // width))
+        _divide(job, LONG_SCORES, LONG_PACKED)
 
 
 def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
@@ -142,6 +146,7 @@ def rows_now(
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = outputs(query, value)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
+    chunk(job, plan)
     if own is not None:
         job.flat("own", own)
     prepare(job, plan, results)
@@ -190,8 +195,10 @@ def rows_backward(
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    if learns_bias or sinks is not None or softcap or dropout:
-        job.set(chunk_keys=0)
+    if not (
+        learns_bias or sinks is not None or softcap or dropout
+    ):  # which need the scores that lists are put over
+        chunk(job, plan)
     own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)

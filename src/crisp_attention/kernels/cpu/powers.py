@@ -12,12 +12,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from crisp_attention.kernels.cpu.counts import DOUBLES, halves
 from crisp_attention.kernels.cpu.vectors import (
     FLOATS,
-    INT,
     INTS,
     LANES,
     POINTER,
+    constant,
     fma,
     load,
     reduced,
@@ -53,13 +54,7 @@ EXPONENTIAL = (
 LN2 = 0.6931471805599453
 ROOT = 0x3F3504F3  # the bits of the square root of 1/2
 SMALLEST, LEAST = 2.0**-126, -120.0
-HALF = LANES // 2
-DOUBLES = ir.VectorType(ir.DoubleType(), HALF)
 NUMBERS = [types.float32] * 4
-
-
-def _constant(value: float) -> Any:
-    return ir.Constant(FLOATS, [value] * LANES)
 
 
 def _repeated(value: int) -> Any:
@@ -67,9 +62,9 @@ def _repeated(value: int) -> Any:
 
 
 def _polynomial(builder: Any, x: Any, coefficients: tuple[float, ...]) -> Any:
-    total = _constant(coefficients[0])
+    total = constant(coefficients[0])
     for each in coefficients[1:]:
-        total = fma(builder, total, x, _constant(each))
+        total = fma(builder, total, x, constant(each))
     return total
 
 
@@ -78,7 +73,7 @@ def _logarithm(builder: Any, x: Any) -> Any:
     bits = builder.bitcast(x, INTS)
     exponent = builder.ashr(builder.sub(bits, _repeated(ROOT)), _repeated(23))
     part = builder.bitcast(builder.sub(bits, builder.shl(exponent, _repeated(23))), FLOATS)
-    f = builder.fsub(part, _constant(1.0))
+    f = builder.fsub(part, constant(1.0))
     return fma(builder, f, _polynomial(builder, f, LOGARITHM), builder.sitofp(exponent, FLOATS))
 
 
@@ -106,25 +101,25 @@ class _Excess:
         self.builder = builder
         self.z = builder.fmul(builder.fsub(load(builder, scores), high), factor)
         excess = builder.fsub(self.z, tau)
-        self.some = builder.fcmp_ordered(">=", excess, _constant(SMALLEST))
-        self.x = builder.select(self.some, excess, _constant(0.0))
+        self.some = builder.fcmp_ordered(">=", excess, constant(SMALLEST))
+        self.x = builder.select(self.some, excess, constant(0.0))
         if kind == ANY:
             self.logarithm = _logarithm(builder, self.x)
             exponent = builder.fmul(power, self.logarithm)
-            self.some = builder.and_(self.some, builder.fcmp_ordered(">=", exponent, _constant(LEAST)))
+            self.some = builder.and_(self.some, builder.fcmp_ordered(">=", exponent, constant(LEAST)))
             self.slope = self._or_zero(_exponential(builder, exponent))
         else:
             self.slope = _product(builder, self.x, kind)
         self.weight = builder.fmul(self.x, self.slope)
 
     def _or_zero(self, x: Any) -> Any:
-        return self.builder.select(self.some, x, _constant(0.0))
+        return self.builder.select(self.some, x, constant(0.0))
 
     @property
     def rise(self) -> Any:
         """slope * (z - x ln x), where power is ANY."""
         builder = self.builder
-        part = builder.fmul(self.x, builder.fmul(self.logarithm, _constant(LN2)))
+        part = builder.fmul(self.x, builder.fmul(self.logarithm, constant(LN2)))
         return self._or_zero(builder.fmul(self.slope, builder.fsub(self.z, part)))
 
 
@@ -158,7 +153,7 @@ def sums_above(typing, kind, scores, count, high, factor, tau, power):
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind, scores, count, *numbers = arguments
         numbers = [splat(builder, each) for each in numbers]
-        totals = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in range(2)]
+        totals = [cgutils.alloca_once_value(builder, constant(0.0)) for _ in range(2)]
 
         def build(kind: int) -> None:
             def each(t: Any) -> None:
@@ -179,7 +174,7 @@ def sums_above(typing, kind, scores, count, high, factor, tau, power):
 def _weights(builder: Any, arguments: Any, slope: Any = None, rise: Any = None) -> Any:
     kind, scores, count, *numbers = arguments
     numbers = [splat(builder, each) for each in numbers]
-    total = cgutils.alloca_once_value(builder, _constant(0.0))
+    total = cgutils.alloca_once_value(builder, constant(0.0))
 
     def build(kind: int) -> None:
         def each(t: Any) -> None:
@@ -219,12 +214,6 @@ def weights_and_slopes(typing, kind, scores, count, high, factor, tau, power, sl
     return types.float32(types.int64, POINTER, types.int64, *NUMBERS, POINTER, POINTER), code
 
 
-def _halves(builder: Any, x: Any) -> list[Any]:
-    """A vector in float64."""
-    places = [ir.Constant(ir.VectorType(INT, HALF), [*range(first, first + HALF)]) for first in (0, HALF)]
-    return [builder.fpext(builder.shuffle_vector(x, x, each), DOUBLES) for each in places]
-
-
 @intrinsic
 def wide_sums(typing, slope, rise, grad, count):
     """The sums of slope, slope * grad, rise and rise * grad in float64; `grad` counts where the slope is not 0."""
@@ -235,9 +224,9 @@ def wide_sums(typing, slope, rise, grad, count):
 
         def each(t: Any) -> None:
             slope, rise, grad = (load(builder, builder.gep(array, [t])) for array in arrays)
-            some = builder.fcmp_unordered(">", slope, _constant(0.0))
-            grad = builder.select(some, grad, _constant(0.0))
-            for own, own_rise, along in zip(*(_halves(builder, x) for x in (slope, rise, grad)), strict=True):
+            some = builder.fcmp_unordered(">", slope, constant(0.0))
+            grad = builder.select(some, grad, constant(0.0))
+            for own, own_rise, along in zip(*(halves(builder, x) for x in (slope, rise, grad)), strict=True):
                 values = own, builder.fmul(own, along), own_rise, builder.fmul(own_rise, along)
                 for total, value in zip(totals, values, strict=True):
                     _add(builder, total, value)

@@ -21,7 +21,7 @@ ROOMS = "threshold", "tie", "norm", "scratch"
 
 @dataclass(frozen=True)
 class Record:
-    """What a compiled function is told but for addresses, about a kilobyte, and where in it these are entered."""
+    """What a compiled function is told but for addresses, and where in it these are entered."""
 
     numbers: bytes
     offsets: tuple[int, ...]
@@ -52,7 +52,7 @@ class Record:
 
 
 @contextmanager
-def recording(call: Call) -> Iterator[list[Record]]:
+def capturing(call: Call) -> Iterator[list[Record]]:
     """Collects the record of a call that is computed inside; none if others cannot be computed from one."""
     found: list[Record] = []
     with started() as jobs:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from crisp_attention.kernels.cpu.candidates import list_between, sums_about
+from crisp_attention.kernels.cpu.candidates import list_below, list_within, sums_about
 from crisp_attention.kernels.cpu.counts import around, equal_places
 from crisp_attention.kernels.cpu.groups import at_least, take_above, take_first
 from crisp_attention.kernels.cpu.native import (
@@ -110,7 +110,7 @@ def kth_of_row(row, n, seen, k, low, high, mean, spread, hint, listed):
         # so far that about 4 √n scores of a normal row are between the bounds
         margin = np.float32(2 * math.sqrt(seen)) * pace
         bottom, top = guess - margin, guess + margin
-        over, number = list_between(row, padded(n), bottom, top, listed)
+        over, number = list_below(row, padded(n), bottom, top, listed)
         if over < k <= over + number:
             middle = top - (top - bottom) * np.float32((k - HALF - over) / number)
             threshold, room = _search(
@@ -120,7 +120,7 @@ def kth_of_row(row, n, seen, k, low, high, mean, spread, hint, listed):
         if over >= k:
             low, below, guess = max(low, top), over, top + np.float32(over - k) * pace
         else:
-            peak, above = min(peak, bottom), over + number
+            above, _, peak = around(row, n, bottom)  # of those below it the largest
             guess = bottom - np.float32(k - above) * pace
     threshold, room = _search(row, n, k, low, below, peak, above, guess, pace, few, listed)
     return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
@@ -149,7 +149,7 @@ def _search(row, n, k, low, below, peak, above, middle, pace, few, listed):
     run, step = 0, 0
     while low < peak:
         if below - above <= few:
-            _, n = list_between(row, padded(n), low, unordered(np.int32(ordered(peak) + 1)), listed)
+            _, n = list_within(row, padded(n), low, peak, listed)
             row, k, below, above, few = listed, k - above, n, np.int64(0), np.int64(0)
         if step >= GUESSES:
             middle = between(low, peak, share_of(k - HALF, above, below, run), step)

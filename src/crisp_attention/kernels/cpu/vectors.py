@@ -26,8 +26,6 @@ INDICES = types.CPointer(types.int32)
 
 # whether vectors are compressed by a table
 TABLED = "+avx2" in FEATURES and "+avx512f" not in FEATURES
-# whether one instruction multiplies with powers of two
-SCALES = "+avx512f" in FEATURES
 
 
 def load(builder: Any, pointer: Any, offset: int = 0) -> Any:
@@ -50,20 +48,24 @@ def splat(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(vector, vector, ir.Constant(INTS, [0] * LANES))
 
 
-def _call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
+def call(builder: Any, name: str, result: Any, arguments: Sequence[Any]) -> Any:
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(result, [a.type for a in arguments]), name
     )
     return builder.call(function, arguments)
 
 
+def constant(value: float) -> Any:
+    return ir.Constant(FLOATS, [value] * LANES)
+
+
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return _call(builder, "llvm.fmuladd.v16f32", FLOATS, [a, b, c])
+    return call(builder, "llvm.fmuladd.v16f32", FLOATS, [a, b, c])
 
 
 def rounded(builder: Any, x: Any) -> Any:
     """The nearest whole numbers."""
-    return _call(builder, "llvm.rint.v16f32", FLOATS, [x])
+    return call(builder, "llvm.rint.v16f32", FLOATS, [x])
 
 
 def _row(builder: Any, base: Any, stride: Any, index: Any) -> Any:
@@ -162,7 +164,7 @@ def gather_dot(typing, out, x, rows, stride, index, count, add, width):
         with cgutils.for_range_slice(builder, whole, count, kind(1), kind) as (t, _):
             goal = builder.gep(out, [t])
             before = builder.select(add, builder.load(goal), ir.Constant(FLOAT, 0.0))
-            builder.store(builder.fadd(before, _sum(builder, product(t))), goal)
+            builder.store(builder.fadd(before, lane_sum(builder, product(t))), goal)
 
     arguments = (POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, types.boolean, width)
     return _with_width(types.void(*arguments), build)
@@ -186,7 +188,7 @@ def lane_sums(builder: Any, sums: list[Any]) -> Any:
     return sums[0]
 
 
-def _sum(builder: Any, vector: Any) -> Any:
+def lane_sum(builder: Any, vector: Any) -> Any:
     return reduced(builder, vector, builder.fadd)
 
 
@@ -237,8 +239,8 @@ def survey(typing, row, count):
             reduced(builder, builder.load(high), smaller(builder, ">")),
             reduced(builder, builder.load(seen), builder.add),
             reduced(builder, builder.load(broken), builder.add),
-            _sum(builder, builder.load(sum_)),
-            _sum(builder, builder.load(squares)),
+            lane_sum(builder, builder.load(sum_)),
+            lane_sum(builder, builder.load(squares)),
         ]
         return context.make_tuple(builder, signature.return_type, values)
 
@@ -282,7 +284,7 @@ def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any)
             kind = "v16f32" if values.type == FLOATS else "v16i32"
             name = f"llvm.experimental.vector.compress.{kind}"
             undefined = ir.Constant(values.type, ir.Undefined)
-            packed = _call(builder, name, values.type, [values, keep, undefined])
+            packed = call(builder, name, values.type, [values, keep, undefined])
             pointer = builder.bitcast(builder.gep(goal, [at]), values.type.as_pointer())
             builder.store(packed, pointer, align=4)
         number = builder.ctpop(builder.bitcast(keep, ir.IntType(LANES)))
@@ -297,7 +299,7 @@ def compress(builder: Any, keep: Any, pairs: Sequence[tuple[Any, Any]], at: Any)
         some = ir.Constant(half, list(range(first, first + HALF)))
         for values, goal in pairs:
             lanes = builder.bitcast(builder.shuffle_vector(values, values, some), half)
-            packed = _call(builder, "llvm.x86.avx2.permd", half, [lanes, order])
+            packed = call(builder, "llvm.x86.avx2.permd", half, [lanes, order])
             pointer = builder.bitcast(builder.gep(goal, [at]), half.as_pointer())
             builder.store(packed, pointer, align=4)
         at = builder.add(at, builder.zext(builder.ctpop(mask), at.type))
@@ -310,93 +312,3 @@ def _orders(builder: Any) -> Any:
     rows = [ir.Constant(BYTES, each + [0] * (HALF - len(each))) for each in lanes]
     kind = ir.ArrayType(BYTES, len(rows))
     return cgutils.global_constant(builder, "crisp_orders", ir.Constant(kind, rows))
-
-
-# e ** r on |r| <= ln(2) / 2, highest power first, to a relative error of 4.4e-9 (fitted)
-COEFFICIENTS = (
-    1.3814466740e-3,
-    8.3687804291e-3,
-    4.1668394217e-2,
-    1.6666520108e-1,
-    4.9999993412e-1,
-    1.0,
-    1.0,
-)
-LOWEST = -87.0
-
-
-@intrinsic
-def exponentials(typing, values, shift, count):
-    """values[t] = exp(values[t] - shift) in place for every t < count; returns their sum.
-
-    Differences are at most 0; below -87 the result is 0. `values` has room up to the next multiple
-    of 16, which is overwritten.
-    """
-
-    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        values, shift, count = arguments
-        shift = splat(builder, shift)
-        total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None))
-        lane = ir.Constant(INTS, list(range(LANES)))
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            at = builder.gep(values, [t])
-            x = builder.fsub(load(builder, at), shift)
-            result = exponential(builder, x)
-            left = splat(builder, builder.trunc(builder.sub(count, t), INT))
-            inside = builder.icmp_signed("<", lane, left)
-            result = builder.select(inside, result, ir.Constant(FLOATS, None))
-            store(builder, result, at)
-            builder.store(builder.fadd(builder.load(total), result), total)
-        return _sum(builder, builder.load(total))
-
-    return types.float32(POINTER, types.float32, types.int64), code
-
-
-@intrinsic
-def exponentials_from(typing, row, count, threshold, shift):
-    """row[t] = exp(row[t] - shift) in place of scores that are at least a threshold, 0 of others; returns the sum.
-
-    As in `exponentials`, with a `count` of whole vectors.
-    """
-
-    def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        row, count, threshold, shift = arguments
-        threshold, shift = splat(builder, threshold), splat(builder, shift)
-        zeros = ir.Constant(FLOATS, None)
-        total = cgutils.alloca_once_value(builder, zeros)
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            at = builder.gep(row, [t])
-            x = load(builder, at)
-            kept = builder.fcmp_ordered(">=", x, threshold)
-            result = builder.select(kept, exponential(builder, builder.fsub(x, shift)), zeros)
-            store(builder, result, at)
-            builder.store(builder.fadd(builder.load(total), result), total)
-        return _sum(builder, builder.load(total))
-
-    return types.float32(POINTER, types.int64, types.float32, types.float32), code
-
-
-def exponential(builder: Any, x: Any) -> Any:
-    """Code for e ** x of a vector, at most 0; below -87 it is 0."""
-
-    def constant(value: float) -> Any:
-        return ir.Constant(FLOATS, [value] * LANES)
-
-    turns = builder.fmul(x, constant(1.44269504088896341))
-    n = rounded(builder, turns)
-    rest = fma(builder, n, constant(-0.693359375), x)
-    rest = fma(builder, n, constant(2.12194440e-4), rest)
-    result = constant(COEFFICIENTS[0])
-    for coefficient in COEFFICIENTS[1:]:
-        result = fma(builder, result, rest, constant(coefficient))
-    enough = builder.fcmp_unordered(">=", x, constant(LOWEST))
-    if SCALES:
-        zeros, every = constant(0.0), ir.Constant(ir.IntType(LANES), -1)
-        name, current = "llvm.x86.avx512.mask.scalef.ps.512", INT(4)
-        return builder.select(enough, _call(builder, name, FLOATS, [result, n, zeros, every, current]), zeros)
-    whole = builder.fptosi(builder.select(enough, n, constant(0.0)), INTS)
-    # NaN has no whole part: its exponent is left alone, and NaN it stays
-    power = builder.shl(builder.add(whole, ir.Constant(INTS, [127] * LANES)), ir.Constant(INTS, [23] * LANES))
-    known = builder.fcmp_ordered("ord", x, x)
-    power = builder.select(known, builder.bitcast(power, FLOATS), constant(1.0))
-    return builder.select(enough, builder.fmul(result, power), constant(0.0))

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.native import compiled, summing
 from crisp_attention.kernels.cpu.plan import ENTMAX15, SPARSEMAX
 from crisp_attention.kernels.cpu.selection import INFINITY
-from crisp_attention.kernels.cpu.vectors import exponentials
 
 NAN = np.float32(np.nan)
 ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from crisp_attention.kernels.cpu.exponentials import exponentials
 from crisp_attention.kernels.cpu.linear.plan import ELU, RELU, SOFTMAX
 from crisp_attention.kernels.cpu.native import compiled, floats_after, summing
-from crisp_attention.kernels.cpu.vectors import exponentials, survey
+from crisp_attention.kernels.cpu.vectors import survey
 
 ONE, ZERO = np.float32(1), np.float32(0)
 
