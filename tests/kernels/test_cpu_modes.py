@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,27 @@ def test_the_default_device_changes_nothing(method) -> None:
     plain, given = attend(method), states()
     with torch.device("meta"):
         assert attend(method, *given).equal(plain)
+
+
+@pytest.mark.parametrize("width", [4, 24, 72])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        crisp.TopK(0.6),
+        crisp.TopP(0.7),
+        crisp.Entmax(1.3),
+        crisp.NofM(2, 5),
+        crisp.RandomK(0.6),
+        crisp.Dense(),
+    ],
+    ids=str,
+)
+def test_output_has_the_same_bits_with_and_without_gradients(rule, width: int) -> None:
+    query, key, value = states(2, 3, 70, width)
+    call = Call(query, key, value, as_method(rule), width**-0.5, seed=torch.tensor(3))
+    plain = dispatch.attention(call, "cpu")[0]
+    learner = replace(call, query=query.clone().requires_grad_())
+    assert dispatch.attention(learner, "cpu")[0].equal(plain)
 
 
 def test_what_inference_left_does_not_hinder_training() -> None:

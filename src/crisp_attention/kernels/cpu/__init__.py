@@ -16,7 +16,7 @@ from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
 from crisp_attention.methods.method import Method
 from crisp_attention.methods.part import called
-from crisp_attention.methods.rules import Entmax
+from crisp_attention.methods.rules import Entmax, RandomK
 
 FEW = 2  # queries that keys of blocks are not packed for
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -92,9 +92,9 @@ def attention(call: Call) -> Tensor:
             graph = None
     states = tuple(each.float() for each in (call.query, call.key, call.value))
     if graph is None or not computes_branch(call):  # whose features are of the width as it is
-        # without a backward pass, rows of packed queries and keys may be of any width
-        by_rows = graph is None and not by_sight and is_unwatched(states) and call.query.shape[2] > FEW
-        first = 2 if by_rows else 0
+        # without a backward pass, queries and keys that are packed may be of any width: zeros change no bit of a score
+        packed = graph is None and not by_sight and is_unwatched(states) and call.query.shape[2] > FEW
+        first = 2 if packed and type(method.rule) is not RandomK else 0
         states = *states[:first], *map(_whole_vectors, states[first:])
     seed = torch.zeros((), dtype=torch.int64, device=call.query.device)
     if call.dropout > 0:  # without it torch's generator is left alone
