@@ -64,10 +64,8 @@ def _lister(beyond: str) -> Any:
             bottom, top = splat(builder, bottom), splat(builder, top)
             number = cgutils.alloca_once_value(builder, ir.Constant(INTS, None))
             taken = cgutils.alloca_once_value(builder, count.type(0))
-            with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (
-                t,
-                _,
-            ):
+            kind = count.type
+            with cgutils.for_range_slice(builder, kind(0), count, kind(LANES), kind) as (t, _):
                 x = load(builder, builder.gep(row, [t]))
                 above = builder.fcmp_ordered(beyond, x, top)
                 builder.store(builder.sub(builder.load(number), builder.sext(above, INTS)), number)

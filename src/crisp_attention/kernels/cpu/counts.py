@@ -150,17 +150,14 @@ def outline(typing, row, count):
         high, total = (cgutils.alloca_once_value(builder, each) for each in (NONE, ir.Constant(FLOATS, None)))
         seen, bits = cgutils.alloca_once_value(builder, count.type(0)), ir.IntType(LANES)
 
-        def each(x: Any) -> None:
+        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
+            x = load(builder, builder.gep(row, [t]))
             there = builder.fcmp_unordered("!=", x, NONE)
-            old = builder.load(high)
-            builder.store(builder.select(builder.fcmp_ordered(">", x, old), x, old), high)
+            builder.store(smaller(builder, ">")(x, builder.load(high)), high)
             value = builder.select(there, x, ir.Constant(FLOATS, None))
             builder.store(builder.fadd(builder.load(total), value), total)
             number = builder.zext(builder.ctpop(builder.bitcast(there, bits)), count.type)
             builder.store(builder.add(builder.load(seen), number), seen)
-
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            each(load(builder, builder.gep(row, [t])))
         values = [
             reduced(builder, builder.load(high), smaller(builder, ">")),
             builder.load(seen),

@@ -81,9 +81,8 @@ def _choose(alpha, kind, row, columns, index, kept, norm, ahead):
         return INFINITY, ahead
     factor, mean = alpha - ONE, total / np.float32(seen)
     start = -ONE
-    if (
-        abs(ahead) < INFINITY and abs(mean) < INFINITY and factor <= HALF
-    ):  # at most where a row has it whose scores are all the same
+    # τ is highest where all scores are the same: there it is -seen ** -(α - 1)
+    if abs(ahead) < INFINITY and abs(mean) < INFINITY and factor <= HALF:
         start = min(max((mean + ahead - high) * factor, start), -(np.float32(seen) ** -factor))
     norm[1] = _tau(kind, row, columns, high, factor, mean, start, index, kept)
     # a little below τ: what lies between weighs nothing

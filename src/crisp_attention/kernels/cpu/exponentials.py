@@ -92,7 +92,6 @@ def exponentials_from(typing, row, count, threshold, shift):
 
 def exponential(builder: Any, x: Any) -> Any:
     """Code for e ** x of a vector, at most 0; below -87 it is 0."""
-
     turns = builder.fmul(x, constant(1.44269504088896341))
     n = rounded(builder, turns)
     rest = fma(builder, n, constant(-0.693359375), x)

@@ -111,11 +111,12 @@ def forward(jobs):
     room = padded(job.keys) + LANES
     scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     index, kept, work = indices_at(scratch), floats_at(scratch + 4 * room), floats_at(scratch + 8 * room)
-    scores = floats_at(scratch + 12 * room)
-    counts = indices_at(scratch + 12 * room + 4 * job.tile * padded(job.keys))
+    lists, part = scratch + 12 * room, part_of(job, 2)
+    scores = floats_at(lists)
+    counts = indices_at(lists + 4 * job.tile * padded(job.keys))
     cursors = indices_after(counts, job.tile)
-    packed = floats_at(scratch + 12 * room + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
-    packed_group, part, sound = np.int64(-1), part_of(job, 2), False
+    packed = floats_at(lists + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
+    packed_group, sound = np.int64(-1), False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -179,10 +180,10 @@ def forward(jobs):
             counts[r] = 0
             if full:
                 spread(row, columns, index, kept, count)
-            elif count <= part and norm[1] == norm[1]:
+            elif 0 < count <= part and norm[1] == norm[1]:
                 counts[r] = np.int32(count)
-                put(scratch + 12 * room + 4 * r * padded(job.keys), part, index, kept, count)
-            if not full and counts[r] == 0:
+                put(lists + 4 * r * padded(job.keys), part, index, kept, count)
+            else:
                 gather_sum(out, value, job.value_row, index, kept, count, job.value_width, False)
             if norm[1] != norm[1] and full:
                 row[0] = NAN
@@ -192,6 +193,5 @@ def forward(jobs):
         if full:
             sum_values(job, batch, head, first, rows, scores)
         elif part > 0:
-            lists = scratch + 12 * room
             sum_chunks(job, batch, head, first, rows, lists, part, counts, cursors)
         item = next_item(jobs)

@@ -195,9 +195,8 @@ def rows_backward(
     """
     plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    if not (
-        learns_bias or sinks is not None or softcap or dropout
-    ):  # which need the scores that lists are put over
+    # these need the scores that lists are put over
+    if not (learns_bias or sinks is not None or softcap or dropout):
         chunk(job, plan)
     own_grad = _own_gradient(query, own)
     if own is not None:

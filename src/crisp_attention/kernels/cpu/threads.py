@@ -90,7 +90,7 @@ class Started(NamedTuple):
     """A job, the compiled function that works on it, and in how many threads."""
 
     job: "Job"
-    work: Callable[..., Any]
+    work: Any
     threads: int
 
 
@@ -156,12 +156,12 @@ class Job:
         """Where a number or an address is in `packed`, in bytes."""
         return NUMBER * list(self._values).index(name)
 
-    def start(self, work: Callable[..., Any], threads: int) -> None:
+    def start(self, work: Any, threads: int) -> None:
         """Call a compiled function with a record of all this from each of `threads` threads, and wait."""
         # at once: entering numbers into an array of numpy's takes longer than a small product
         record = ctypes.create_string_buffer(self._layout.size)
         self._layout.pack_into(record, 0, *self._values.values())
-        run(work.address, ctypes.addressof(record), threads)  # type: ignore[attr-defined]
+        run(work.address, ctypes.addressof(record), threads)
         if (jobs := getattr(_open, "jobs", None)) is not None:
             jobs.append(Started(self, work, threads))
 
