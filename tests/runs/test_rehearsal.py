@@ -1,7 +1,9 @@
 """What a run could only fail in later is found before it, and finding it changes nothing."""
 
 import json
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,17 @@ def prepared(options):
     task = encoded(source, task)
     trainer, _ = build(source, task, training_arguments(small.spec(options), options.output / "checkpoints"))
     return trainer, source, task
+
+
+def test_a_trainer_that_is_built_touches_nothing_that_processes_share(bert, reviews, tmp_path, monkeypatch):
+    made, mkdir = [], os.mkdir
+    monkeypatch.setattr(
+        os, "mkdir", lambda path, *rest, **named: (made.append(path), mkdir(path, *rest, **named))[1]
+    )
+    trainer, _, _ = prepared(small.options(bert, reviews, tmp_path / "runs" / "one"))
+    assert made  # what a Trainer makes, in a folder of its own
+    assert not [path for path in made if Path(os.fsdecode(path)).is_relative_to(tmp_path)]
+    assert trainer.args.output_dir == str(tmp_path / "runs" / "one" / "checkpoints")
 
 
 @pytest.mark.parametrize("training", [(), ("activation_checkpointing=true",)])

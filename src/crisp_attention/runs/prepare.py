@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -36,7 +37,7 @@ from crisp_attention.runs.rehearsal import DROPS_NOTHING, rehearse
 from crisp_attention.runs.sources import Source, encoded, load_source
 from crisp_attention.runs.spec import RunSpec
 from crisp_attention.runs.task import Metric, Task
-from crisp_attention.runs.terminal import is_main, say
+from crisp_attention.runs.terminal import say
 from crisp_attention.runs.trainer import RunTrainer, longest_first
 
 PRUNED = 0.2  # of weights that are zero, from which a checkpoint was pruned
@@ -163,7 +164,7 @@ def build(
         arguments.per_device_eval_batch_size, max(map(len, task.splits.values()))
     )
     try:
-        with _no_new_folders(Path(str(arguments.output_dir))):
+        with _output_elsewhere(arguments):
             trainer = RunTrainer(
                 model=source.model,
                 args=arguments,
@@ -186,12 +187,15 @@ def build(
 
 
 @contextmanager
-def _no_new_folders(path: Path) -> Iterator[None]:
-    """Undo that the main process's Trainer makes its output folder, and those above it, when it is built."""
-    new = [folder for folder in (path, *path.parents) if is_main() and not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in new:
-            with suppress(OSError):
-                folder.rmdir()
+def _output_elsewhere(arguments: TrainingArguments) -> Iterator[None]:
+    """A Trainer makes its output folder when it is built: here one that is gone afterwards.
+
+    Making and removing the real one would be in the way of a process that makes its own beside it.
+    """
+    output = arguments.output_dir
+    with TemporaryDirectory() as folder:
+        arguments.output_dir = str(Path(folder) / Path(str(output)).name)
+        try:
+            yield
+        finally:
+            arguments.output_dir = output
