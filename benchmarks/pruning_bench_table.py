@@ -23,8 +23,8 @@ def tables() -> list[str]:
         "|---|---|---|---|---|---|",
         *(_layer(each, layers) for each in layers if each["size"] == "512"),
         "",
-        "| model, blocks of 32 | tokens | zeros | dense, ms | time | pruned layers' bytes | file |",
-        "|---|---|---|---|---|---|---|",
+        "| model | pattern | tokens | zeros | dense, ms | time | pruned layers' bytes | file |",
+        "|---|---|---|---|---|---|---|---|",
         *(_model(each) for each in models),
     ]
 
@@ -43,7 +43,7 @@ def _model(each: Row) -> str:
     cells = [f"{each['sparsity']:.0%}", f"{1000 * each['timed'][0]['seconds']['median']:.0f}"]
     ratios = _time(each), each["layer_bytes"], each["saved_bytes"]
     cells += [_barred(ratio, each, number) for number, ratio in enumerate(ratios)]
-    return f"| {each['subject']} | {each['size']} | {' | '.join(cells)} |"
+    return f"| {each['subject']} | {each['pattern']} | {each['size']} | {' | '.join(cells)} |"
 
 
 def _time(each: Row) -> float:

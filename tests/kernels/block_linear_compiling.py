@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from crisp_attention.kernels.triton_block_linear import DTYPES
-from crisp_attention.kernels.triton_block_linear.operators import OPTIONS, sizes
+from crisp_attention.kernels.triton_block_linear.operators import OPTIONS, groups, sizes
 from crisp_attention.kernels.triton_block_linear.passes import multiply
 from crisp_attention.pruning.patterns import BLOCK_SIZES
 
@@ -19,7 +19,8 @@ SHARED_MEMORY = 48 * 1024  # what every GPU gives without being asked for more
 
 def source(states: str, constants: dict[str, Any]) -> ASTSource:
     """The kernel as its operator calls it, with addresses and strides that are multiples of 16."""
-    types: dict[str, Any] = dict.fromkeys(("inputs", "packed", "bias", "out"), states) | {"index": "*i32"}
+    types: dict[str, Any] = dict.fromkeys(("inputs", "packed", "bias", "out"), states)
+    types |= dict.fromkeys(("index", "places"), "*i32")
     types |= dict.fromkeys(("stride", "rows", "blocks", "kept"), "i32") | dict.fromkeys(
         constants, "constexpr"
     )
@@ -31,8 +32,14 @@ def source(states: str, constants: dict[str, Any]) -> ASTSource:
 
 def main() -> None:
     for capability, dtype, size in product((80, 90), DTYPES, BLOCK_SIZES):
-        for rows, bias in ((1, {"bias": None}), (10**6, {})):
-            constants = sizes(rows, size, dtype) | bias
+        whole, two_of_four = {"places": None} | groups(size, size, 1), groups(size // 2, size, 4)
+        for rows, more in (
+            (1, {"bias": None} | whole),
+            (10**6, whole),
+            (1, two_of_four),
+            (10**6, two_of_four),
+        ):
+            constants = sizes(rows, size, dtype) | more
             found = compiled(
                 source(POINTERS[dtype], constants), target=GPUTarget("cuda", capability, 32), options=OPTIONS
             )

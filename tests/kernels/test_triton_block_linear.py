@@ -20,7 +20,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def check(layer: BlockLinear, states: Tensor) -> None:
     """Errors against float64 are at most twice those of the dense layer, or of a sum one after the other."""
     weight, bias = layer.weight, layer.bias
-    found = block_linear(states, layer.blocks, layer.index, bias)
+    found = block_linear(states, layer.blocks, layer.index, bias, layer.places, layer.group)
     assert found.dtype == states.dtype
     exact = linear(states.double(), weight.double(), None if bias is None else bias.double())
     errors = [(each.double() - exact).abs() for each in (found, linear(states, weight, bias))]
@@ -40,12 +40,15 @@ def check(layer: BlockLinear, states: Tensor) -> None:
     share=st.floats(0, 1),
     count=st.integers(0, 40) | st.sampled_from([64, 65, 128, 150]),
     bias=st.booleans(),
+    groups=st.sampled_from([None, (2, 4), (1, 8), (4, 8)]),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 100),
 )
-def test_outputs_are_those_of_the_dense_weight(size, rows, columns, share, count, bias, dtype, seed) -> None:
+def test_outputs_are_those_of_the_dense_weight(
+    size, rows, columns, share, count, bias, groups, dtype, seed
+) -> None:
     own = normal(rows * size, seed=seed) if bias else None
-    layer = BlockLinear.of(blocks_of(rows, columns, size, share, seed), own, size)
+    layer = BlockLinear.of(blocks_of(rows, columns, size, share, seed, groups), own, size)
     layer = layer.to(DEVICE, dtype).requires_grad_(False)
     check(layer, normal(count, columns * size, seed=seed + 1).to(DEVICE, dtype))
 
@@ -73,6 +76,8 @@ def test_torch_sees_the_operator() -> None:
 
     layer = BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.ones(32), 16).to(DEVICE).requires_grad_(False)
     given_ = (normal(5, 48, dtype=torch.float32).to(DEVICE), layer.blocks, layer.index, layer.bias)
-    torch.library.opcheck(operators.forward, given_, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        operators.forward, (*given_, None, 1), test_utils=("test_schema", "test_faketensor")
+    )
     compiled = torch.compile(block_linear, backend="aot_eager", fullgraph=True)
     assert compiled(*given_).equal(block_linear(*given_))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,11 +23,18 @@ from crisp_attention.pruning.matrices import Matrix
 from tests.pruning.test_masks import bert
 from tests.pruning.test_steps import BATCHES
 
+GROUPS = [(1, 2), (1, 4), (2, 4), (3, 4), (2, 8), (4, 8), (5, 8), (1, 16), (3, 16), (4, 16)]
 
-def blocks_of(rows: int, columns: int, size: int, share: float, seed: int = 0) -> torch.Tensor:
-    """A weight with about this share of its blocks, not as many in every row of blocks."""
+
+def blocks_of(
+    rows: int, columns: int, size: int, share: float, seed: int = 0, groups: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """A weight with about this share of its blocks, not as many in every row of blocks, of N of M inputs at most."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows * size, columns * size, generator=generator)
+    if groups is not None:
+        drawn = torch.rand(weight.shape, generator=generator).unflatten(1, (-1, groups[1]))
+        weight = weight * (drawn.argsort(dim=2).argsort(dim=2) < groups[0]).flatten(1)
     kept = torch.rand(rows, columns, generator=generator) < share
     return weight * kept.repeat_interleave(size, 0).repeat_interleave(size, 1)
 
@@ -41,10 +48,14 @@ def blocks_of(rows: int, columns: int, size: int, share: float, seed: int = 0) -
     count=st.integers(0, 40) | st.just(250),
     bias=st.booleans(),
     gelu=st.booleans(),
+    groups=st.sampled_from([None, *GROUPS]),
     seed=st.integers(0, 100),
 )
-def test_outputs_are_those_of_the_dense_weight(size, rows, columns, share, count, bias, gelu, seed) -> None:
-    weight = blocks_of(rows, columns, size, share, seed)
+def test_outputs_are_those_of_the_dense_weight(
+    size, rows, columns, share, count, bias, gelu, groups, seed
+) -> None:
+    assume(groups is None or size % groups[1] == 0)
+    weight = blocks_of(rows, columns, size, share, seed, groups)
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(count, columns * size, generator=generator)
     own = torch.randn(rows * size, generator=generator) if bias else None
@@ -85,6 +96,42 @@ def test_bfloat16_is_rounded_once() -> None:
     wanted = nn.functional.gelu(states.double() @ layer.weight.double().T + layer.bias.double())
     assert layer(states).dtype == torch.bfloat16
     torch.testing.assert_close(layer(states).double(), wanted, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "share"),
+    [
+        ((2, 4), 32, 0.53125),
+        ((1, 4), 32, 0.28125),
+        ((4, 8), 64, 0.5625),
+        ((3, 16), 16, 0.25),
+        (None, 32, 1),
+    ],
+)
+def test_groups_take_the_bytes_of_their_weights_and_a_few_bits(groups, size, share) -> None:
+    layer = BlockLinear.of(blocks_of(2, 2, size, 1, groups=groups), None, size)
+    held = layer.blocks.nbytes + (0 if layer.places is None else layer.places.nbytes)
+    assert held == share * 4 * layer.in_features * layer.out_features
+    assert layer.groups == (None if groups is None else list(groups))
+    assert (groups is None) == ("of each" not in repr(layer))
+
+
+def test_groups_that_save_too_little_or_hold_too_many_stay_whole() -> None:
+    for groups in ((3, 4), (5, 8), (7, 8)):
+        assert BlockLinear.of(blocks_of(2, 2, 16, 1, groups=groups), None, 16).groups is None
+
+
+def test_weights_of_groups_are_trained_and_no_others() -> None:
+    weight, states = blocks_of(2, 3, 16, 0.7, groups=(2, 4)), torch.randn(4, 48)
+    layer, dense = BlockLinear.of(weight, None, 16), weight.clone().requires_grad_()
+    nn.functional.linear(states, dense).square().sum().backward()
+    layer(states).square().sum().backward()
+    step, before = 0.01, layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.blocks -= step * layer.blocks.grad
+    moved, there = layer.weight.detach() - before, weight != 0
+    torch.testing.assert_close(moved[there], -step * dense.grad[there], rtol=1e-3, atol=1e-5)
+    assert ((layer.weight != 0).unflatten(1, (-1, 4)).sum(2) <= 2).all()
 
 
 def test_blocks_are_trained_as_the_weight_would_be() -> None:
@@ -143,16 +190,19 @@ def test_gelu_is_computed_by_the_layer_before_it_where_that_can_be_told() -> Non
         assert not layer.output.dense.gelu
 
 
-def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -> None:
+@pytest.mark.parametrize(("pattern", "target"), [(None, 0.75), ("2:4", 0.88)])
+def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(pattern, target, tmp_path) -> None:
     model = bert(hidden_size=64, intermediate_size=128)
-    pruning.step(model, BATCHES, 0.75, pattern=None, block_size=16)
+    pruning.step(model, BATCHES, target, pattern=pattern, block_size=16)
     fast = pruning.compress(model, least_weights=0)
     for each, name in ((model, "pruned"), (fast, "small")):
         each.save_pretrained(tmp_path / name)
     sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("pruned", "small")}
     layers = [each for each in fast.modules() if isinstance(each, BlockLinear)]
     dense = sum(4 * each.in_features * each.out_features for each in layers)
-    kept = sum(4 * (each.blocks.numel() + each.index.numel()) for each in layers)
+    held = [(each.blocks, each.index, each.places) for each in layers]
+    kept = sum(4 * tensor.numel() for each in held for tensor in each if tensor is not None)
+    assert {str(each.groups) for each in layers} == {"None" if pattern is None else "[2, 4]"}
     assert sizes["small"] == pytest.approx(sizes["pruned"] - dense + kept, abs=4096)
     tokens = BATCHES[0]["input_ids"]
     for again in (crisp.load(tmp_path / "small"), type(model).from_pretrained(tmp_path / "small")):
@@ -167,6 +217,20 @@ def test_it_is_saved_smaller_and_loaded_by_crisp_and_by_transformers(tmp_path) -
     with torch.no_grad():
         assert crisp.load(tmp_path / "again").eval()(tokens).logits.equal(fast(tokens).logits)
     assert "quantization_config" not in model.config.to_diff_dict()
+
+
+def test_what_was_saved_before_there_were_groups_is_loaded(tmp_path) -> None:
+    model = bert(hidden_size=64, intermediate_size=128)
+    pruning.step(model, BATCHES, 0.75, pattern=None, block_size=16)
+    fast = pruning.compress(model, least_weights=0)
+    fast.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for sizes in config["quantization_config"]["layers"].values():
+        assert sizes.pop("groups") is None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokens = BATCHES[0]["input_ids"]
+    with torch.no_grad():
+        assert crisp.load(tmp_path).eval()(tokens).logits.equal(fast(tokens).logits)
 
 
 def test_gpt2_and_sparse_attention(tmp_path) -> None:
@@ -231,7 +295,7 @@ def test_it_compiles_in_one_graph_and_torch_sees_the_operator() -> None:
     assert compiled(states).equal(layer(states))
     torch.library.opcheck(
         torch.ops.crisp.block_linear.default,
-        (states, layer.blocks.detach(), layer.index, None, True),
+        (states, layer.blocks.detach(), None, 1, layer.index, None, True),
         test_utils=("test_schema", "test_faketensor"),
     )
 

@@ -32,6 +32,7 @@ SEVERAL, ONE = 512, 1  # inputs at a time: a batch, and decoding
 COPIES = (
     12  # that one row goes through, each with weights of its own, as in a model: those of one stay in caches
 )
+BLOCK = 32  # the size where none is given
 AGREEMENT = 1e-4  # of outputs, relative to the largest
 MODEL = "MiniLM"
 State = Mapping[str, Tensor]
@@ -45,7 +46,7 @@ class Layer:
     outputs: int
     rows: int
     sparsity: float
-    block_size: int = 32
+    block_size: int = BLOCK
     groups: str | None = None
 
 
@@ -57,6 +58,7 @@ class Whole:
     length: int
     sparsity: float
     attention: float | None = None
+    groups: str | None = None
 
     def __str__(self) -> str:
         return MODEL if self.attention is None else f"{MODEL} with block top-k"
@@ -66,10 +68,11 @@ SHARES = (0.4, 0.5, 0.6, 0.75, 0.9)
 LAYERS = (
     *(Layer(*shape, rows, share) for shape in (UP, DOWN) for rows in (SEVERAL, ONE) for share in SHARES),
     *(Layer(*UP, SEVERAL, 0.9, size) for size in (8, 16, 64)),
-    Layer(*UP, SEVERAL, 0.9, groups="2:4"),
+    *(Layer(*UP, rows, share, groups="2:4") for rows in (SEVERAL, ONE) for share in (0.75, 0.9)),
 )
 MODELS = (
     *(Whole(32, 128, share) for share in (0.75, 0.9)),
+    Whole(32, 128, 0.9, groups="2:4"),
     *(Whole(batch, 512, 0.9, attention) for attention in (None, 0.8) for batch in (8, 1)),
 )
 QUICK = ((Layer(*UP, SEVERAL, 0.75), Layer(*UP, SEVERAL, 0.9)), (Whole(4, 64, 0.9),))
@@ -106,12 +109,10 @@ def _layer(asked: Layer, effort: Effort) -> Pruned:
         name: partial(_each, [deepcopy(layer) for _ in range(copies)], states)
         for name, layer in ((DENSE, dense), (CRISP, own))
     }
-    # zeros inside of blocks are held and multiplied as other numbers are
-    pattern = f"{asked.groups} in whole blocks" if asked.groups else "blocks"
     return Pruned(
         subject=f"{asked.inputs} to {asked.outputs}",
         size=f"{asked.rows}",
-        pattern=f"{pattern} of {asked.block_size}",
+        pattern=_pattern(asked.groups, asked.block_size),
         sparsity=float((dense.weight == 0).float().mean()),
         target=asked.sparsity,
         layer_bytes=_bytes(own.state_dict()) / _bytes(dense.state_dict()),
@@ -120,7 +121,7 @@ def _layer(asked: Layer, effort: Effort) -> Pruned:
 
 
 def _model(asked: Whole, effort: Effort) -> Pruned:
-    size, pattern = f"{asked.batch} x {asked.length}", "blocks of 32"
+    size, pattern = f"{asked.batch} x {asked.length}", _pattern(asked.groups, BLOCK)
     try:
         dense: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             minilm_folder(), num_labels=2, attn_implementation="sdpa"
@@ -128,7 +129,9 @@ def _model(asked: Whole, effort: Effort) -> Pruned:
     except CheckpointError as error:
         absent = [Absent(MINILM, str(error))]
         return Pruned(str(asked), size, pattern, asked.sparsity, asked.sparsity, absent=absent)
-    masks = step(dense.eval(), [], asked.sparsity, pattern=None, block_size=32, saliency="magnitude")
+    masks = step(
+        dense.eval(), [], asked.sparsity, pattern=asked.groups, block_size=BLOCK, saliency="magnitude"
+    )
     own, meant = compress(dense), dense
     tokens = torch.randint(1000, 20000, (asked.batch, asked.length))
     layers = tuple(f"{name}." for name in masks.kept)
@@ -149,6 +152,10 @@ def _model(asked: Whole, effort: Effort) -> Pruned:
         saved_bytes=_share(saved, ("",)),
         timed=_timed({DENSE: lambda: dense(tokens), CRISP: lambda: own(tokens)}, effort),
     )
+
+
+def _pattern(groups: str | None, size: int) -> str:
+    return f"{groups} in blocks of {size}" if groups else f"blocks of {size}"
 
 
 def _each(layers: list[nn.Module], states: Tensor) -> None:

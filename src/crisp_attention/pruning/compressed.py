@@ -13,6 +13,7 @@ from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.kernels.dispatch import recorder, transformed
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
+from crisp_attention.pruning.groups import packed, unpacked
 from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 
@@ -27,14 +28,16 @@ class BlockLinear(nn.Module):
     """A linear layer whose weight (outputs, inputs) is zero but for some square blocks, as many in every row of blocks.
 
     Without gradients only these blocks are computed: on CPUs in float32 and bfloat16 (computed in float32), and on
-    NVIDIA's GPUs from Ampere on in float32 (without TF32), bfloat16 and float16, by a Triton kernel that has not been
-    run or timed on a GPU. Otherwise, under autocast, and in programs that are recorded (torch.export, ONNX), the weight
-    is put together and used as that of any linear layer, with gradients for the blocks.
+    NVIDIA's GPUs from Ampere on in float32 (without TF32), bfloat16 and float16, by a Triton kernel. Otherwise, under
+    autocast, and in programs that are recorded (torch.export, ONNX), the weight is put together and used as that of any
+    linear layer, with gradients for the blocks. Where each group of inputs has few weights, as with 2:4, a block holds
+    these and where they are, and is put together for the product: bytes are saved, but no time.
 
     Parameters
     ----------
     blocks
-        (R, K, B, B): the K blocks of each of R rows of blocks, each transposed, (inputs, outputs).
+        (R, K, B, B): the K blocks of each of R rows of blocks, each transposed, (inputs, outputs); or, with `places`,
+        (R, K, lines, B): the weights of their groups of inputs.
     index
         (R, K) int32: the block of inputs that each is for.
     inputs
@@ -43,6 +46,10 @@ class BlockLinear(nn.Module):
         (R · B,), or None.
     gelu
         Whether GELU follows, the exact one.
+    places
+        (R, K, words, B) int32: where in its group each weight is, as `pruning.groups` says. None for whole blocks.
+    group
+        The number of inputs in a group, such as 4 for 2:4.
 
     Examples
     --------
@@ -54,20 +61,32 @@ class BlockLinear(nn.Module):
     """
 
     index: Tensor
+    places: Tensor | None
 
     def __init__(
-        self, blocks: Tensor, index: Tensor, inputs: int, bias: Tensor | None, gelu: bool = False
+        self,
+        blocks: Tensor,
+        index: Tensor,
+        inputs: int,
+        bias: Tensor | None,
+        gelu: bool = False,
+        places: Tensor | None = None,
+        group: int = 1,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = inputs, blocks.shape[0] * blocks.shape[2]
-        self.gelu = gelu
+        self.in_features, self.out_features = inputs, blocks.shape[0] * blocks.shape[3]
+        self.gelu, self.group = gelu, group
         self.blocks = nn.Parameter(blocks)
         self.register_buffer("index", index)
+        self.register_buffer("places", places)
         self.bias = None if bias is None else nn.Parameter(bias)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, size: int, gelu: bool = False) -> "BlockLinear":
-        """From a weight (outputs, inputs) that blocks of this size divide; rows with fewer blocks get some of zeros."""
+        """From a weight (outputs, inputs) that blocks of this size divide; rows with fewer blocks get some of zeros.
+
+        Where every group of 4, 8 or 16 inputs has few weights, these are held alone.
+        """
         tiles = tiles_of(weight.detach(), size)
         used = (tiles != 0).flatten(2).any(dim=2)
         count = max(int(used.sum(dim=1).max()), 1)
@@ -75,47 +94,61 @@ class BlockLinear(nn.Module):
         index = used.int().argsort(dim=1, descending=True, stable=True)[:, :count]
         chosen = tiles.gather(1, index[:, :, None, None].expand(-1, -1, size, size))
         own = None if bias is None else bias.detach().clone()
-        return cls(chosen.transpose(2, 3).contiguous(), index.int(), weight.shape[1], own, gelu)
+        blocks = chosen.transpose(2, 3).contiguous()
+        found, places, group = packed(blocks) or (blocks, None, 1)
+        return cls(found, index.int(), weight.shape[1], own, gelu, places, group)
 
     @property
     def weight(self) -> Tensor:
         """The dense weight (outputs, inputs)."""
-        rows, _, size, _ = self.blocks.shape
-        tiles = self.blocks.new_zeros(rows, self.in_features // size, size, size)
+        rows, _, _, size = self.blocks.shape
+        blocks = self.blocks if self.places is None else unpacked(self.blocks, self.places, self.group)
+        tiles = blocks.new_zeros(rows, self.in_features // size, size, size)
         place = self.index.long()[:, :, None, None].expand(-1, -1, size, size)
-        tiles = tiles.scatter(1, place, self.blocks.transpose(2, 3))
+        tiles = tiles.scatter(1, place, blocks.transpose(2, 3))
         return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, inputs) to (…, outputs)."""
-        kernel = kernel_for(states, self.blocks, self.bias)
+        kernel, shape = kernel_for(states, self.blocks, self.bias), states.shape[:-1]
         if kernel is block_linear:
-            return block_linear(states, self.blocks, self.index, self.bias, self.gelu)
+            return block_linear(
+                states, self.blocks, self.index, self.bias, self.gelu, self.places, self.group
+            )
         if kernel is None:
             found = functional.linear(states, self.weight, self.bias)
         else:
-            rows = kernel(states.reshape(-1, self.in_features), self.blocks, self.index, self.bias)
-            found = rows.reshape(*states.shape[:-1], self.out_features)
+            states = states.reshape(-1, self.in_features)
+            rows = kernel(states, self.blocks, self.index, self.bias, self.places, self.group)
+            found = rows.reshape(*shape, self.out_features)
         return functional.gelu(found) if self.gelu else found
 
     @property
-    def sizes(self) -> dict[str, int | bool]:
+    def groups(self) -> list[int] | None:
+        """How many weights are held of each group of so many inputs, as [2, 4]; None for whole blocks."""
+        *_, lines, size = self.blocks.shape
+        return None if self.places is None else [lines * self.group // size, self.group]
+
+    @property
+    def sizes(self) -> dict[str, Any]:
         """What a layer of the same shape is made from."""
-        rows, kept, size, _ = self.blocks.shape
+        rows, kept, _, size = self.blocks.shape
         return {
             "rows": rows,
             "kept": kept,
             "size": size,
+            "groups": self.groups,
             "inputs": self.in_features,
             "bias": self.bias is not None,
             "gelu": self.gelu,
         }
 
     def extra_repr(self) -> str:
-        rows, kept, size, _ = self.blocks.shape
+        rows, kept, _, size = self.blocks.shape
+        held = "" if self.groups is None else f", {self.groups[0]} of each {self.groups[1]} inputs in them"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"{kept} of {self.in_features // size} blocks of {size} in each of {rows} rows"
+            f"{kept} of {self.in_features // size} blocks of {size} in each of {rows} rows{held}"
             + (", then GELU" if self.gelu else "")
         )
 
@@ -140,7 +173,7 @@ def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int =
 
     The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
     the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster
-    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4, save nothing.
+    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4 or 4:8, save bytes, but no time.
 
     `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so does
     transformers where Crisp is imported.

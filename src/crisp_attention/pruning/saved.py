@@ -12,6 +12,7 @@ import torch
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.compressed import BlockLinear, put
 from crisp_attention.pruning.gelu import gelu_after
+from crisp_attention.pruning.groups import words
 
 
 def install(auto: ModuleType) -> None:
@@ -53,12 +54,18 @@ def install(auto: ModuleType) -> None:
     auto.register_quantizer(COMPRESSED)(Blocks)
 
 
-def empty(rows: int, kept: int, size: int, inputs: int, bias: bool, gelu: bool) -> BlockLinear:
+def empty(
+    rows: int, kept: int, size: int, inputs: int, bias: bool, gelu: bool, groups: list[int] | None = None
+) -> BlockLinear:
     """A layer of these sizes, whose numbers are still to be read."""
+    held, of = groups or (1, 1)
+    lines = size // of * held
     return BlockLinear(
-        torch.empty(rows, kept, size, size),
+        torch.empty(rows, kept, lines, size),
         torch.empty(rows, kept, dtype=torch.int32),
         inputs,
         torch.empty(rows * size) if bias else None,
         gelu,
+        torch.empty(rows, kept, words(lines, of), size, dtype=torch.int32) if groups else None,
+        of,
     )

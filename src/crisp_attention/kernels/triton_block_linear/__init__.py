@@ -20,14 +20,22 @@ def computes(inputs: Tensor) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_properties(inputs.device).major >= 8
 
 
-def block_linear(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
+def block_linear(
+    inputs: Tensor,
+    packed: Tensor,
+    index: Tensor,
+    bias: Tensor | None,
+    places: Tensor | None = None,
+    of: int = 1,
+) -> Tensor:
     """Rows (N, inputs) times the blocks of a weight, plus a bias, (N, outputs), all in one dtype, without gradients.
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
-    int32 says which block of inputs each is for. Products are added up in float32; those of float32 are three of TF32,
-    which leave out 2**-22 of each.
+    int32 says which block of inputs each is for. With `places` (R, K, words, B) `packed` (R, K, lines, B) are weights
+    of groups of `of` inputs, as `pruning.groups` packs them. Products are added up in float32; those of float32 are
+    three of TF32, which leave out 2**-22 of each.
     """
     from crisp_attention.kernels.triton_block_linear import operators
 
     run = lightest(operators.forward_now, operators.forward, (inputs, packed))
-    return run(inputs, packed, index, bias)
+    return run(inputs, packed, index, bias, places, of)

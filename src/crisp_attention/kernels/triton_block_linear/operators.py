@@ -10,18 +10,21 @@ from crisp_attention.kernels.triton_block_linear.passes import multiply
 OPTIONS = {"num_warps": 4, "num_stages": 3}  # for Triton's compiler
 
 
-def forward_now(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None) -> Tensor:
+def forward_now(
+    inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | None, places: Tensor | None, of: int
+) -> Tensor:
     """As `block_linear` says."""
     out = _empty(inputs, packed)
     if not len(inputs):
         return out
     inputs, packed, index = by_rows(inputs), packed.contiguous(), index.contiguous()
-    blocks, kept, size, _ = packed.shape
+    blocks, kept, lines, size = packed.shape
     with torch.cuda.device_of(inputs):
         multiply[lambda given: (triton.cdiv(len(inputs), given["ROWS"]) * blocks,)](
             inputs=inputs,
             packed=packed,
             index=index,
+            places=None if places is None else places.contiguous(),
             bias=None if bias is None else bias.contiguous(),
             out=out,
             stride=inputs.stride(0),
@@ -29,6 +32,7 @@ def forward_now(inputs: Tensor, packed: Tensor, index: Tensor, bias: Tensor | No
             blocks=blocks,
             kept=kept,
             **sizes(len(inputs), size, inputs.dtype),
+            **groups(lines, size, of),
             **OPTIONS,
         )
     return out
@@ -38,8 +42,8 @@ forward = torch.library.custom_op("crisp::triton_block_linear", forward_now, mut
 
 
 @forward.register_fake
-def _empty(inputs: Tensor, packed: Tensor, *_: Tensor | None) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[2])
+def _empty(inputs: Tensor, packed: Tensor, *_: object) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], packed.shape[0] * packed.shape[3])
 
 
 def sizes(rows: int, size: int, dtype: torch.dtype) -> dict[str, int]:
@@ -52,3 +56,8 @@ def sizes(rows: int, size: int, dtype: torch.dtype) -> dict[str, int]:
         "DEPTH": min(width, 32),
         "ROWS": min(max(triton.next_power_of_2(rows), 16), most),
     }
+
+
+def groups(lines: int, size: int, of: int) -> dict[str, int]:
+    """How a block of so many lines holds its weights."""
+    return {"LINES": lines, "HELD": lines * of // size, "OF": of, "BITS": (of - 1).bit_length()}

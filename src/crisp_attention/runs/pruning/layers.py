@@ -62,7 +62,7 @@ def _row(matrix: Matrix, rows: int) -> dict[str, Any]:
         found["compressed_ms"] = found["dense_ms"]
         return found
     layer = BlockLinear.of(weight, matrix.bias, size)
-    found["operations"] = layer.blocks.numel() / weight.numel()
+    found["operations"] = layer.index.numel() * size**2 / weight.numel()
     found["dense_ms"], found["compressed_ms"] = _times(
         lambda: linear(states, weight, matrix.bias), lambda: layer(states)
     )

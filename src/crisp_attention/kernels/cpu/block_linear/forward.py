@@ -8,8 +8,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.block_linear.gelu import gelu
+from crisp_attention.kernels.cpu.block_linear.groups import spread_groups
 from crisp_attention.kernels.cpu.block_linear.job import BLOCK_LINEAR
-from crisp_attention.kernels.cpu.native import compiled, entry, floats_after, floats_at, indices_at, next_item
+from crisp_attention.kernels.cpu.native import (
+    compiled,
+    entry,
+    floats_after,
+    floats_at,
+    indices_after,
+    indices_at,
+    next_item,
+    next_thread,
+)
 from crisp_attention.kernels.cpu.processor import FEATURES
 from crisp_attention.kernels.cpu.vectors import FLOAT, INDICES, INT, LANES, POINTER
 
@@ -74,12 +84,40 @@ def _panel(typing, out, out_row, a, a_row, b, index, kept, size, bias, has_bias,
 
 
 @compiled
-def _rows(job, first, rows, block, blocks, width):
+def _spread(job, out, first, count, of, width):
+    """Put `count` blocks together from the weights of their groups, from block `first` on."""
+    size, kept = job.size, job.lines * of // job.size
+    for each in range(count):
+        weights = floats_at(job.packed + 4 * (first + each) * job.lines * size)
+        places = indices_at(job.places + 4 * (first + each) * job.words * size)
+        whole = floats_after(out, each * size * size)
+        for c in range(0, size, width):
+            more, where = floats_after(weights, c), indices_after(places, c)
+            spread_groups(floats_after(whole, c), more, where, size, kept, of, width)
+
+
+@compiled
+def _whole(job, scratch, block, blocks, width):
+    """The address of the blocks of `blocks` rows of blocks, whole: in the scratch if they are held as groups."""
+    first, count, out = block * job.kept, blocks * job.kept, floats_at(scratch)
+    if job.of == 1:
+        return job.packed + 4 * first * job.size * job.size
+    if job.of == 4:
+        _spread(job, out, first, count, 4, width)
+    elif job.of == 8:
+        _spread(job, out, first, count, 8, width)
+    else:
+        _spread(job, out, first, count, 16, width)
+    return scratch
+
+
+@compiled
+def _rows(job, whole, first, rows, block, blocks, width):
     """Outputs of `blocks` rows of blocks, `width` columns of each at a time, for a panel of `rows` inputs."""
     size, goal = job.size, job.blocks * job.size
     left = floats_at(job.inputs + 4 * first * job.width)
     for each in range(block, block + blocks):
-        right = floats_at(job.packed + 4 * each * job.kept * size * size)
+        right = floats_at(whole + 4 * (each - block) * job.kept * size * size)
         index = indices_at(job.index + 4 * each * job.kept)
         out = floats_at(job.out + 4 * (first * goal + each * size))
         bias = floats_at(job.bias + 4 * each * size)
@@ -91,16 +129,17 @@ def _rows(job, first, rows, block, blocks, width):
 
 
 @compiled
-def _columns(job, first, end, block, blocks, width):
+def _columns(job, scratch, first, end, block, blocks, width):
+    whole = _whole(job, scratch, block, blocks, width)
     r = first
     while end - r >= MANY:
-        _rows(job, r, MANY, block, blocks, width)
+        _rows(job, whole, r, MANY, block, blocks, width)
         r += MANY
     while end - r >= FEW:
-        _rows(job, r, FEW, block, blocks, width)
+        _rows(job, whole, r, FEW, block, blocks, width)
         r += FEW
     while r < end:
-        _rows(job, r, 1, block, blocks, width)
+        _rows(job, whole, r, 1, block, blocks, width)
         r += 1
 
 
@@ -111,6 +150,7 @@ def forward(jobs):
     Outputs are written in their order, row after row: scattered, they would wait for memory.
     """
     job = carray(jobs, 1)[0]
+    scratch = job.scratch + 4 * job.scratch_size * next_thread(jobs)
     item = next_item(jobs)
     groups = (job.blocks + job.group - 1) // job.group
     stretches = (job.rows + job.stretch - 1) // job.stretch
@@ -118,9 +158,9 @@ def forward(jobs):
         first, block = item // groups * job.stretch, item % groups * job.group
         end, blocks = min(first + job.stretch, job.rows), min(job.group, job.blocks - block)
         if job.size == 8:
-            _columns(job, first, end, block, blocks, 8)
+            _columns(job, scratch, first, end, block, blocks, 8)
         elif job.size == 16:
-            _columns(job, first, end, block, blocks, 16)
+            _columns(job, scratch, first, end, block, blocks, 16)
         else:
-            _columns(job, first, end, block, blocks, 32)
+            _columns(job, scratch, first, end, block, blocks, 32)
         item = next_item(jobs)
