@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from crisp_attention import LSH, Method, TopK
+from crisp_attention import LSH, Method, RandomK, TopK
 from crisp_attention.bench import children, roster
 from crisp_attention.bench.bars import MEMORY_LENGTH
 from crisp_attention.bench.case import Case, Shape
@@ -55,6 +55,9 @@ def test_dense_is_measured_once_for_a_shape(monkeypatch) -> None:
 def test_what_the_reference_would_compute_is_not_started_where_its_scores_do_not_fit(monkeypatch) -> None:
     by_reference = Shape(1, 2, 64, 16, dtype="float64")
     assert as_it_is_held(TOPK, SMALL).matrices == 0
+    assert (
+        as_it_is_held(Method(rule=RandomK(0.8)), SMALL).matrices == 0
+    )  # if it is given a seed, as a call is
     assert as_it_is_held(Method(LSH(4)), by_reference).matrices == MATRICES
     monkeypatch.setattr(roster, "free_bytes", lambda device: MATRICES * by_reference.matrix_bytes - 1)
     monkeypatch.setattr(children, "_probe", lambda *given: pytest.fail("started"))

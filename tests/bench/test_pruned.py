@@ -25,7 +25,10 @@ def test_a_layer_of_blocks_for_many_rows_and_for_one(monkeypatch) -> None:
         assert [timed.name for timed in each.timed] == [DENSE, CRISP]
         assert each.subject == "64 to 96"
     assert (many.sparsity, both.sparsity, both.pattern) == (0.5, 0.75, "2:4 in blocks of 32")
-    for each, block in ((many, 32 * 32 * 4), (both, 32 * 32 * 4 / 2 + 32 * 4)):  # with two bits of place a weight
+    for each, block in (
+        (many, 32 * 32 * 4),
+        (both, 32 * 32 * 4 / 2 + 32 * 4),
+    ):  # with two bits of place a weight
         assert each.layer_bytes == (3 * (block + 4) + 96 * 4) / (64 * 96 * 4 + 96 * 4)
 
 

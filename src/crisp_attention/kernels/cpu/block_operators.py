@@ -51,6 +51,7 @@ def attend(
     seed: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -67,7 +68,7 @@ def attend(
     that are all seen, and global tokens; an empty one is none. For at most `few` queries keys are not packed, whose
     scores then differ in the last bits from those of the backward pass.
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     results = outputs(query, value)
     job = fill(query, key, value, None, None, None, spans, plan)
     restrict(job, listed, counts, block_size, band)
@@ -102,6 +103,7 @@ def blocks_backward(
     norm: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -112,7 +114,7 @@ def blocks_backward(
     band: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `blocks` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     job = fill(query, key, value, None, None, None, spans, plan)
     restrict(job, listed, counts, block_size, band)
     size = _room(job) + job["blocks_of_keys"] * block_size * (query.shape[3] + value.shape[3])

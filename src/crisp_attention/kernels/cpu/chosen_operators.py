@@ -23,6 +23,7 @@ def attend(
     seed: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -35,7 +36,7 @@ def attend(
     local_blocks: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `crisp::blocks` gives, and per row which blocks it chose, as bits (B, H, L, n / 32), and how many, int32."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     results, choice = outputs(query, value), _choices(query, key, block_size)
     job = fill(query, key, value, None, None, None, spans, plan)
     job.set(sink_blocks=sink_blocks, local_blocks=max(1, local_blocks))
@@ -62,6 +63,7 @@ def step(
     seed: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -74,7 +76,7 @@ def step(
     local_blocks: int,
 ) -> tuple[Tensor, ...]:
     """What `attend` gives of a few queries, without what the gradients need."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     results = outputs(query, value)
     job = fill(query, key, value, None, None, None, spans, plan)
     blocks = -(-job["keys"] // block_size)
@@ -93,7 +95,7 @@ chosen = torch.library.custom_op("crisp::chosen", mutates_args=(), device_types=
 
 @chosen.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return *outputs(query, value), *_choices(query, key, rest[10])
+    return *outputs(query, value), *_choices(query, key, rest[11])
 
 
 @torch.library.custom_op("crisp::chosen_backward", mutates_args=(), device_types="cpu")
@@ -111,6 +113,7 @@ def chosen_backward(
     counts: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -123,7 +126,7 @@ def chosen_backward(
     local_blocks: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `chosen` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     job = fill(query, key, value, None, None, None, spans, plan)
     restrict(job, None, None, block_size, ())
     job.flat("chosen", bits)

@@ -58,13 +58,17 @@ def limits(job, row, n, index, kept, work, norm):
     number = np.float32(seen)
     mean = total / number
     spread = np.float32(math.sqrt(max(squares / number - mean * mean, np.float32(0))))
-    if job.rule == plan.TOPK:
+    if job.rule == plan.TOPK or job.rule == plan.TOPK_TOPP:
         k = np.int64(indices_at(job.counts)[seen])
         if k < seen:
             hint = floats_at(job.hints + 8 * seen)
             threshold, tie = selection.kth_of_row(row, n, seen, k, low, high, mean, spread, hint, kept)
+            if job.rule == plan.TOPK_TOPP:
+                least, last = fewest_with_mass(row, n, job.mass, low, high, work, index, kept)
+                if least < threshold or (least == threshold and last > tie):
+                    threshold, tie = least, last
     elif job.rule == plan.TOPP:
-        threshold, tie = fewest_with_mass(row, n, job.level, low, high, work, index, kept)
+        threshold, tie = fewest_with_mass(row, n, job.mass, low, high, work, index, kept)
     elif job.rule == plan.THRESHOLD:
         threshold = max(np.float32(high + np.float32(job.level)), low)
     elif job.rule == plan.NOFM:

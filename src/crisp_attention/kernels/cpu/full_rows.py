@@ -10,7 +10,7 @@ import numpy as np
 from crisp_attention.kernels.cpu.exponentials import exponentials_from
 from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at, summing
 from crisp_attention.kernels.cpu.panels import multiply, pack
-from crisp_attention.kernels.cpu.plan import DENSE, STRIP, TOPK
+from crisp_attention.kernels.cpu.plan import DENSE, STRIP, TOPK, TOPK_TOPP
 from crisp_attention.kernels.cpu.selection import INFINITY, finite, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import ONE, ZERO
@@ -28,7 +28,7 @@ def spread(row, columns, index, values, count):
 @compiled
 def in_place(job):
     """Whether weights need no list of what is kept: they are written where the scores are."""
-    return job.dropout == 0 and (job.rule == TOPK or job.rule == DENSE)
+    return job.dropout == 0 and (job.rule == TOPK or job.rule == TOPK_TOPP or job.rule == DENSE)
 
 
 @compiled

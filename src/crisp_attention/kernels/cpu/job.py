@@ -84,5 +84,5 @@ JOB = job_type(
     *OTHERS,
     *RULE,
     VERSION,
-    floats=("scale", "softcap", "level", "dropout", "distance"),
+    floats=("scale", "softcap", "level", "mass", "dropout", "distance"),
 )

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from crisp_attention.kernels.cpu.plan import (
     ALPHA_ENTMAX,
+    COUNTED,
     LANES,
     RANDOM,
     STRIP,
-    TOPK,
     Plan,
     counts_of,
     keeps_much,
@@ -61,9 +61,8 @@ def fill(
     job.set(full=keeps_much(plan) and not job["unpacked"])
     job.set(width=width, value_width=value.shape[3], chunks=1)
     _divide(job, TILE_SCORES, PACKED_NUMBERS)
-    job.set(
-        rule=plan.rule, level=plan.level, n=plan.n, m=plan.m, causal=plan.causal, first_query=plan.first_query
-    )
+    job.set(rule=plan.rule, level=plan.level, mass=plan.mass, n=plan.n, m=plan.m)
+    job.set(causal=plan.causal, first_query=plan.first_query)
     job.set(scale=plan.scale, softcap=plan.softcap, dropout=plan.dropout, seed=plan.seed)
     if sinks is not None:
         job.flat("sinks", sinks)
@@ -114,7 +113,7 @@ def prepare(job: Job, plan: Plan, results: tuple[Tensor, ...]) -> None:
     job.strided("out", results[0])
     for name, tensor in zip(PER_ROW, results[1:], strict=True):
         job.flat(name, tensor)
-    tables = counts_of(plan.level, plan.n, plan.m, job["keys"]) if plan.rule in (TOPK, RANDOM) else ()
+    tables = counts_of(plan.level, plan.n, plan.m, job["keys"]) if plan.rule in COUNTED else ()
     for name, table in zip(("counts", "hints"), tables, strict=False):
         job.table(name, table)
 
@@ -131,6 +130,7 @@ def rows_now(
     own: Tensor | None,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -143,7 +143,7 @@ def rows_now(
 
     `own` are the seeds of rows that draw, int32 (B, H, L), or α of each head, float32 (H,).
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = outputs(query, value)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
     chunk(job, plan)
@@ -180,6 +180,7 @@ def rows_backward(
     norm: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -193,7 +194,7 @@ def rows_backward(
 
     The last three are empty where there is none of it, and for a bias that does not learn.
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), softcap, first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
     # these need the scores that lists are put over
     if not (learns_bias or sinks is not None or softcap or dropout):

@@ -8,12 +8,24 @@ from typing import Any
 import torch
 
 from crisp_attention.methods.ranking import share_count
-from crisp_attention.methods.rules import Dense, Entmax, NofM, RandomK, Rule, Threshold, TopK, TopP
+from crisp_attention.methods.rules import (
+    Dense,
+    Entmax,
+    NofM,
+    RandomK,
+    Rule,
+    Threshold,
+    TopK,
+    TopKTopP,
+    TopP,
+)
 from crisp_attention.methods.rules.share import ShareRule
 
 # floats in a vector; keys that are laid out together
 LANES, STRIP = 16, 64
-DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX = range(9)
+DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX, TOPK_TOPP = range(10)
+# rules that keep a number of keys
+COUNTED = (TOPK, RANDOM, TOPK_TOPP)
 # the share of a row's keys from which on products with zeros cost less than gathering the others
 MUCH = 0.3
 # decided by more than the scores that a row of blocks has
@@ -28,12 +40,13 @@ KEYS, BLOCKS = 1, 2
 class Plan:
     """A rule and its numbers; `seed` is that of dropout, `softcap` 0 where there is none.
 
-    `level` is a sparsity, a mass, the logarithm of ε, or α; `n` and `m` are those of N:M, or top-k's
+    `level` is a sparsity, the logarithm of ε, or α, and `mass` that of top-p; `n` and `m` are those of N:M, or top-k's
     least number of keys and its only one, 0 if it has a sparsity.
     """
 
     rule: int
     level: float
+    mass: float
     n: int
     m: int
     causal: bool
@@ -44,35 +57,45 @@ class Plan:
     first_query: int = 0
 
 
-def code_of(rule: Rule) -> tuple[int, float, int, int] | None:
-    """The rule's number, level, n and m, None for a rule these kernels do not have.
+def code_of(rule: Rule) -> tuple[int, float, float, int, int] | None:
+    """The rule's number, level, mass, n and m, None for a rule these kernels do not have.
 
     A subclass may select or weigh in any other way: it is not the rule.
     """
-    if type(rule) in (TopK, RandomK):
+    if type(rule) in (TopK, RandomK, TopKTopP):
         assert isinstance(rule, ShareRule)
-        kind = TOPK if type(rule) is TopK else RANDOM
+        kind, mass = TOPK if type(rule) is TopK else RANDOM, 1.0
+        if isinstance(rule, TopKTopP):
+            kind, mass = TOPK_TOPP, rule.mass
+        if rule.drops_nothing():
+            kind = DENSE
         if rule.sparsity is None:
-            return kind, 0.0, 1, rule.keep or 0
-        return (kind if rule.sparsity else DENSE), rule.sparsity, rule.min_keep, 0
+            return kind, 0.0, mass, 1, rule.keep or 0
+        return kind, rule.sparsity, mass, rule.min_keep, 0
     if type(rule) is TopP:
-        return (DENSE if rule.mass == 1 else TOPP), rule.mass, 1, 1
-    if type(rule) is Threshold:
-        return (THRESHOLD, math.log(rule.epsilon), 1, 1) if rule.epsilon > 0 else (DENSE, 0.0, 1, 1)
+        return (DENSE if rule.mass == 1 else TOPP), 0.0, rule.mass, 1, 1
     if type(rule) is NofM:
-        return (NOFM if rule.n < rule.m else DENSE), 0.0, rule.n, rule.m
+        return (NOFM if rule.n < rule.m else DENSE), 0.0, 1.0, rule.n, rule.m
+    if (found := _code_and_level(rule)) is None:
+        return None
+    return *found, 1.0, 1, 1
+
+
+def _code_and_level(rule: Rule) -> tuple[int, float] | None:
+    if type(rule) is Threshold:
+        return (THRESHOLD, math.log(rule.epsilon)) if rule.epsilon > 0 else (DENSE, 0.0)
     if type(rule) is Entmax and rule.alpha in ENTMAX:
-        return ENTMAX[float(rule.alpha)], 0.0, 1, 1
+        return ENTMAX[float(rule.alpha)], 0.0
     if type(rule) is Entmax:
         if isinstance(rule.alpha, str):
-            return ALPHA_ENTMAX, 0.0, 1, 1
-        return (ALPHA_ENTMAX, float(rule.alpha), 1, 1) if rule.alpha < 2 else None
-    return (DENSE, 0.0, 1, 1) if type(rule) is Dense else None
+            return ALPHA_ENTMAX, 0.0
+        return (ALPHA_ENTMAX, float(rule.alpha)) if rule.alpha < 2 else None
+    return (DENSE, 0.0) if type(rule) is Dense else None
 
 
 def keeps_much(plan: Plan) -> bool:
     """Whether what is kept of a row is `MUCH`, by its rule, or may be, which is then asked of each tile."""
-    if plan.rule == TOPK:
+    if plan.rule in (TOPK, TOPK_TOPP):
         return plan.m == 0 and 1 - plan.level >= MUCH
     if plan.rule == ALPHA_ENTMAX:
         return plan.dropout == 0

@@ -72,6 +72,7 @@ def attend(
     seed: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -92,7 +93,7 @@ def attend(
 
     Queries see the keys that `methods.sight` says, in the numbers of `numbers_of`.
     """
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     numbers = kind, threshold, reach, first, last, drawn, sparsity, blocks, size
     job = _job((query, key, value), (spans, query_traits, key_traits, seeds), plan, numbers)
     results = outputs(query, value)
@@ -126,6 +127,7 @@ def sighted_backward(
     norm: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     causal: bool,
@@ -143,7 +145,7 @@ def sighted_backward(
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value from that of the output and what `sighted` returned of each row."""
-    plan = Plan(rule, level, n, m, causal, scale, dropout, int(seed), first_query=first_query)
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), first_query=first_query)
     numbers = kind, threshold, reach, first, last, drawn, sparsity, blocks, size
     job = _job((query, key, value), (spans, query_traits, key_traits, seeds), plan, numbers)
     states, per_row = (grad, query, key, value), (per_threshold, tie, norm)

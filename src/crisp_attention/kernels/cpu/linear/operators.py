@@ -114,6 +114,7 @@ def sparse_linear(
     bias: Tensor | None,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     scale: float,
@@ -125,7 +126,7 @@ def sparse_linear(
 
     In one operator, so that no second output and no second set of gradients is held.
     """
-    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, (), 0
+    numbers = rule, level, mass, n, m, False, 0, scale, dropout, block_size, (), 0
     out, *per_row = critical(query, key, value, blocks, block_counts, spans_of(lengths), seed, *numbers)
     weighed = query.new_empty(query.shape[:3])
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
@@ -158,6 +159,7 @@ def sparse_linear_backward(
     norm: Tensor,
     rule: int,
     level: float,
+    mass: float,
     n: int,
     m: int,
     scale: float,
@@ -166,7 +168,7 @@ def sparse_linear_backward(
     feature_map: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, weight and bias; the last two are empty without a weight."""
-    numbers = rule, level, n, m, False, 0, scale, dropout, block_size, ()
+    numbers = rule, level, mass, n, m, False, 0, scale, dropout, block_size, ()
     shown = blocks, block_counts, spans_of(lengths), seed, threshold, tie, norm
     grads = critical_backward(grad, query, key, value, *shown, *numbers)
     launch = Launch(query, key, value, marginal, lengths, block_size, feature_map)
