@@ -89,10 +89,14 @@ def measure_pruned(effort: Effort, quick: bool, told: Callable[[str], None]) -> 
     layers, models = planned(quick)
     found = []
     for layer in layers:
-        told(f"pruning, {layer.inputs} to {layer.outputs}, {layer.sparsity:.0%}, {layer.rows} rows")
+        pattern = _pattern(layer.groups, layer.block_size)
+        told(
+            f"pruning, {layer.inputs} to {layer.outputs}, {layer.sparsity:.0%}, {pattern}, {layer.rows} rows"
+        )
         found.append(_layer(layer, effort))
     for model in models:
-        told(f"pruning, {model}, {model.sparsity:.0%}, {model.batch} x {model.length} tokens")
+        pattern = _pattern(model.groups, BLOCK)
+        told(f"pruning, {model}, {model.sparsity:.0%}, {pattern}, {model.batch} x {model.length} tokens")
         found.append(_model(model, effort))
     return found
 

@@ -258,8 +258,7 @@ def pruned_layers(found: list[Pruned]) -> Table:
 
 def pruned_models(found: list[Pruned]) -> Table:
     """The same of models, with the bytes of their pruned layers in memory and in the file, and of the file."""
-    pattern = found[0].pattern
-    table = _table(f"pruned models, {pattern}, float32: compressed as a ratio to dense, with the bars", "of")
+    table = _table("pruned models, float32: compressed as a ratio to dense, with the bars", "of")
     table.add_column("tokens", no_wrap=True)
     for heading in ("zeros", "dense,\nms", "time", "layers'\nbytes", "in the\nfile", "whole\nfile"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -271,7 +270,8 @@ def pruned_models(found: list[Pruned]) -> Table:
             (each.saved_bytes, most_file),
         )
         cells = (_barred(value, most) for value, most in ratios)
-        table.add_row(each.subject, each.size, *_times(each, most_time), *cells)
+        subject = f"{each.subject}\n[dim]{each.pattern}[/]"
+        table.add_row(subject, each.size, *_times(each, most_time), *cells)
     return table
 
 
