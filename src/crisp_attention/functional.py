@@ -1,7 +1,5 @@
 """`crisp.attention`: one sparse attention call, shaped like torch's scaled_dot_product_attention."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -104,9 +102,7 @@ def attention(
         dropout=dropout_p,
         generator=generator,
     )
-    if method.uses_seed:
-        call = replace(call, seed=call.draw())
-    return dispatch.attention(call, backend)[0]
+    return dispatch.attention(call.seeded(), backend)[0]
 
 
 def _check_types(

@@ -85,10 +85,11 @@ def test_gelu_is_exact_to_the_last_digits_and_keeps_what_is_not_finite() -> None
     torch.testing.assert_close(found.double(), wanted, rtol=3e-7, atol=1e-6, equal_nan=True)
 
 
-def test_bfloat16_is_rounded_once() -> None:
+@pytest.mark.parametrize("groups", [None, (2, 4)])
+def test_bfloat16_is_rounded_once(groups) -> None:
     torch.manual_seed(0)
     layer = (
-        BlockLinear.of(blocks_of(2, 3, 16, 0.5), torch.randn(32), 16, gelu=True)
+        BlockLinear.of(blocks_of(2, 3, 16, 0.5, groups=groups), torch.randn(32), 16, gelu=True)
         .bfloat16()
         .requires_grad_(False)
     )

@@ -87,8 +87,8 @@ def crisp(method: Method, backend: str = "auto", causal: bool = False) -> Conten
         if not method.has_parameters:
             return attention(query, key, value, method, is_causal=causal, backend=backend)
         scale, parameters = query.shape[-1] ** -0.5, learned(method, query, key)
-        call = _seeded(KernelCall(query, key, value, method, scale, causal=causal, parameters=parameters))
-        return dispatch.attention(call, backend)[0]
+        call = KernelCall(query, key, value, method, scale, causal=causal, parameters=parameters)
+        return dispatch.attention(call.seeded(), backend)[0]
 
     name, matrices = (REFERENCE, MATRICES) if backend == dispatch.REFERENCE else (CRISP, 0)
     return Contender(name, attend, matrices)
@@ -99,13 +99,9 @@ def as_it_is_held(method: Method, shape: Shape) -> Contender:
     found = crisp(method, causal=shape.causal)
     query, key, value = shape.inputs()
     parameters = learned(method, query, key)
-    call = _seeded(KernelCall(query, key, value, method, 1.0, causal=shape.causal, parameters=parameters))
-    by_reference = any(part.kernel == dispatch.REFERENCE for part in dispatch.plan(call))
+    call = KernelCall(query, key, value, method, 1.0, causal=shape.causal, parameters=parameters)
+    by_reference = any(part.kernel == dispatch.REFERENCE for part in dispatch.plan(call.seeded()))
     return replace(found, matrices=MATRICES) if by_reference else found
-
-
-def _seeded(call: KernelCall) -> KernelCall:
-    return replace(call, seed=call.draw()) if call.method.uses_seed else call
 
 
 def learned(method: Method, query: Tensor, key: Tensor) -> dict[str, Tensor]:

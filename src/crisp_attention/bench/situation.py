@@ -131,9 +131,7 @@ class Situation:
                 causal=self.mask == "causal",
                 parameters=parameters,
             )
-            if self.method.uses_seed:
-                call = replace(call, seed=call.draw())
-            return dispatch.attention(call, backend)[0]
+            return dispatch.attention(call.seeded(), backend)[0]
 
         return Ready(attend, states, self.real(valid), parameters)
 

@@ -111,6 +111,10 @@ class Call:
         home = self.query.device if self.generator is None else self.generator.device
         return torch.randint(2**31, (), generator=self.generator, device=home).to(self.query.device)
 
+    def seeded(self) -> "Call":
+        """The same with a seed that is drawn, if the method uses one."""
+        return replace(self, seed=self.draw()) if self.method.uses_seed else self
+
     def of(self, heads: list[int], method: LayerMethod) -> "Call":
         """The same for these query heads only, each with its key and value head, by `method`."""
         shared = self.query.shape[1] // self.key.shape[1]

@@ -11,9 +11,9 @@ from torch.nn import functional
 from crisp_attention.kernels import triton_block_linear
 from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.kernels.dispatch import recorder, transformed
+from crisp_attention.kernels.packing import packed, unpacked
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
-from crisp_attention.pruning.groups import packed, unpacked
 from crisp_attention.pruning.matrices import Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 
@@ -47,7 +47,7 @@ class BlockLinear(nn.Module):
     gelu
         Whether GELU follows, the exact one.
     places
-        (R, K, words, B) int32: where in its group each weight is, as `pruning.groups` says. None for whole blocks.
+        (R, K, words, B) int32: where in its group each weight is, as `kernels.packing` says. None for whole blocks.
     group
         The number of inputs in a group, such as 4 for 2:4.
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from crisp_attention.kernels.packing import words
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.compressed import BlockLinear, put
 from crisp_attention.pruning.gelu import gelu_after
-from crisp_attention.pruning.groups import words
 
 
 def install(auto: ModuleType) -> None:

@@ -1,6 +1,7 @@
 """Linear layers whose weights are blocks, as many in every row of blocks, on GPUs, in Triton.
 
-Tested in Triton's interpreter, compiled for sm_80 and sm_90, and run on an H200 (docs/performance.md).
+Tested in Triton's interpreter, compiled for sm_80 and sm_90, and run on an H200 (docs/performance.md), but for blocks
+that are held as groups, which no GPU has run.
 """
 
 from importlib.util import find_spec
@@ -32,7 +33,7 @@ def block_linear(
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
     int32 says which block of inputs each is for. With `places` (R, K, words, B) `packed` (R, K, lines, B) are weights
-    of groups of `of` inputs, as `pruning.groups` packs them. Products are added up in float32; those of float32 are
+    of groups of `of` inputs, as `kernels.packing` packs them. Products are added up in float32; those of float32 are
     three of TF32, which leave out 2**-22 of each.
     """
     from crisp_attention.kernels.triton_block_linear import operators

@@ -5,6 +5,7 @@ import triton
 from torch import Tensor
 
 from crisp_attention.kernels.memory import by_rows
+from crisp_attention.kernels.packing import bits
 from crisp_attention.kernels.triton_block_linear.passes import multiply
 
 OPTIONS = {"num_warps": 4, "num_stages": 3}  # for Triton's compiler
@@ -60,4 +61,4 @@ def sizes(rows: int, size: int, dtype: torch.dtype) -> dict[str, int]:
 
 def groups(lines: int, size: int, of: int) -> dict[str, int]:
     """How a block of so many lines holds its weights."""
-    return {"LINES": lines, "HELD": lines * of // size, "OF": of, "BITS": (of - 1).bit_length()}
+    return {"LINES": lines, "HELD": lines * of // size, "OF": of, "BITS": bits(of)}

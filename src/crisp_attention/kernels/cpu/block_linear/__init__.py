@@ -33,7 +33,7 @@ def block_linear(
 
     `packed` (R, K, B, B) are the K blocks of every row of blocks, each transposed (inputs, outputs), and `index` (R, K)
     int32 says which block of inputs each is for. With `places` (R, K, words, B) `packed` (R, K, lines, B) are weights
-    of groups of `of` inputs, as `pruning.groups` packs them. Without gradients.
+    of groups of `of` inputs, as `kernels.packing` packs them. Without gradients.
     """
     if inputs.dtype == torch.bfloat16:
         wide = None if bias is None else bias.float()

@@ -14,13 +14,14 @@ from crisp_attention.kernels.cpu.vectors import FLOAT, INDICES, INT, LANES, POIN
 def spread_groups(typing, out, weights, places, size, kept, of, width):
     """out[g · of + p, c] is weight j < `kept` of group g whose place is p, or 0, for `width` columns c.
 
-    A line of each is `size` long. Line g · kept + j of `weights` holds weight j of group g; its place is a number of as
-    few bits as `of` needs, as many of which as fit are in each int32 of `places`, from the lowest bits.
+    A line of each is `size` long. Line g · kept + j of `weights` holds weight j of group g; `places` is as
+    in `kernels.packing`.
     """
 
     def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
         out, weights, places, size, kept, _, _ = arguments
         of, width = (each.literal_value for each in types_.args[-2:])
+        # as `packing.bits` has it: of imports from outside, the cache on disk would not notice changes
         bits = (of - 1).bit_length()
         fit, lanes = size.type(32 // bits), min(width, LANES)
         floats, ints = ir.VectorType(FLOAT, lanes), ir.VectorType(INT, lanes)
@@ -37,13 +38,13 @@ def spread_groups(typing, out, weights, places, size, kept, of, width):
 
         found = [cgutils.alloca_once(builder, floats) for _ in range(of)]
         for column in range(0, width, lanes):
-            goal, own, held = (builder.gep(each, [size.type(column)]) for each in (out, weights, places))
+            goal, own, packed = (builder.gep(each, [size.type(column)]) for each in (out, weights, places))
             with cgutils.for_range(builder, builder.udiv(size, size.type(of))) as groups:
                 for each in found:
                     builder.store(ir.Constant(floats, None), each)
                 with cgutils.for_range(builder, kept) as lines:
                     line = builder.add(builder.mul(groups.index, kept), lines.index)
-                    word = builder.load(at(held, builder.udiv(line, fit), ints), align=4)
+                    word = builder.load(at(packed, builder.udiv(line, fit), ints), align=4)
                     shift = builder.trunc(builder.mul(builder.urem(line, fit), size.type(bits)), INT)
                     place = builder.and_(builder.lshr(word, spread(shift)), constant(of - 1))
                     weight = builder.load(at(own, line, floats), align=4)

@@ -7,9 +7,10 @@ which as fit are in an int32 for every output.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 GROUPS = (4, 8, 16)
-MOST = 4  # weights of a group: with more, putting a block together takes as long as the product
+MOST = 4  # weights of a group: each is compared with every place in it
 GAIN = 0.75  # of the bytes of whole blocks: what saves less stays whole
 
 
@@ -35,7 +36,7 @@ def packed(blocks: Tensor) -> tuple[Tensor, Tensor, int] | None:
     weights, lines = groups.gather(3, place).flatten(2, 3), place.flatten(2, 3)
     fit = 32 // bits(of)
     count = words(lines.shape[2], of)
-    lines = torch.nn.functional.pad(lines, (0, 0, 0, count * fit - lines.shape[2])).unflatten(2, (count, fit))
+    lines = pad(lines, (0, 0, 0, count * fit - lines.shape[2])).unflatten(2, (count, fit))
     shifts = torch.arange(fit, device=blocks.device)[:, None] * bits(of)
     whole = (lines << shifts).sum(dim=3)
     signed = torch.where(whole >= 2**31, whole - 2**32, whole)
