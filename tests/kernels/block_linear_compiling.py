@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from crisp_attention.kernels.triton_block_linear import DTYPES
-from crisp_attention.kernels.triton_block_linear.operators import OPTIONS, groups, sizes
+from crisp_attention.kernels.triton_block_linear.operators import groups, options, sizes
 from crisp_attention.kernels.triton_block_linear.passes import multiply
 from crisp_attention.pruning.patterns import BLOCK_SIZES
 
@@ -31,20 +31,21 @@ def source(states: str, constants: dict[str, Any]) -> ASTSource:
 
 
 def main() -> None:
-    for capability, dtype, size in product((80, 90), DTYPES, BLOCK_SIZES):
-        whole, two_of_four = {"places": None} | groups(size, size, 1), groups(size // 2, size, 4)
-        for rows, more in (
-            (1, {"bias": None} | whole),
-            (10**6, whole),
-            (1, two_of_four),
-            (10**6, two_of_four),
-        ):
-            constants = sizes(rows, size, dtype) | more
-            found = compiled(
-                source(POINTERS[dtype], constants), target=GPUTarget("cuda", capability, 32), options=OPTIONS
-            )
-            assert found.metadata.shared <= SHARED_MEMORY, (capability, constants, found.metadata.shared)
-            print(capability, dtype, constants)
+    patterns = ((1, 1), (2, 4), (4, 8), (1, 4))
+    for capability, dtype, size, rows, (held, of) in product(
+        (80, 90), DTYPES, BLOCK_SIZES, (1, 10**6), patterns
+    ):
+        lines = size * held // of
+        constants = sizes(rows, lines, size, dtype) | groups(lines, size, of)
+        constants |= {"places": None} if held == of else {}
+        constants |= {"bias": None} if rows == 1 else {}
+        found = compiled(
+            source(POINTERS[dtype], constants),
+            target=GPUTarget("cuda", capability, 32),
+            options=options(lines, size),
+        )
+        assert found.metadata.shared <= SHARED_MEMORY, (capability, constants, found.metadata.shared)
+        print(capability, dtype, constants)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_rows_and_blocks() -> None:
 
 
 def test_linear_layers_of_blocks() -> None:
-    assert len(compiled("block_linear_compiling")) == 2 * 3 * 4 * 4
+    assert len(compiled("block_linear_compiling")) == 2 * 3 * 4 * 2 * 4
 
 
 def test_tiles_are_shared_by_more_warps_the_larger_they_are() -> None:
