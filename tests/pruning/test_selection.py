@@ -83,6 +83,40 @@ def test_masks_are_nested_and_stay_exact_while_scores_change(kind: str, groups: 
         before = masks
 
 
+@given(
+    first=st.tuples(st.sampled_from([None, "1:4", "2:4"]), st.sampled_from([8, 16, None])),
+    second=st.tuples(st.sampled_from([None, "1:4", "2:4"]), st.sampled_from([8, 16])),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 100),
+)
+def test_a_target_counts_what_another_pattern_pruned_before(first, second, shares, seed) -> None:
+    matrices = [KINDS["Linear"](16 * rows, 64, number) for number, rows in enumerate((1, 3))]
+    total = sum(each.weight.numel() for each in matrices)
+    masks = None
+    if first == (None, None):
+        first = (None, 8)
+    for (groups, size), share, number in zip((first, second), shares, range(2), strict=True):
+        pattern = Pattern.parse(groups, size)
+        possible = range_of(matrices, pattern)
+        target = possible.least + share * (possible.largest - possible.least)
+        before, masks = masks, select(matrices, scores_of(matrices, seed + number), pattern, target, masks)
+    assert before is not None
+    left = 0
+    for each in matrices:
+        live = before[each.name]
+        if pattern.has_groups:
+            left += int(live.unflatten(1, (-1, pattern.of)).sum(dim=-1).clamp(max=pattern.kept).sum())
+        else:
+            left += int(live.sum())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    column = max(each.shape[0] for each in matrices) * size * pattern.density
+    room = (1 - target) * total
+    if left <= room:
+        assert kept == left  # nothing but the pattern took more
+    else:
+        assert room - column < kept <= max(room + 1e-6, 2 * column)
+
+
 def test_without_pruned_blocks_there_are_only_groups() -> None:
     matrices = [KINDS["Linear"](16, 32)]
     scores = scores_of(matrices)
@@ -111,9 +145,9 @@ def test_one_threshold_for_all_matrices_of_sums_or_of_means() -> None:
 @pytest.mark.parametrize(
     ("groups", "size", "target", "message"),
     [
-        ("2:4", 8, 0.95, r"got 0\.95; 2:4 in blocks of 8 in these 1 layers gives 0\.5 to 0\.875"),
+        ("2:4", 8, 0.95, r"got 0\.95; 2:4 in blocks of 8 in this layer gives 0\.5 to 0\.875"),
         ("2:4", 8, 0.3, r"got 0\.3; .* gives 0\.5 to 0\.875"),
-        ("2:4", None, 0.6, r"target must be what groups give, got 0\.6; 2:4 in these 1 layers gives 0\.5"),
+        ("2:4", None, 0.6, r"target must be what groups give, got 0\.6; 2:4 in this layer gives 0\.5"),
     ],
 )
 def test_targets_out_of_reach_name_the_reach(groups, size, target, message) -> None:

@@ -44,7 +44,8 @@ def select(
     In each group the largest scores are kept. The scores of blocks, which are their sums, are sorted within each row of
     blocks; the k-th of all rows of a matrix are one rank column, which is kept or pruned together, so that every row
     keeps as many blocks. Of all matrices' rank columns the largest are kept that the target leaves room for, at least
-    one of each matrix. So the share of zeros is the target, or more by less than a rank column.
+    one of each matrix. So the share of zeros is the target, or more by less than a rank column, or what is pruned
+    already where that is more.
 
     Parameters
     ----------
@@ -67,36 +68,38 @@ def select(
     The target must have been found possible by `check_target`.
     """
     grouped, orders, pooled = {}, {}, []
+    room = (1 - target) * sum(each.weight.numel() for each in matrices)
+    counts = dict.fromkeys((each.name for each in matrices), 1)
     for number, each in enumerate(matrices):
         own = scores[each.name].double()
         if before is not None:
             own = torch.where(before[each.name], own, -torch.inf)
-        grouped[each.name] = keep_in_groups(own, pattern) if pattern.groups_fit(each) else own > -torch.inf
-        if pattern.blocks_fit(each):
-            kept = torch.where(grouped[each.name] | (own == -torch.inf), own, 0.0) if score_kept else own
-            orders[each.name], sums = _ranked(kept, pattern)
-            value = sums / (each.shape[0] if normalised == "mean" else 1)
-            pooled += [(value[rank].item(), number, rank) for rank in range(len(value))]
-    room = (1 - target) * sum(each.weight.numel() for each in matrices)
-    counts = [1 if pattern.blocks_fit(each) else 0 for each in matrices]
-    room -= sum(_column(each, pattern) for each in matrices)
-    for _, number, rank in sorted(pooled, key=lambda each: (-each[0], each[1], each[2])):
-        if rank == 0:
+        live = keep_in_groups(own, pattern) if pattern.groups_fit(each) else own > -torch.inf
+        grouped[each.name] = live
+        if not pattern.blocks_fit(each):
+            room -= int(live.sum())
             continue
-        room -= _column(matrices[number], pattern)
+        kept = torch.where(live | (own == -torch.inf), own, 0.0) if score_kept else own
+        orders[each.name], sums = _ranked(kept, pattern)
+        sizes = _sizes(live, orders[each.name], pattern)
+        room -= sizes[0]
+        value = sums / (each.shape[0] if normalised == "mean" else 1)
+        ranks = zip(value.tolist(), sizes, strict=True)
+        pooled += [(-own, number, rank, size) for rank, (own, size) in enumerate(ranks) if rank > 0]
+    for _, number, _, size in sorted(pooled):
+        room -= size
         if room < -1e-6:
             break
-        counts[number] += 1
-    for each, count in zip(matrices, counts, strict=True):
-        if each.name in orders:
-            grouped[each.name] &= _first_blocks(orders[each.name], count, pattern)
+        counts[matrices[number].name] += 1
+    for name, order in orders.items():
+        grouped[name] &= _first_blocks(order, counts[name], pattern)
     return grouped
 
 
 def check_target(matrices: Sequence[Matrix], pattern: Pattern, target: float) -> None:
     """Raise ValueError unless the pattern can make this share of the weights of `matrices` zero."""
     possible = range_of(matrices, pattern)
-    words = f"got {target:g}; {pattern} in these {len(matrices)} layers gives "
+    words = f"got {target:g}; {pattern} in {_number(matrices)} gives "
     # rounded inwards, so that what a message names is accepted
     least, largest = (
         math.ceil(1e4 * possible.least - 1e-6) / 1e4,
@@ -107,6 +110,31 @@ def check_target(matrices: Sequence[Matrix], pattern: Pattern, target: float) ->
             raise ValueError(f"target must be what groups give, {words}{least:g}")
     elif not possible.least - 1e-9 <= target <= possible.largest + 1e-9:
         raise ValueError(f"target must be within the pattern's reach, {words}{least:g} to {largest:g}")
+
+
+def check_zeros(matrices: Sequence[Matrix], pattern: Pattern, target: float) -> None:
+    """Raise ValueError if a pattern with blocks leaves more zeros than the target beside those that are there.
+
+    They may be more by less than a rank column, as after pruning to the same target.
+    """
+    left, total = 0, sum(each.weight.numel() for each in matrices)
+    for each in matrices:
+        nonzero = each.rows(each.weight.detach()) != 0
+        if pattern.groups_fit(each) and nonzero.any():
+            left += int(nonzero.unflatten(-1, (-1, pattern.of)).sum(dim=-1).clamp(max=pattern.kept).sum())
+        else:
+            left += int(nonzero.sum()) or nonzero.numel()
+    column = max(_column(each, pattern) for each in matrices)
+    if pattern.block_size is not None and left + column <= (1 - target) * total:
+        least = math.ceil(1e4 * (1 - left / total) - 1e-6) / 1e4
+        raise ValueError(
+            f"target must be at least the zeros that are there, got {target:g}; with {pattern}, "
+            f"{_number(matrices)} would have {least:g}"
+        )
+
+
+def _number(matrices: Sequence[Matrix]) -> str:
+    return "this layer" if len(matrices) == 1 else f"these {len(matrices)} layers"
 
 
 def keep_in_groups(scores: Tensor, pattern: Pattern) -> Tensor:
@@ -127,6 +155,13 @@ def _ranked(scores: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     sums = torch.where(blocks == -torch.inf, 0.0, blocks).sum(dim=(2, 3)).masked_fill(pruned, -torch.inf)
     order = sums.argsort(dim=1, descending=True, stable=True)
     return order, sums.gather(1, order).sum(dim=0)
+
+
+def _sizes(live: Tensor, order: Tensor, pattern: Pattern) -> list[int]:
+    """How many weights that are left each rank column has."""
+    assert pattern.block_size is not None
+    found: list[int] = tiles_of(live, pattern.block_size).sum(dim=(2, 3)).gather(1, order).sum(dim=0).tolist()
+    return found
 
 
 def _first_blocks(order: Tensor, count: int, pattern: Pattern) -> Tensor:
