@@ -143,6 +143,9 @@ def test_weights_that_start_at_zero_are_not_taken_for_pruned() -> None:
             {"saliency": "hessian"},
             "saliency must be one of taylor, signed, magnitude, got 'hessian'",
         ),
+        (BATCHES, {"skip": "*.query"}, r"skip must be a sequence of patterns, got '\*.query': expected \['"),
+        (BATCHES, {"skip": ["*"]}, "no layer to prune by 2:4 in blocks of 8; its layers: as asked for"),
+        (BATCHES, {"before": object()}, "before has no meaning without ste"),
         (BATCHES, {"normalised": "max"}, "normalised must be one of sum, mean, got 'max'"),
         (BATCHES, {"loss": lambda model, batch: torch.nan * model(**batch).loss}, "is not finite"),
         (

@@ -16,7 +16,7 @@ from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.pruning.compressed import compress
 from crisp_attention.runs.finetune import Run
-from crisp_attention.runs.pruning.pruned import PrunedModel
+from crisp_attention.runs.pruning.pruned import Report
 from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.run_directory import COMPRESSED, LAYERS
 from crisp_attention.runs.spec import AnyMethod, Data, Recipe, RunSpec
@@ -76,11 +76,20 @@ def _method(text: str | None) -> AnyMethod:
         raise OptionError(f"method {text}: {error}", "method") from error
 
 
+BLOCKS_ALONE = """
+## Only with Crisp
+
+Of most layers this folder holds only the weights that are not zero. `crisp.load` reads it, and so does transformers
+after `import crisp_attention`; **without that, transformers takes random weights for these layers**, and says that the
+quantization type `crisp_blocks` is unknown to it.
+"""
+
+
 def _reported(run: Run, treatment: Any) -> Iterator[str]:
     """What was saved: layer by layer in layers.csv, and a compressed model, where that is faster."""
     model: Any = run.model()
     before, after = run.metrics.get("before", {}), run.metrics["validation"]
-    report = PrunedModel(model, treatment, before, after).report()
+    report = Report.of(model, treatment, before, after)
     report.layers.to_csv(run.directory / LAYERS, index=False)
     yield str(report)
     if (attention := run.metrics.get("attention")) is not None:
@@ -98,6 +107,8 @@ def _reported(run: Run, treatment: Any) -> Iterator[str]:
     for each in (run.directory / "model").iterdir():
         if each.name not in ("config.json", "README.md") and each.suffix != ".safetensors":
             shutil.copy(each, folder)
+    card = (run.directory / "model" / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card + BLOCKS_ALONE, encoding="utf-8")
     dense, small = (_weights(each) / 1e6 for each in (run.directory / "model", folder))
     yield f"compressed model: {folder}, {small:.1f} MB of {dense:.1f} MB; crisp.load reads it"
 

@@ -20,9 +20,9 @@ from crisp_attention.models.settings import settings_on
 from crisp_attention.models.sparse_model import SparseModel
 
 Model = TypeVar("Model", bound=nn.Module)
-COMPRESSED = (
-    "crisp_blocks"  # what the config of a model with compressed weights says in place of a quantization
-)
+# what the config of a model with compressed weights says in place of a quantization, and where it has the pattern of
+# zeros of a pruned one
+COMPRESSED, PRUNED = "crisp_blocks", "crisp_pruned"
 
 
 def restore(model: Model, *, backend: str = AUTO) -> Model:
@@ -105,8 +105,9 @@ def load(path: str | Path, *, backend: str = AUTO, **kwargs: Any) -> Any:
         raise CheckpointError(f"cannot make the model in {path} sparse again: {error}") from error
     if recorded is not None:
         return restore_from(model, backend, place)
-    quantized: Any = getattr(getattr(model, "config", None), "quantization_config", None)
-    if getattr(quantized, "quant_method", None) == COMPRESSED:
+    config = getattr(model, "config", None)
+    quantized: Any = getattr(config, "quantization_config", None) or {}
+    if PRUNED in vars(config or object) or quantized.get("quant_method") == COMPRESSED:
         return model  # it was made smaller, and attends densely
     message = f"{path} holds no Crisp settings: the model is dense"
     warnings.warn(message, SparseCheckpointLoadedDense, stacklevel=2)

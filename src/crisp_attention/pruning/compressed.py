@@ -1,6 +1,7 @@
 """Layers that hold and compute the blocks of a pruned weight, and nothing of the others."""
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from crisp_attention.kernels import triton_block_linear
 from crisp_attention.kernels.cpu.block_linear import block_linear
 from crisp_attention.kernels.dispatch import recorder, transformed
 from crisp_attention.kernels.packing import packed, unpacked
+from crisp_attention.methods.checks import check_whole
 from crisp_attention.models.persistence import COMPRESSED
 from crisp_attention.pruning.gelu import gelu_after
-from crisp_attention.pruning.matrices import Matrix, matrices_of
+from crisp_attention.pruning.matrices import AS_ASKED, Matrix, matrices_of
 from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 
 # what a weight costs in blocks of a size, as a share of its cost in a dense layer: measured at 512 rows, half of the
@@ -22,6 +24,20 @@ from crisp_attention.pruning.patterns import BLOCK_SIZES, tiles_of
 COST = {8: 2.4, 16: 1.6, 32: 1.3, 64: 1.3}
 # from 256 x 256 on, 128 rows take less time in blocks: in smaller layers the call itself takes as long as the product
 LEAST_WEIGHTS = 2**16
+
+
+# what torch calls around the forward and backward passes of a layer
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+LOG = logging.getLogger(__name__)
 
 
 class BlockLinear(nn.Module):
@@ -51,6 +67,11 @@ class BlockLinear(nn.Module):
     group
         The number of inputs in a group, such as 4 for 2:4.
 
+    Raises
+    ------
+    ValueError
+        For sizes that do not fit together and an index beyond the inputs, also of a state dict that is loaded.
+
     Examples
     --------
     >>> import torch
@@ -60,6 +81,7 @@ class BlockLinear(nn.Module):
     tensor(92., grad_fn=<SelectBackward0>)
     """
 
+    LEFT = "compressed already: expected the model that it was made from"
     index: Tensor
     places: Tensor | None
 
@@ -80,6 +102,24 @@ class BlockLinear(nn.Module):
         self.register_buffer("index", index)
         self.register_buffer("places", places)
         self.bias = None if bias is None else nn.Parameter(bias)
+        self.register_load_state_dict_post_hook(_check_loaded)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError for sizes that do not fit together, and for blocks of inputs that there are not."""
+        rows, kept, _, size = self.blocks.shape
+        if self.index.shape != (rows, kept) or self.in_features % size:
+            raise ValueError(
+                f"expected an index of {rows} x {kept} and inputs that {size} divides, got "
+                f"{' x '.join(map(str, self.index.shape))} and {self.in_features}"
+            )
+        if type(self.index) is not Tensor or self.index.is_meta or not self.index.numel():
+            return
+        low, high = (int(each) for each in self.index.aminmax())
+        if low < 0 or high >= self.in_features // size:
+            raise ValueError(
+                f"index must name the {self.in_features // size} blocks of {size} inputs, got {low} to {high}"
+            )
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, size: int, gelu: bool = False) -> "BlockLinear":
@@ -109,7 +149,11 @@ class BlockLinear(nn.Module):
         return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(…, inputs) to (…, outputs)."""
+        """(…, inputs) to (…, outputs). Raises ValueError for another number of inputs."""
+        if states.shape[-1] != self.in_features:
+            raise ValueError(
+                f"expected states of {self.in_features} inputs, got the shape {tuple(states.shape)}"
+            )
         kernel, shape = kernel_for(states, self.blocks, self.bias), states.shape[:-1]
         if kernel is block_linear:
             return block_linear(
@@ -122,6 +166,11 @@ class BlockLinear(nn.Module):
             rows = kernel(states, self.blocks, self.index, self.bias, self.places, self.group)
             found = rows.reshape(*shape, self.out_features)
         return functional.gelu(found) if self.gelu else found
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is held."""
+        return sum(each.nbytes for each in self.state_dict().values())
 
     @property
     def groups(self) -> list[int] | None:
@@ -153,6 +202,10 @@ class BlockLinear(nn.Module):
         )
 
 
+def _check_loaded(layer: Any, _: object) -> None:
+    layer.check()
+
+
 def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[..., Tensor] | None:
     """What multiplies by the blocks alone, None where nothing does."""
     learned = any(each is not None and each.requires_grad for each in (states, blocks, bias))
@@ -171,9 +224,11 @@ def kernel_for(states: Tensor, blocks: Tensor, bias: Tensor | None) -> Callable[
 def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int = LEAST_WEIGHTS) -> nn.Module:
     """A copy of a model in which linear layers with enough blocks of zeros skip them; the model stays as it is.
 
-    The size of blocks is found for each layer, whoever made the zeros. Where it can be told that GELU follows a layer,
-    the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that would not be faster
-    by times measured on a CPU, stay dense. Zeros within blocks, such as those of 2:4 or 4:8, save bytes, but no time.
+    The size of blocks is found for each layer, heads too, whoever made the zeros. Where it can be told that GELU
+    follows a layer, the layer computes it too. Outputs are the same but for rounding. Convolutions, and layers that
+    would not be faster by times measured on a CPU, stay dense; the latter are named in a log of level INFO. Zeros
+    within blocks, such as those of 2:4 or 4:8, save bytes, but no time. Layers that share a weight share its blocks.
+    Hooks are kept.
 
     `save_pretrained` of a transformers model saves the blocks alone; `crisp.load` brings them back, and so does
     transformers where Crisp is imported.
@@ -185,7 +240,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int =
     skip
         Patterns of names of layers that stay dense.
     least_weights
-        Layers of fewer weights, zeros included, stay dense: they would take longer. 0 saves their bytes all the same.
+        Layers of fewer weights, zeros included, stay dense: they would take longer. 0 saves bytes wherever there are
+        zeros to leave out, also where that takes longer.
 
     Returns
     -------
@@ -195,7 +251,8 @@ def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int =
     Raises
     ------
     ValueError
-        If no layer has enough zeros in blocks.
+        If no layer has enough zeros in blocks, for a model whose layers are all compressed already, and for weights
+        that torch computes from others, as its own pruning does.
 
     Examples
     --------
@@ -208,26 +265,56 @@ def compress(model: nn.Module, *, skip: Sequence[str] = (), least_weights: int =
     """
     if isinstance(model, nn.Linear):
         raise ValueError("compress takes a model with layers, got a layer: expected it inside another module")
-    sizes = {
-        each.name: size
-        for each in matrices_of(model, skip).matrices
-        if (size := size_for(each, least_weights))
-    }
-    if not sizes:
+    check_whole("least_weights", least_weights, 0)
+    every = matrices_of(model, skip, heads=True)
+    sizes = {each.name: size_for(each, least_weights) for each in every.matrices}
+    if not any(sizes.values()):
+        left = {BlockLinear.LEFT} & set(every.skipped.values())
         raise ValueError(
             f"{type(model).__name__} has no layer that blocks would make faster: expected layers of at least "
             f"{least_weights:,} weights (least_weights) with whole blocks of zeros, of "
             f"{', '.join(map(str, BLOCK_SIZES))} rows and columns"
+            + "".join(f"; some are {each}" for each in left)
         )
+    dense = [name for name, size in sizes.items() if size is None]
+    if dense:
+        LOG.info("these stay dense, which takes less time: %s", ", ".join(dense))
     found = copy.deepcopy(model)
-    for name, size in sizes.items():
-        matrix = Matrix(name, found.get_submodule(name))
-        gelu = gelu_after(found, name)
+    chosen = {id(found.get_submodule(name).weight): size for name, size in sizes.items() if size is not None}
+    asked = {name for name, reason in every.skipped.items() if reason == AS_ASKED}
+    parts: dict[int, Any] = {}  # of those that share them, by the first one's
+    for module, names in _names(found).items():
+        if (size := chosen.get(id(getattr(module, "weight", None)))) is None or asked & set(names):
+            continue
+        matrix = Matrix(names[0], module)
+        gelu = gelu_after(found, names[0]) if len(names) == 1 and not _has_hooks(module) else None
+        if gelu is not None and _has_hooks(found.get_submodule(gelu)):
+            gelu = None
         layer = BlockLinear.of(matrix.rows(matrix.weight), matrix.bias, size, gelu is not None)
-        layer.requires_grad_(matrix.weight.requires_grad).train(matrix.module.training)
-        put(found, name, layer, gelu)
+        layer.blocks.requires_grad_(matrix.weight.requires_grad)
+        first = parts.setdefault(id(matrix.weight), layer)
+        layer.blocks, layer.index, layer.places = first.blocks, first.index, first.places
+        if matrix.bias is not None and layer.bias is not None:
+            layer.bias.requires_grad_(matrix.bias.requires_grad)
+            layer.bias = parts.setdefault(id(matrix.bias), layer.bias)
+        for hooks in HOOKS:
+            setattr(layer, hooks, getattr(module, hooks))
+        for name in names:
+            put(found, name, layer.train(module.training), gelu)
     note(found)
     return found
+
+
+def _names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """All names of each layer, several of one that a model has in several places."""
+    found: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(name)
+    return found
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(getattr(module, hooks) for hooks in HOOKS)
 
 
 def put(model: nn.Module, name: str, layer: BlockLinear, gelu: str | None) -> None:
@@ -246,15 +333,19 @@ def note(model: nn.Module) -> None:
 
 
 def size_for(matrix: Matrix, least_weights: int = LEAST_WEIGHTS) -> int | None:
-    """The size of blocks by which a matrix takes least time, None if dense does."""
+    """The size of blocks by which a matrix takes least time, None if dense does; for 0 weights, or least bytes."""
     if matrix.weight.dim() != 2 or matrix.weight.numel() < least_weights:
         return None
+    sizes = [size for size in BLOCK_SIZES if not any(each % size for each in matrix.shape)]
+    rows = matrix.rows(matrix.weight.detach())
     best, least = None, 1.0
-    for size in BLOCK_SIZES:
-        if any(each % size for each in matrix.shape):
-            continue
-        used = (tiles_of(matrix.rows(matrix.weight.detach()), size) != 0).flatten(2).any(dim=2)
+    for size in sizes:
+        used = (tiles_of(rows, size) != 0).flatten(2).any(dim=2)
         cost = COST[size] * max(int(used.sum(dim=1).max()), 1) / used.shape[1]
         if cost <= least and cost < 1:
             best, least = size, cost
+    if best is None and least_weights == 0:
+        held = {size: BlockLinear.of(rows, None, size).bytes for size in sizes}
+        fewest = min(held, key=held.__getitem__, default=None)
+        best = fewest if fewest is not None and held[fewest] < rows.nbytes else None
     return best

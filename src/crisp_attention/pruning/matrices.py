@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 KINDS = ("attention", "feed-forward", "convolution")
 ATTENTION = re.compile(
     r"att(n|ention)|(^|\.)([qkvo]|to_[qkv]|[qkvo]_proj|query|key|value)(\.|$)", re.IGNORECASE
 )
+AS_ASKED = "as asked for"  # why a layer is left
 # what maps features to classes, words or images: part of a name between dots
 HEADS = frozenset(
     [
@@ -109,19 +111,29 @@ class Found:
     skipped: dict[str, str]
 
 
-def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
+def matrices_of(model: nn.Module, skip: Sequence[str] = (), heads: bool = False) -> Found:
     """All weights of linear layers and convolutions, in the order of the model, each once.
 
-    Left out are heads (in models of transformers all that is outside their base model), the first convolution, weights
-    that are an embedding's too, matrices that are no such layer's weight, and what matches a pattern of `skip`, such as
-    "*.layer.0.*". Raises ValueError for a
-    pattern that matches no layer, and for PEFT adapters.
+    Left out are heads (in models of transformers all that is outside their base model) unless asked for, the first
+    convolution, weights that are an embedding's too, matrices that are no such layer's weight, and what matches a
+    pattern of `skip`, such as "*.layer.0.*". Raises ValueError for a pattern that matches no layer, for PEFT adapters,
+    and for layers that torch's own pruning or a parametrization computes the weight of.
     """
+    if isinstance(skip, str):
+        raise ValueError(f"skip must be a sequence of patterns, got {skip!r}: expected [{skip!r}]")
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"expected a torch module, got a {type(model).__name__}"
+            + " (its `model`?)" * hasattr(model, "model")
+        )
     if any(type(each).__module__.startswith("peft.") for each in model.modules()):
         raise ValueError(
             f"{type(model).__name__} has PEFT adapters, and zeros do not survive merging them: expected a model after "
             f"merge_and_unload()"
         )
+    for name, each in model.named_modules():
+        if _is_layer(each) and (remedy := _computed(each)):
+            raise ValueError(f"the weight of {name} is computed from others: expected a model after {remedy}")
     layers = {name: each for name, each in model.named_modules() if _is_prunable(each)}
     body = _body(model)
     for pattern in skip:
@@ -133,10 +145,10 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
     for name, module in layers.items():
         matrix = Matrix(name, module)
         if any(fnmatch(name, pattern) for pattern in skip):
-            skipped[name] = "as asked for"
+            skipped[name] = AS_ASKED
         elif id(matrix.weight) in embeddings:
             skipped[name] = "its weight is that of an embedding"
-        elif HEADS & set(name.split(".")) or not name.startswith(body):
+        elif not heads and (HEADS & set(name.split(".")) or not name.startswith(body)):
             skipped[name] = "a head"
         elif name == first:
             skipped[name] = "the first convolution"
@@ -151,7 +163,7 @@ def matrices_of(model: nn.Module, skip: Sequence[str] = ()) -> Found:
 def _others(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
     """Matrices that are not weights of such layers, as those of XLNet's attention and of many experts are not."""
     return {
-        f"{name}.{own}".lstrip("."): f"no weight of {_KNOWN}"
+        f"{name}.{own}".lstrip("."): getattr(type(module), "LEFT", f"no weight of {_KNOWN}")
         for name, module in model.named_modules()
         if name not in layers and not isinstance(module, nn.Embedding)
         for own, each in module.named_parameters(recurse=False)
@@ -169,8 +181,20 @@ def _body(model: nn.Module) -> str:
 
 def _is_prunable(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    kind = isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
-    return kind and isinstance(weight, nn.Parameter) and weight.is_floating_point()
+    return _is_layer(module) and isinstance(weight, nn.Parameter) and weight.is_floating_point()
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d) or _is_conv1d(module)
+
+
+def _computed(module: nn.Module) -> str | None:
+    """What makes the weight of a layer its parameter again, where torch computes it from others."""
+    if hasattr(module, "weight_orig"):
+        return "torch.nn.utils.prune.remove(layer, 'weight'), or remove_spectral_norm(layer)"
+    if parametrize.is_parametrized(module, "weight"):
+        return "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+    return None
 
 
 def _is_conv1d(module: nn.Module) -> bool:

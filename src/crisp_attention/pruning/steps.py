@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crisp_attention.methods.checks import check_one_of
+from crisp_attention.models.persistence import PRUNED
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.matrices import KINDS, Matrix, matrices_of
 from crisp_attention.pruning.patterns import Pattern
@@ -58,8 +59,9 @@ def step(
     batches
         Mappings of what the model is called with. Give those of the classes that are to be kept.
     target
-        The share of zeros among the weights of all layers that are pruned; or a share for each kind of layer,
-        ``{"attention": 0.6, "feed-forward": 0.9, "convolution": 0.8}``: kinds that are not named are left as they are.
+        The share of zeros among the weights of all layers that are pruned, those that are there included; or a share
+        for each kind of layer, ``{"attention": 0.6, "feed-forward": 0.9, "convolution": 0.8}``: kinds that are not
+        named are left as they are.
     pattern, block_size
         At most N of each M neighbouring inputs ("2:4") in square blocks of 8, 16, 32 or 64 that are kept or pruned
         whole; None for one of them.
@@ -109,6 +111,8 @@ def step(
     check_one_of("saliency", saliency, SALIENCIES)
     check_one_of("normalised", normalised, NORMALISED)
     check_one_of("ste", ste, ESTIMATORS)
+    if before is not None and ste == "none":
+        raise ValueError("before has no meaning without ste: the zeros of a model are its masks")
     chosen = Pattern.parse(pattern, block_size)
     groups = groups_of(model, target, chosen, skip)
     matrices = [each for group, _ in groups for each in group]
@@ -128,7 +132,15 @@ def step(
         dense = {each.name: each.weight.detach().clone() for each in matrices}
         masks = StraightThrough(matrices, kept, dense, chosen, gradients.importance(saliency), ste)
     masks.zero()
+    mark(model, chosen)
     return masks
+
+
+def mark(model: nn.Module, pattern: Pattern) -> None:
+    """Write into the config of a transformers model that it is pruned, so that nothing takes it for dense."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_diff_dict"):
+        setattr(config, PRUNED, str(pattern))
 
 
 def _restore(matrices: Sequence[Matrix], before: Masks | None) -> None:
@@ -151,9 +163,14 @@ def groups_of(
 
     Raises ValueError if there is none, or a target is out of reach.
     """
-    matrices = [each for each in matrices_of(model, skip).matrices if pattern.lacks(each) is None]
+    found = matrices_of(model, skip)
+    matrices = [each for each in found.matrices if pattern.lacks(each) is None]
     if not matrices:
-        raise ValueError(f"{type(model).__name__} has no layer that divides into {pattern}")
+        reasons = dict.fromkeys([*map(pattern.lacks, found.matrices), *found.skipped.values()])
+        raise ValueError(
+            f"{type(model).__name__} has no layer to prune by {pattern}; its layers: "
+            + ("; ".join(str(each) for each in reasons) or "none")
+        )
     groups = [(matrices, target)] if not isinstance(target, Mapping) else []
     for kind, share in target.items() if isinstance(target, Mapping) else ():
         check_one_of("target", kind, KINDS)

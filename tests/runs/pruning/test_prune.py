@@ -70,6 +70,53 @@ def test_a_model_learns_its_classes_while_it_is_pruned() -> None:
     assert found.sparsity < 0.5
 
 
+def test_scores_are_recorded_during_training_too() -> None:
+    found = pruned(model(), evaluation=examples(), epochs=2)
+    assert list(found.history["epoch"]) == [1, 2, 3, 4]
+    assert found.history["sparsity"].is_monotonic_increasing
+    assert found.history["sparsity"].iloc[-1] == pytest.approx(found.sparsity)
+    for name in ("class_accuracy", "among_classes", "accuracy"):
+        assert found.history[name].iloc[-1] == found.after[name]
+    assert pruned(model()).history.empty
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "zeros"),
+    [
+        ({"pattern": None, "target": 0.75}, {"pattern": None, "target": 0.75}, 0.75),
+        ({"pattern": None, "target": 0.75}, {"pattern": "2:4", "target": 0.9}, 0.9),
+        ({"pattern": "1:4", "block_size": None, "target": 0.75}, {"pattern": "2:4", "target": 0.8}, 0.8),
+        ({"pattern": None, "target": 0.5}, {"pattern": None, "block_size": 16, "target": 0.6}, 0.6),
+    ],
+)
+def test_a_model_pruned_twice_reaches_its_target(first, second, zeros) -> None:
+    own = model(hidden_size=64, intermediate_size=64)
+    pruned(own, steps=1, **first)
+    assert pruned(own, **second).sparsity == pytest.approx(zeros, abs=0.05)
+
+
+def test_fewer_zeros_than_there_are_cannot_be_asked_for() -> None:
+    own = model(hidden_size=64, intermediate_size=64)
+    pruned(own, steps=1, pattern=None, target=0.75)
+    before = {name: each.clone() for name, each in own.state_dict().items()}
+    with pytest.raises(OptionError, match=r"at least the zeros that are there, got 0\.5; with blocks of 8"):
+        pruned(own, pattern=None, target=0.5)
+    with pytest.raises(
+        OptionError, match=r"got 0\.76; with 2:4 in blocks of 8, these \d+ layers would have 0\.87"
+    ):
+        pruned(own, target=0.76)
+    assert all(each.equal(before[name]) for name, each in own.state_dict().items())
+
+
+def test_a_pruned_model_that_attends_densely_is_loaded_without_a_warning(tmp_path, recwarn) -> None:
+    own = model()
+    pruned(own, steps=1)
+    own.save_pretrained(tmp_path)
+    found = crisp.load(tmp_path)
+    assert zeros(found) == zeros(own)
+    assert not [each for each in recwarn if "dense" in str(each.message)]
+
+
 def test_the_report_says_what_was_pruned_left_and_gained() -> None:
     found = pruned(model(), evaluation=examples(), skip=["*.key"])
     report = found.report(rows=4)

@@ -15,7 +15,7 @@ from crisp_attention.errors import OptionError
 from crisp_attention.pruning.masks import Masks
 from crisp_attention.pruning.matrices import Matrix
 from crisp_attention.pruning.selection import range_of
-from crisp_attention.pruning.steps import Batch, step
+from crisp_attention.pruning.steps import Batch, mark, step
 from crisp_attention.pruning.straight_through import StraightThrough
 from crisp_attention.runs.data.classes import of_classes, others
 from crisp_attention.runs.data.load import EVERY_CLASS
@@ -135,6 +135,7 @@ class PruningCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.close()
+        mark(kwargs["model"], self.treatment.zeros)
 
     def close(self) -> None:
         """No longer hold the zeros."""

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
@@ -179,7 +180,15 @@ def prune(
                     each.close()
             after = _scores(trainer, progress, "after", scored)
     model.eval()
-    return PrunedModel(model, treatment, before, after)
+    return PrunedModel(model, treatment, before, after, _history(trainer, scored))
+
+
+def _history(trainer: Trainer, names: Sequence[str]) -> pd.DataFrame:
+    """The scores that were measured during training, and the zeros that there were."""
+    columns = {f"eval_{name}": name for name in names}
+    rows = [each for each in trainer.state.log_history if columns.keys() & each.keys()]
+    frame = pd.DataFrame(rows, columns=["step", "epoch", "sparsity", *columns])
+    return frame.rename(columns=columns)
 
 
 def _task(model: Any, train: Rows, evaluation: Rows | None, classes: Sequence[str | int]) -> Task:

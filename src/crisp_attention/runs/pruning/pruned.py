@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from crisp_attention.methods.checks import check_whole
 from crisp_attention.pruning.steps import left_of
 from crisp_attention.runs.pruning.layers import ROWS, by_kind, layer_table
 from crisp_attention.runs.pruning.treatment import Pruning
@@ -14,6 +15,7 @@ from crisp_attention.tables import as_html, as_text
 if TYPE_CHECKING:
     import pandas as pd
 
+SLOWER = "pruned, but dense takes less time than blocks of its size and zeros"
 SCORES = {
     "class_accuracy": "accuracy on the classes",
     "among_classes": "among the classes alone",
@@ -34,6 +36,9 @@ class PrunedModel:
     before, after
         Scores by name: ``class_accuracy`` (on examples of the classes, over all outputs), ``among_classes`` (over the
         outputs of the classes), ``accuracy`` (on all examples). Empty without evaluation data.
+    history
+        The same scores in the course of training, one row for each time that they were measured: step, epoch, sparsity
+        (the share of zeros) and the scores. Empty without evaluation data.
 
     Examples
     --------
@@ -50,6 +55,7 @@ class PrunedModel:
     treatment: Pruning
     before: Mapping[str, float]
     after: Mapping[str, float]
+    history: "pd.DataFrame"
 
     @property
     def sparsity(self) -> float:
@@ -58,10 +64,12 @@ class PrunedModel:
         return float((table["weights"] * table["sparsity"]).sum() / table["weights"].sum())
 
     def report(self, rows: int = ROWS) -> "Report":
-        """Measure what pruning saves on this machine: every layer with `rows` inputs, dense and compressed."""
-        matrices = self.treatment.pruned(self.model)
-        left = left_of(self.model, self.treatment.target, self.treatment.zeros, self.treatment.skip)
-        return Report(layer_table(matrices, rows), rows, left, self.before, self.after)
+        """Measure what pruning saves on this machine: every layer with `rows` inputs, dense and compressed.
+
+        Raises ValueError for fewer than one.
+        """
+        check_whole("rows", rows, 1)
+        return Report.of(self.model, self.treatment, self.before, self.after, rows)
 
     def __repr__(self) -> str:
         return f"PrunedModel({type(self.model).__name__}, {self.treatment.label}: {self.sparsity:.1%} zeros)"
@@ -90,6 +98,19 @@ class Report:
     before: Mapping[str, float]
     after: Mapping[str, float]
 
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        treatment: Pruning,
+        before: Mapping[str, float],
+        after: Mapping[str, float],
+        rows: int = ROWS,
+    ) -> "Report":
+        """Measure on this machine, every layer with `rows` inputs, dense and compressed."""
+        left = left_of(model, treatment.target, treatment.zeros, treatment.skip)
+        return cls(layer_table(treatment.pruned(model), rows), rows, left, before, after)
+
     def __repr__(self) -> str:
         return as_text(*self._table()) + "".join(f"\n{line}" for line in self.lines())
 
@@ -104,7 +125,8 @@ class Report:
             if name in self.before
         ]
         reasons: dict[str, list[str]] = {}
-        for name, reason in self.left.items():
+        slower = self.layers.loc[self.layers["block_size"] == 0, "name"]
+        for name, reason in {**self.left, **dict.fromkeys(slower, SLOWER)}.items():
             reasons.setdefault(reason, []).append(name)
         found += [
             f"left as {'it is' if len(names) == 1 else 'they are'}, {reason}: {names[0]}"

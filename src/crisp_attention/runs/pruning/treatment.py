@@ -9,7 +9,7 @@ from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_one_of, check_whole
 from crisp_attention.pruning.patterns import Pattern
 from crisp_attention.pruning.saliency import SALIENCIES
-from crisp_attention.pruning.selection import NORMALISED
+from crisp_attention.pruning.selection import NORMALISED, check_zeros
 from crisp_attention.pruning.steps import groups_of
 from crisp_attention.pruning.straight_through import ESTIMATORS
 from crisp_attention.runs.treatment import ModelTreatment
@@ -194,7 +194,8 @@ class Pruning(ModelTreatment):
 
     def apply(self, model: "nn.Module") -> None:
         """Nothing yet: pruning is part of training. Raises ValueError for a target out of reach."""
-        self.matrices(model)
+        for group, share in self.matrices(model):
+            check_zeros(group, self.zeros, share)
 
     def callbacks(
         self, source: "Source", task: "Task", arguments: "TrainingArguments"
