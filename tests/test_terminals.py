@@ -86,7 +86,7 @@ def test_what_cannot_be_encoded_is_replaced(on_terminal, encoding, name):
 def test_numbers_keep_their_signs_and_digits_on_a_narrow_ascii_terminal(
     on_terminal, study, tmp_path, monkeypatch
 ):
-    for pictures in ("main_pictures", "curve_pictures", "head_pictures"):
+    for pictures in ("main_pictures", "curve_pictures", "head_pictures", "layer_pictures"):
         monkeypatch.setattr(writing, pictures, lambda analysis: [])
     shown = {}
     for encoding, columns in (("utf-8", 80), ("ascii", 40)):

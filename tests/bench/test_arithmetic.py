@@ -12,10 +12,11 @@ from crisp_attention.bench.contender import CRISP, DENSE, Absent
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.limit import arithmetic, products
 from crisp_attention.bench.picture import draw
+from crisp_attention.bench.printed import show
 from crisp_attention.bench.pruned import planned
 from crisp_attention.bench.results import Hooked, Pruned
 from crisp_attention.bench.rounds import Effort, Spread, compared, interleaved
-from crisp_attention.bench.tables import limit_ratio, show
+from crisp_attention.bench.tables import limit_ratio
 from crisp_attention.methods.spec import parse
 from tests.bench import made
 

@@ -48,9 +48,9 @@ def test_the_worst_come_first_and_say_by_how_much(results) -> None:
     assert found == [
         ("window 129, 2,048", "forward", "missed", 2.0),
         (f"hooks, {GPT}", "µs", "missed", 2.0),
-        ("pruned 768 to 3072, 512, 90%", "time", "missed", 1.07),
+        ("pruned 768 to 3072, 512, 92% zeros", "time", "missed", 1.07),
         ("memory, window:width=129", "forward", "holds", 0.92),
-        ("pruned 768 to 3072, 512, 90%", "bytes in memory", "holds", 0.67),
+        ("pruned 768 to 3072, 512, 92% zeros", "bytes in memory", "holds", 0.67),
         ("window 129, 2,048", "+ backward", "holds", 0.5),
         ("top-p, 2,048", "forward", "not measured", None),
         ("memory, window:width=129, causal", "forward", "not measured", None),

@@ -68,7 +68,7 @@ def report(tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Reports have no figures, which take longer than all else."""
-    for name in ("main_pictures", "curve_pictures", "head_pictures"):
+    for name in ("main_pictures", "curve_pictures", "head_pictures", "layer_pictures"):
         monkeypatch.setattr(writing, name, lambda analysis: [])
 
 

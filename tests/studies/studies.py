@@ -11,8 +11,10 @@ from scipy.special import log_softmax, ndtri
 
 from crisp_attention.files import PACKAGES, write_json
 from crisp_attention.methods.spec import parse
+from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.runs.spec import Data, Recipe
+from crisp_attention.runs.treatment import Treatment
 from crisp_attention.studies.attention import as_treatment
 from crisp_attention.studies.folder import StudyFolder, failure_file
 from crisp_attention.studies.plan import Configuration, Plan
@@ -63,7 +65,7 @@ def make_study(
     diverged: Collection[tuple[str, int]] = (),
     metric: str | None = None,
 ) -> StudyFolder:
-    """A study in `path` whose methods, by spec, have these true accuracies. Example:
+    """A study in `path` whose methods or ways of pruning, by spec, have these true accuracies. Example:
 
     make_study(tmp_path, {"dense": 0.85, "topk:sparsity=0.8": 0.87, "random:sparsity=0.8": 0.70})
 
@@ -73,7 +75,7 @@ def make_study(
     """
     world = world or World(examples=len(texts) or 400)
     recipe = Recipe(learning_rate=5e-5, epochs=EPOCHS, batch_size=32, max_length=128)
-    configurations = tuple(Configuration(as_treatment(parse(method)), recipe) for method in accuracies)
+    configurations = tuple(Configuration(_treatment(spec), recipe) for spec in accuracies)
     data = str(path / "data") if texts else "stanfordnlp/sst2"
     path.mkdir(parents=True, exist_ok=True)
     plan = Plan(
@@ -112,6 +114,10 @@ def make_study(
     return study
 
 
+def _treatment(spec: str) -> Treatment:
+    return Pruning.parse(spec) if spec.startswith("prune") else as_treatment(parse(spec))
+
+
 def _write_run(
     study: StudyFolder,
     configuration: Configuration,
@@ -128,7 +134,8 @@ def _write_run(
         table = pd.DataFrame({"index": np.arange(len(labels[split])), "label": labels[split]})
         table = table.assign(prediction=logits[split].argmax(axis=1), logits=list(logits[split]))
         table.to_parquet(directory.predictions(split), compression="zstd", index=False)
-    measured = _measurements(configuration)
+    prunes = isinstance(configuration.treatment, Pruning)
+    measured = _zeros(configuration, seed) if prunes else _measurements(configuration)
     measured.to_csv(directory.measurements, index=False)
     _history(splits["train"]["loss"], splits["validation"]).to_csv(directory.history, index=False)
     names = [str(label) for label in range(logits["train"].shape[1])]
@@ -144,8 +151,8 @@ def _write_run(
     seconds = (0.10 if configuration.is_dense else 0.12) + 0.001 * seed
     metrics = splits | {
         "achieved_sparsity": float(measured["sparsity"].mean()),
-        "kept_mass": float(measured["kept_mass"].mean()),
-        "entropy": float(measured["entropy"].mean()),
+        "kept_mass": None if prunes else float(measured["kept_mass"].mean()),
+        "entropy": None if prunes else float(measured["entropy"].mean()),
         "steps": STEPS,
         "seconds_per_step": seconds,
         "train_seconds": STEPS * seconds,
@@ -182,6 +189,17 @@ def _measurements(configuration: Configuration) -> pd.DataFrame:
     )
     ordered = ["layer", "name", "method", "head", "sparsity", "kept_mass", "entropy", "keys_per_row"]
     return measured[[*ordered, "valid_pairs", "rows"]]
+
+
+def _zeros(configuration: Configuration, seed: int) -> pd.DataFrame:
+    """Columns of `Pruning.measure()`; earlier layers and seeds have more zeros."""
+    names = [
+        f"vit.layers.{layer}.{part}" for layer in range(LAYERS) for part in ("attention.q_proj", "mlp.fc1")
+    ]
+    shares = (configuration.treatment.sparsity or 0) + 0.25 - 0.1 * np.arange(len(names)) - 0.01 * seed
+    return pd.DataFrame(
+        {"name": names, "kind": "attention", "weights": 64, "sparsity": shares.clip(0, 1)}
+    ).assign(layer=range(len(names)))
 
 
 def _history(train_loss: float, validation: Mapping[str, float]) -> pd.DataFrame:

@@ -17,10 +17,10 @@ from crisp_attention.bench.page import write_page
 from crisp_attention.bench.picture import draw
 from crisp_attention.bench.plan import Plan, planned
 from crisp_attention.bench.predicted import measure_listed, measure_predicted, states_of, steps_of
+from crisp_attention.bench.printed import show
 from crisp_attention.bench.results import Results, described, machine
 from crisp_attention.bench.rounds import clock_of
 from crisp_attention.bench.situated import measure_situations
-from crisp_attention.bench.tables import show
 from crisp_attention.bench.timed import measure_attention, measure_steps
 from crisp_attention.errors import OptionError
 from crisp_attention.files import check_folder, plain, write_json

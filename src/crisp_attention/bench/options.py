@@ -27,17 +27,18 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Measure what sparse attention costs on this machine, as ratios to torch's dense attention.
+    """Measure what sparse attention and pruned weights cost on this machine, as ratios to torch's dense ones.
 
     All contenders take turns in one run. Prints tables, and at the end which of the project's bars hold; writes
-    bench.json, bench.html (a page with all of it), bench.svg and bench.png.
+    bench.json, bench.html (a page with all of it) and, if the part attention is measured, bench.svg and bench.png (its
+    time against length).
 
     For example:
       crisp bench --quick --output runs/bench
     """
 
     output: Path = Path("runs/bench")
-    """Folder for the numbers, the page and the picture; what an earlier run left there is replaced."""
+    """Folder for the numbers, the page and the pictures; what an earlier run left there is replaced."""
 
     quick: Flag = False
     """Few lengths and rounds, no first calls: about a minute, longer with --text; indicative numbers only."""

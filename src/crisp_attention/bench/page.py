@@ -2,22 +2,22 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from markupsafe import Markup
+from rich.text import Text
 
 from crisp_attention.bench.bar_picture import draw_bars
-from crisp_attention.bench.bars import MEMORY, MEMORY_LENGTH, bar_of
-from crisp_attention.bench.contender import CRISP, DENSE
 from crisp_attention.bench.picture import figure_of
-from crisp_attention.bench.results import Attention, Memory, Results, Situated
+from crisp_attention.bench.printed import BARS, Missing, printed
+from crisp_attention.bench.results import Results
 from crisp_attention.bench.summary import counted, judged
 from crisp_attention.drawing.svg import drawn, inline
 from crisp_attention.studies.report.figures import Picture
 from crisp_attention.studies.report.templates import render
 from crisp_attention.studies.report.writing import write
 
-WAYS = {False: "forward", True: "forward + backward"}
+CLASSES = {"red": "worse", "green": "better", "dim": "small quiet"}
 
 
 def write_page(results: Results, output: Path) -> None:
@@ -29,14 +29,13 @@ def write_page(results: Results, output: Path) -> None:
         facts=_facts(results),
         command=shlex.join(["crisp", *results.command[1:]]),
         answer=counted(bars),
-        bars=bars,
         pictures=[
             each._asdict() | {"svg": Markup(inline(each.svg, f"{each.title}. {each.caption}"))}
             for each in _pictures(results)
         ],
-        attention=[_of_attention(each) for each in results.attention],
-        situated=[_of_situation(each) for each in results.situated],
-        memory=[_of_memory(each) for each in results.memory],
+        sections=_sections(results),
+        attends=bool(results.attention or results.situated or results.step or results.memory),
+        measured={name for name, value in vars(results).items() if value},
     )
     write(output / "bench.html", page)
 
@@ -78,44 +77,41 @@ def _pictures(results: Results) -> list[Picture]:
     return found
 
 
-def _of_attention(each: Attention) -> dict[str, Any]:
-    timed = {one.name: one for one in each.timed}
-    others = {name: one.ratio.median for name, one in timed.items() if name not in (DENSE, CRISP)}
-    return {
-        "method": each.method,
-        "way": WAYS[each.backward],
-        "size": f"{each.shape['length']:,} × {each.shape['batch']}",
-        "dense": 1000 * timed[DENSE].seconds.median,
-        "ratio": timed[CRISP].ratio if CRISP in timed else None,
-        "others": ", ".join(f"{name} {value:.3g}" for name, value in others.items()),
-        "sparsity": each.achieved_sparsity,
-    }
+class Shown(NamedTuple):
+    """A table, with its title, heads of columns, whether each column is text, and rows of cells."""
+
+    title: str
+    heads: list[Markup]
+    texts: list[bool]
+    rows: list[list[Markup]]
+    missing: list[Missing]
 
 
-def _of_situation(each: Situated) -> dict[str, Any]:
-    yardstick = each.yardstick
-    return {
-        "part": each.part,
-        "row": each.row,
-        "size": each.size,
-        "way": WAYS[each.backward],
-        "yardstick": yardstick.name if yardstick else "–",
-        "milliseconds": 1000 * yardstick.seconds.median if yardstick else None,
-        "ratio": each.ratio,
-        "bar": bar_of(each),
-        "absent": "; ".join(one.reason for one in each.absent),
-    }
+def _sections(results: Results) -> dict[str, list[Shown]]:
+    """What the terminal shows, by part, the bars first."""
+    found: dict[str, list[Shown]] = {BARS: []}
+    for part, table, missing in printed(results, side_by_side=max(1, len(results.attention))):
+        shown = Shown("", [], [], [], missing)
+        if table is not None:
+            columns = [[_html(str(cell)) for cell in each.cells] for each in table.columns]
+            shown = Shown(
+                str(table.title),
+                [_html(str(each.header)) for each in table.columns],
+                [each.justify == "left" for each in table.columns],
+                [list(row) for row in zip(*columns, strict=True)],
+                missing,
+            )
+        found.setdefault(part, []).append(shown)
+    return {part: tables for part, tables in found.items() if tables}
 
 
-def _of_memory(each: Memory) -> dict[str, Any]:
-    dense, ours = (each.peak_bytes.get(name) for name in (DENSE, CRISP))
-    return {
-        "method": each.method + ", causal" * each.shape["causal"],
-        "way": WAYS[each.backward],
-        "length": each.shape["length"],
-        "dense": None if dense is None else dense / 2**20,
-        "ours": None if ours is None else ours / 2**20,
-        "ratio": each.ratio,
-        "bar": MEMORY if each.shape["length"] == MEMORY_LENGTH else None,
-        "absent": "; ".join(one.reason for one in each.absent),
-    }
+def _html(cell: str) -> Markup:
+    """The text of a terminal's cell, a line below another, with the class of its colour."""
+    lines = []
+    for line in Text.from_markup(cell).split("\n"):
+        words = {str(each.style) for each in line.spans}
+        classes = " ".join(name for colour, name in CLASSES.items() if colour in words)
+        lines.append(
+            Markup('<span class="{}">{}</span>').format(classes, line.plain) if classes else line.plain
+        )
+    return Markup("<br>").join(lines)

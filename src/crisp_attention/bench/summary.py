@@ -98,7 +98,7 @@ def _of_pruned(each: Pruned) -> Iterator[Judged]:
     values = ("time", ratio), ("bytes in memory", each.layer_bytes), ("bytes of the file", each.saved_bytes)
     for (of, value), bar in zip(values, bars_of(each), strict=True):
         if bar is not None:
-            yield Judged(f"pruned {each.subject}, {each.size}, {each.target:.0%}", of, value, bar)
+            yield Judged(f"pruned {each.subject}, {each.size}, {each.sparsity:.0%} zeros", of, value, bar)
 
 
 def _of_hooks(each: Hooked) -> Iterator[Judged]:

@@ -1,10 +1,6 @@
 """Tables of what was measured."""
 
-from collections.abc import Iterable
-
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from crisp_attention.bench.bars import (
@@ -18,58 +14,11 @@ from crisp_attention.bench.bars import (
     crisp_ratio,
     predicted_ratios,
 )
-from crisp_attention.bench.contender import CRISP, DENSE, Absent
+from crisp_attention.bench.contender import CRISP, DENSE
 from crisp_attention.bench.hooked import GPT
 from crisp_attention.bench.predicted import ALL, COMPARING, LISTING
 from crisp_attention.bench.results import Attention, Hooked, Predicted, Pruned, Results, Situated
-from crisp_attention.bench.summary import Judged, counted, judged
-
-MOST = 5  # lengths side by side, in 80 columns
-
-
-def show(results: Results, console: Console) -> None:
-    """Print the bars and everything that was measured, with what is missing and why."""
-    for name in dict.fromkeys(each.name for each in results.attention):
-        for backward in (False, True):
-            cells = [each for each in results.attention if (each.name, each.backward) == (name, backward)]
-            for first in range(0, len(cells), MOST):
-                _print(console, attention(cells[first : first + MOST]))
-            _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in cells))
-    for part in dict.fromkeys(each.part for each in results.situated):
-        some = [each for each in results.situated if each.part == part]
-        _print(console, situated(some))
-        _missing(console, ((f"{each.row}, {each.size}", each.absent) for each in some))
-    if results.step:
-        _print(console, steps(results))
-        _missing(console, ((f"{each.length:,}", each.absent) for each in results.step))
-    if results.memory:
-        _print(console, memory(results))
-        _missing(
-            console,
-            (
-                (f"{m.method}, {'forward + backward' if m.backward else 'forward'}", m.absent)
-                for m in results.memory
-            ),
-        )
-    if results.first_call:
-        _print(console, first_calls(results))
-        _missing(console, ((each.method, each.absent) for each in results.first_call))
-    if results.hooked:
-        _print(console, hooked(results.hooked))
-        _missing(console, ((each.model, each.absent) for each in results.hooked))
-    timed = [each for each in results.pruned if each.timed]
-    if layers := [each for each in timed if each.saved_bytes is None]:
-        _print(console, pruned_layers(layers))
-    if models := [each for each in timed if each.saved_bytes is not None]:
-        _print(console, pruned_models(models))
-    _missing(console, ((f"{each.subject}, {each.size}", each.absent) for each in results.pruned))
-    if results.predicted:
-        _print(console, predicted(results.predicted))
-        _missing(console, ((f"{each.shape['length']:,}", each.absent) for each in results.predicted))
-    if results.listed:
-        _print(console, listed(results))
-    if found := judged(results):
-        _print(console, bars(found))
+from crisp_attention.bench.summary import Judged, counted
 
 
 def bars(found: list[Judged]) -> Table:
@@ -244,7 +193,7 @@ def predicted(found: list[Predicted]) -> Table:
 
 def pruned_layers(found: list[Pruned]) -> Table:
     """Layers with pruned weights: time and bytes as ratios to dense, with the bars."""
-    table = _table("pruned layers, forward, float32: compressed as a ratio to dense, with the bars", "of")
+    table = _table("pruned layers, forward, float32: compressed as a ratio to nn.Linear, with the bars", "of")
     for heading in ("rows", "pattern"):
         table.add_column(heading)
     for heading in ("zeros", "dense, ms", "time", "bytes"):
@@ -258,7 +207,9 @@ def pruned_layers(found: list[Pruned]) -> Table:
 
 def pruned_models(found: list[Pruned]) -> Table:
     """The same of models, with the bytes of their pruned layers in memory and in the file, and of the file."""
-    table = _table("pruned models, float32: compressed as a ratio to dense, with the bars", "of")
+    table = _table(
+        "pruned models, float32: compressed as a ratio to nn.Linear and dense SDPA, with the bars", "of"
+    )
     table.add_column("tokens", no_wrap=True)
     for heading in ("zeros", "dense,\nms", "time", "layers'\nbytes", "in the\nfile", "whole\nfile"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -330,22 +281,3 @@ def ratio(value: float | None) -> str:
 
 def _table(title: str, first: str) -> Table:
     return Table(first, box=box.SIMPLE_HEAD, title=title)
-
-
-def _print(console: Console, table: Table) -> None:
-    """The title on a line of its own: rich would break it to the table's width."""
-    console.print(f"[bold]{table.title}[/]", highlight=False, soft_wrap=True)
-    table.title = None
-    console.print(table)
-
-
-def _missing(console: Console, found: Iterable[tuple[str, list[Absent]]]) -> None:
-    """A line for each reason why a contender is missing, and where, unless it is missing everywhere."""
-    where: dict[tuple[str, str], list[str]] = {}
-    for place, absent in (cells := list(found)):
-        for each in absent:
-            where.setdefault((each.name, each.reason), []).append(place)
-    for (name, reason), places in where.items():
-        at = f" not at {'; '.join(places)}" if len(places) < len(cells) else ""
-        line = f"  [bold]{escape(name)}[/]{at}: {escape(reason)}"
-        console.print(line, highlight=False, soft_wrap=True)

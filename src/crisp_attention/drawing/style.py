@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import cycle
 from typing import Literal, NamedTuple
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +23,8 @@ from crisp_attention.drawing.palette import (
 )
 
 DPI = 150  # of pictures in pixels
-BREAKS = re.compile(r"(?<=[:+])")
+LETTERS = 13  # of a label, in an inch
+BREAKS = re.compile(r"(?<=[:+])(?=[a-z])|(?<= )(?=\w)")
 
 
 class Look(NamedTuple):
@@ -69,11 +71,18 @@ def ink(axes: Axes) -> None:
 
 
 def legend(figure: Figure, marks: Iterable[Artist], columns: int) -> None:
-    """The marks' labels above the figure."""
+    """The marks' labels above the figure, in at most so many columns, fewer where they would be wider than it."""
+    handles = list(marks)
+    letters = [7 + len(str(each.get_label())) for each in handles]  # with the mark and what is around it
+
+    def fits(count: int) -> bool:
+        widths = [max(each) for each in np.array_split(letters, count) if len(each)]
+        return sum(widths) <= LETTERS * figure.get_figwidth()
+
     figure.legend(
-        handles=list(marks),
+        handles=handles,
         loc="outside upper left",
-        ncols=columns,
+        ncols=next(filter(fits, range(columns, 1, -1)), 1),
         frameon=False,
         labelcolor=INK,
         handletextpad=0.4,
@@ -82,7 +91,7 @@ def legend(figure: Figure, marks: Iterable[Artist], columns: int) -> None:
 
 
 def parts(label: str) -> list[str]:
-    """Where a long label may be broken: after the colons and pluses of a spec."""
+    """Where a long label may be broken: between words, and after the colons and pluses of a spec."""
     return BREAKS.split(label)
 
 
@@ -90,7 +99,7 @@ def wrapped(label: str, letters: int) -> str:
     """The label in lines of at most `letters`, as far as it can be broken."""
     lines = [""]
     for part in parts(label):
-        if lines[-1] and len(lines[-1] + part) > letters:
+        if lines[-1] and len((lines[-1] + part).rstrip()) > letters:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return "\n".join(each.rstrip() for each in lines)

@@ -86,6 +86,11 @@ class Treatment(ABC):
         return re.sub(r":sparsity=[^:+]*", "", self.spec)
 
     @property
+    def series_label(self) -> str:
+        """For display: the label without the sparsity."""
+        return self.series
+
+    @property
     def label(self) -> str:
         """For display: ``topk 80 %``, or the spec where it has more options than a sparsity."""
         if self.spec != f"{self.name}:sparsity={self.sparsity}":

@@ -41,6 +41,15 @@ def test_it_is_what_its_spec_says(spec: str, treatment: Pruning, label: str) -> 
     assert ":sparsity=" not in treatment.series
 
 
+def test_several_sparsities_have_a_label_in_common() -> None:
+    given = Pruning(sparsity=0.75, gradients="random", pattern="none", block_size=8)
+    assert (
+        given.series_label == given.at(0.5).series_label == "pruned, gradients of random classes, blocks of 8"
+    )
+    by_kind = Pruning(attention=0.5, feed_forward=0.9)
+    assert by_kind.series_label == by_kind.label
+
+
 def test_a_file_is_read_before_anything_has_imported_pruning() -> None:
     program = (
         "from crisp_attention.runs.treatment import treatment_from_dict as read\n"

@@ -160,8 +160,14 @@ class Pruning(ModelTreatment):
     @property
     def label(self) -> str:
         shares = [f"{name} {100 * share:.3g} %" for name, share in self.by_kind.items()]
-        first = " and ".join(shares) or f"{100 * (self.sparsity or 0):.3g} %"
-        parts = [f"pruned {first}"]
+        return self._labelled(f"pruned {' and '.join(shares) or f'{100 * (self.sparsity or 0):.3g} %'}")
+
+    @property
+    def series_label(self) -> str:
+        return self.label if self.by_kind else self._labelled("pruned")
+
+    def _labelled(self, first: str) -> str:
+        parts = [first]
         if self.saliency != "taylor":
             parts.append({"signed": "signed Taylor", "magnitude": "magnitude"}[self.saliency])
         if self.gradients != "classes":

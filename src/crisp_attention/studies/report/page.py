@@ -15,6 +15,7 @@ from crisp_attention.errors import DataError
 from crisp_attention.runs.data import load_task
 from crisp_attention.runs.data.images import WHITE, as_rgb, survey
 from crisp_attention.runs.task import Task
+from crisp_attention.runs.treatment import ModelTreatment
 from crisp_attention.studies.analysis import Analysis, Line, answer, correction, statements
 from crisp_attention.studies.folder import StudyFolder
 from crisp_attention.studies.numbers import Unit
@@ -86,7 +87,13 @@ class Flip(NamedTuple):
     example: Example | None
 
 
-def page(analysis: Analysis, main: list[Picture], curves: list[Picture], heads: list[Picture]) -> str:
+def page(
+    analysis: Analysis,
+    main: list[Picture],
+    curves: list[Picture],
+    heads: list[Picture],
+    layers: list[Picture],
+) -> str:
     """The HTML of the report."""
     flips, no_texts = _flips(analysis)
     return render(
@@ -95,6 +102,7 @@ def page(analysis: Analysis, main: list[Picture], curves: list[Picture], heads: 
         main=_inline(main),
         curves=_inline(curves),
         heads=_inline(heads),
+        layers=_inline(layers),
         flips=flips,
         no_texts=no_texts,
         names={each.id: each.label for each in analysis.study.configurations},
@@ -102,13 +110,21 @@ def page(analysis: Analysis, main: list[Picture], curves: list[Picture], heads: 
 
 
 def facts(analysis: Analysis) -> dict[str, Any]:
-    """What the page and the summary both show."""
+    """What the page and the summary both show.
+
+    zeros: what treatments of the model itself set to zero, such as weights; empty without any.
+    of_attention: whether attention is sparse in some configuration.
+    """
     study = analysis.study
+    treatments = [each.treatment for each in study.configurations if not each.is_dense]
+    of_models = [each for each in treatments if isinstance(each, ModelTreatment)]
     command = study.command[0] if len(study.command) == 1 else shlex.join(study.command)
     return {
         "analysis": analysis,
         "study": study,
         "unit": Unit(analysis.metric),
+        "zeros": " and ".join(dict.fromkeys(each.words for each in of_models)),
+        "of_attention": not of_models or len(of_models) < len(treatments),
         "answer": answer(analysis),
         "verdicts": [
             each for each in statements(analysis) if each.verdict is not None and each.baseline.is_dense

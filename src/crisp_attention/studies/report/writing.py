@@ -6,7 +6,13 @@ from crisp_attention.drawing.svg import standalone
 from crisp_attention.files import check_ours, check_replaced, replacing
 from crisp_attention.studies.analysis import Analysis
 from crisp_attention.studies.report import tables
-from crisp_attention.studies.report.figures import Picture, curve_pictures, head_pictures, main_pictures
+from crisp_attention.studies.report.figures import (
+    Picture,
+    curve_pictures,
+    head_pictures,
+    layer_pictures,
+    main_pictures,
+)
 from crisp_attention.studies.report.page import facts, page
 from crisp_attention.studies.report.templates import render
 
@@ -19,13 +25,14 @@ def write_report(analysis: Analysis, output: Path) -> None:
     Raises OptionError if `output` cannot be written or holds other things.
     """
     check(output)
-    main, curves, heads = main_pictures(analysis), curve_pictures(analysis), head_pictures(analysis)
+    main, curves = main_pictures(analysis), curve_pictures(analysis)
+    heads, layers = head_pictures(analysis), layer_pictures(analysis)
     with replacing(output, check) as folder:
-        write(folder / "report.html", page(analysis, main, curves, heads))
+        write(folder / "report.html", page(analysis, main, curves, heads, layers))
         write(folder / "summary.md", render("summary.md", **facts(analysis)))
         write(folder / "table.csv", tables.configurations(analysis).to_csv(index=False))
         write(folder / "runs.csv", tables.runs(analysis).to_csv(index=False))
-        _write_figures(folder / "figures", [*main, *curves, *heads])
+        _write_figures(folder / "figures", [*main, *curves, *heads, *layers])
 
 
 def check(output: Path) -> None:

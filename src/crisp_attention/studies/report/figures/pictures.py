@@ -1,6 +1,5 @@
-"""The figures of a report: its scores, what the runs logged while they trained, and what each layer and head kept."""
+"""The figures of a report: its scores, and what the runs logged while they trained."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
@@ -11,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from crisp_attention.drawing.maps import draw_map, draw_scale
-from crisp_attention.drawing.palette import BLUE, INK, QUIET, VERMILLION
+from crisp_attention.drawing.palette import BLUE, INK, PANEL, QUIET, VERMILLION
 from crisp_attention.drawing.style import Look, finish, legend, looks, new_figure, wrapped
 from crisp_attention.drawing.svg import drawn
 from crisp_attention.studies.analysis import Analysis, Comparison, Line
@@ -20,6 +18,8 @@ from crisp_attention.studies.numbers import Unit
 from crisp_attention.studies.statistics import Interval, seeds_interval
 
 NEAR, APART = 1.5, 1.1  # in percent of sparsity: what would overlap, and how far it is moved apart
+MARKS, LINE = 0.36, 0.19  # inches of a row: its marks, and each line of its label above them
+ROW_WIDTH = 6  # inches of a figure of rows
 
 
 def draw_sparsity(analysis: Analysis) -> Figure:
@@ -43,7 +43,7 @@ def draw_sparsity(analysis: Analysis) -> Figure:
             _band(axes, series[0], unit)
         else:
             _means(axes, at, series, look, unit)
-    axes.set(xlabel="achieved sparsity (% dropped)", ylabel=f"{analysis.split} {unit.title}")
+    axes.set(xlabel="achieved sparsity (% dropped)", ylabel=wrapped(f"{analysis.split} {unit.title}", 40))
     axes.set_xlim(-3, 100)
     if unit.metric.percent:
         low, high = axes.get_ylim()
@@ -59,15 +59,16 @@ def draw_differences(analysis: Analysis) -> Figure:
     unit = Unit(analysis.metric)
     dense = next(line.runs for line in analysis.lines if line.configuration.is_dense)
     compared = [(line, line.to_dense) for line in analysis.lines if line.to_dense is not None]
-    figure, axes, look = _rows(analysis, [line for line, _ in compared])
+    figure, axes, places = _rows([line for line, _ in compared])
+    look = _looks(analysis)
     axes.axvline(0, color=QUIET, linewidth=1, linestyle="--")
-    for row, (line, found) in enumerate(compared):
+    for row, (line, found) in zip(places, compared, strict=True):
         shown = look[line.configuration.treatment.series]
         _row(axes, row, _paired(line.runs, dense, found), found.difference, shown, unit)
         ends = [unit.scale * found.bootstrap.low, unit.scale * found.bootstrap.high]
-        axes.plot(ends, [row + 0.27] * 2, color=shown.colour, linewidth=1.2, alpha=0.75)
-    axes.set_xlabel(f"{analysis.split} {unit.metric.title} minus dense{_in(unit)}")
-    _name_marks(figure, "lower line: hierarchical bootstrap")
+        axes.plot(ends, [row + 0.11] * 2, color=shown.colour, linewidth=1.2, alpha=0.75)
+    axes.set_xlabel(_across(f"{analysis.split} {unit.metric.title} minus dense{_in(unit)}"))
+    _name_marks(figure, "lower line: bootstrap")
     return figure
 
 
@@ -75,12 +76,13 @@ def draw_gaps(analysis: Analysis) -> Figure:
     """The score on training less that on validation examples: each seed a dot, the mean with its interval."""
     unit = Unit(analysis.metric)
     lines = [line for line in analysis.lines if len(line.runs)]
-    figure, axes, look = _rows(analysis, lines)
-    for row, line in enumerate(lines):
+    figure, axes, places = _rows(lines)
+    look = _looks(analysis)
+    for row, line in zip(places, lines, strict=True):
         gaps = line.runs["gap"].dropna()
         mean = seeds_interval(gaps.tolist())
         _row(axes, row, gaps, mean, look[line.configuration.treatment.series], unit)
-    axes.set_xlabel(f"training minus validation {unit.metric.title}{_in(unit)}")
+    axes.set_xlabel(_across(f"training minus validation {unit.metric.title}{_in(unit)}"))
     _name_marks(figure, "")
     return figure
 
@@ -131,8 +133,14 @@ def _means(axes: Axes, places: list[float], lines: list[Line], look: Look, unit:
         capsize=3,
         markersize=6.5,
         linewidth=1.6,
-        label=lines[0].configuration.treatment.series,
+        label=_series_label(lines),
     )
+
+
+def _series_label(lines: list[Line]) -> str:
+    """What the tables call it, without the sparsity where the series has several."""
+    first = lines[0].configuration
+    return first.label if len(lines) == 1 else first.treatment.series_label
 
 
 def _paired(runs: pd.DataFrame, dense: pd.DataFrame, found: Comparison) -> pd.Series:
@@ -140,20 +148,36 @@ def _paired(runs: pd.DataFrame, dense: pd.DataFrame, found: Comparison) -> pd.Se
     return both[0] - both[1]
 
 
-def _rows(analysis: Analysis, lines: list[Line]) -> tuple[Figure, Axes, dict[str, Look]]:
-    """A figure with a row per line."""
-    figure = new_figure(7, 1.3 + 0.42 * max(len(lines), 2))
+def _rows(lines: list[Line]) -> tuple[Figure, Axes, list[float]]:
+    """A figure with a row per line, its label above its marks, and where the marks are, in inches from the top."""
+    labels = [_across(line.configuration.label) for line in lines]
+    heights = [LINE * (1 + label.count("\n")) + MARKS for label in labels]
+    bottoms = np.cumsum(heights).tolist()
+    figure = new_figure(ROW_WIDTH, 1.2 + max(sum(heights), 2 * (LINE + MARKS)))
     axes = figure.subplots()
-    axes.set_yticks(range(len(lines)), [wrapped(line.configuration.label, 26) for line in lines])
-    axes.set_ylim(len(lines) - 0.4, -0.6)
+    for label, bottom in zip(labels, bottoms, strict=True):
+        axes.text(
+            *(0, bottom - MARKS, label),
+            transform=axes.get_yaxis_transform(),
+            va="bottom",
+            color=INK,
+            bbox={"facecolor": PANEL, "edgecolor": "none", "pad": 1},
+        )
+    axes.set_ylim(bottoms[-1] if bottoms else 1, 0)
+    axes.set_yticks([])
     finish(axes, "x")
-    return figure, axes, _looks(analysis)
+    axes.spines["left"].set_visible(False)
+    return figure, axes, [bottom - MARKS / 2 for bottom in bottoms]
 
 
-def _row(axes: Axes, row: int, values: pd.Series, mean: Interval | None, look: Look, unit: Unit) -> None:
+def _across(label: str) -> str:
+    return wrapped(label, 11 * ROW_WIDTH)
+
+
+def _row(axes: Axes, row: float, values: pd.Series, mean: Interval | None, look: Look, unit: Unit) -> None:
     shown = unit.scale * values
     axes.plot(
-        shown, [row - 0.22] * len(shown), "o", color=look.colour, alpha=0.45, markersize=4, markeredgewidth=0
+        shown, [row - 0.09] * len(shown), "o", color=look.colour, alpha=0.45, markersize=4, markeredgewidth=0
     )
     axes.errorbar(
         [shown.mean()],
@@ -200,10 +224,12 @@ def draw_curves(analysis: Analysis, curves: tuple[Curve, ...], ylabel: str) -> F
     """Thin lines for the seeds, a thick one for their mean, and dense's mean in grey in every panel."""
     found = [(line.configuration, list(line.histories)) for line in analysis.lines if line.histories]
     rows = -(-len(found) // COLUMNS) or 1
-    figure = new_figure(12, 0.9 + 2.1 * rows)
+    titles = [wrapped(each.label, 30) for each, _ in found]
+    high = max((title.count("\n") for title in titles), default=0)
+    figure = new_figure(12, 0.9 + (2.1 + LINE * high) * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
     dense = [log for each, logs in found if each.is_dense for log in logs]
-    for axes, (configuration, logs) in zip(panels, found, strict=False):
+    for axes, title, (configuration, logs) in zip(panels, titles, found, strict=False):
         for curve in curves:
             if dense and not configuration.is_dense:
                 _mean(axes, dense, curve, QUIET, "--", 1.0)
@@ -217,14 +243,14 @@ def draw_curves(analysis: Analysis, curves: tuple[Curve, ...], ylabel: str) -> F
                     linewidth=0.7,
                 )
             _mean(axes, logs, curve, curve.colour, "-", 1.8)
-        axes.set_title(wrapped(configuration.label, 24), fontsize="medium")
+        axes.set_title(title, fontsize="medium")
         axes.tick_params(labelbottom=True)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         finish(axes, "both")
     for axes in panels[len(found) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch", color=INK, fontsize="medium")
-    figure.supylabel(ylabel, color=INK, fontsize="medium")
+    figure.supylabel(wrapped(ylabel, 20 * rows), color=INK, fontsize="medium")
     marks = [Line2D([], [], color=each.colour, linewidth=1.8, label=each.label) for each in curves]
     legend(figure, [*marks, Line2D([], [], color=QUIET, linestyle="--", linewidth=1, label="dense, mean")], 4)
     return figure
@@ -237,28 +263,6 @@ def _mean(axes: Axes, logs: list[pd.DataFrame], curve: Curve, colour: str, style
     axes.plot(
         mean.index, curve.scale * mean, style, marker=marker, markersize=4, color=colour, linewidth=width
     )
-
-
-def draw_heads(measurements: Sequence[pd.DataFrame]) -> Figure:
-    """Achieved sparsity and kept mass of every layer and head, means over the runs, in percent.
-
-    What has no heads, such as the sparsity of weights, is one column; without a kept mass there is one panel.
-    """
-    table = pd.concat(measurements)
-    table = table if "head" in table else table.assign(head=0)
-    titles = {"sparsity": "achieved sparsity", "kept_mass": "kept mass"}
-    columns = [column for column in titles if column in table]
-    means = 100 * table.groupby(["layer", "head"])[columns].mean()
-    layers = means.index.get_level_values("layer").nunique()
-    figure = new_figure(12, min(max(1.3 + 0.27 * layers, 2.4), 10))
-    panels = list(figure.subplots(1, len(columns), sharey=True, squeeze=False).ravel())
-    for axes, column in zip(panels, columns, strict=True):
-        grid = means[column].unstack("head")
-        image = draw_map(axes, grid, f"{titles[column]} (%)", low=0, high=100, numbers=True)
-    for axes in panels[1:]:
-        axes.set_ylabel("")
-    draw_scale(panels, image, "")
-    return figure
 
 
 class Picture(NamedTuple):
@@ -312,15 +316,3 @@ def curve_pictures(analysis: Analysis) -> list[Picture]:
         Picture("loss", "Loss while training", seeds, loss),
         Picture("learning", f"Validation {unit.metric.title} while training", seeds, scores),
     ]
-
-
-def head_pictures(analysis: Analysis) -> list[Picture]:
-    """For each sparse configuration that ran, what its layers and heads kept."""
-    pictures = []
-    for line in analysis.lines:
-        each, runs = line.configuration, line.measurements
-        if not each.is_dense and runs:
-            name, seeds = f"heads-{each.id}", "seed" if len(runs) == 1 else "seeds"
-            caption = f"Mean over {len(runs)} {seeds}, measured in evaluation."
-            pictures.append(Picture(name, each.label, caption, drawn(draw_heads(runs), name)))
-    return pictures
