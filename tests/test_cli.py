@@ -125,7 +125,7 @@ def test_the_example_in_the_help_can_be_parsed():
             {},
             "--metric must be accuracy, f1 or mcc for classification, which the labels",
         ),
-        (["--batch-size", "0"], {}, "--batch-size must be at least 1, got 0"),
+        (["--batch-size", "0"], {}, "--batch-size must be a whole number of at least 1, got 0"),
         (["--train-examples", "1000"], {}, "expected at most 48 training examples"),
         (
             ["--label-column", "mood"],

@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -66,6 +67,12 @@ FLAGS = {
 }  # values whose flag has another name than in Python
 CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; options on the command line override it."
 IN_SPECS = {"method", "sparsity"}  # written as sparsity=0.8 in a method's spec too
+LISTS = {
+    each.name
+    for options, *_ in COMMANDS.values()
+    for each in fields(options)
+    if isinstance(each.default, tuple)
+}
 
 
 def parse(arguments: list[str] | None = None) -> Any:
@@ -81,6 +88,11 @@ def parse(arguments: list[str] | None = None) -> Any:
             f"there is no command {words[0]}{close or f'; the commands are {listed(COMMANDS)}'}"
         )
     options = {name: options for name, (options, *_) in COMMANDS.items()}
+    words = _joined(with_config(words, options))
+    for word, after in pairwise([*words, "--"]):  # tyro takes none for the default
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and after.startswith("--") and name in LISTS:
+            raise OptionError(f"{name} expects at least one value, found none", name)
     commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(map(_first_word, COMMANDS))))
     return tyro.cli(
         commands,

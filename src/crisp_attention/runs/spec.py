@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crisp_attention.errors import OptionError, did_you_mean
+from crisp_attention.errors import OptionError, did_you_mean, listed
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import PerHead, layer_method
 from crisp_attention.methods.method import Method, as_method
@@ -65,11 +66,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"{name} must be positive and finite, got {getattr(self, name)}", name)
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise OptionError(f"{name} must be positive and finite, got {value!r}", name)
         _at_least(1, "batch_size", self.batch_size)
         _at_least(1, "max_length", self.max_length)
         _one_of(REPORT_TO, "report_to", self.report_to)
+        if not isinstance(self.training, Mapping):
+            raise OptionError(
+                f"training must be a mapping, such as {{'weight_decay': 0.01}}, got {self.training!r}",
+                "training",
+            )
         # one way of writing a value, so that 0.01 and "0.01" are the same run
         object.__setattr__(self, "training", {key: _word(value) for key, value in self.training.items()})
 
@@ -121,7 +128,11 @@ class Data:
     def __post_init__(self) -> None:
         _at_least(1, "train_examples", self.train_examples)
         _at_least(1, "draw_classes", self.draw_classes)
-        _words("classes", self.classes)
+        if "" in _words("classes", self.classes):
+            raise OptionError(
+                f"classes must be names or numbers, got an empty one: {listed(map(repr, self.classes))}",
+                "classes",
+            )
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.classes and self.draw_classes is not None:
             raise OptionError(
@@ -212,8 +223,8 @@ class RunSpec:
         _one_of(PHASES, "phase", self.phase)
         if self.metric is not None:
             _one_of(NAMES, "metric", self.metric)
-        if not 0 <= self.seed < SEEDS:
-            raise OptionError(f"seed must be in 0 to {SEEDS - 1}, got {self.seed}", "seed")
+        if not isinstance(self.seed, Integral) or not 0 <= self.seed < SEEDS:
+            raise OptionError(f"seed must be a whole number in 0 to {SEEDS - 1}, got {self.seed!r}", "seed")
         for name, default in (("layers", ()), ("attention", "self"), ("phase", "always")):
             if getattr(self, name) == default:
                 continue
@@ -342,8 +353,8 @@ def _word(value: Any) -> str:
 
 
 def _words(name: str, values: Sequence[Any]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise OptionError(f"{name} must be a sequence of names, got {values!r}", name)
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise OptionError(f"{name} must be a list or another sequence, got {values!r}", name)
     return tuple(map(str, values))
 
 
@@ -358,8 +369,8 @@ def _shown(value: Any) -> str:
 
 
 def _at_least(least: int, name: str, value: int | None) -> None:
-    if value is not None and value < least:
-        raise OptionError(f"{name} must be at least {least}, got {value}", name)
+    if value is not None and (not isinstance(value, Integral) or value < least):
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}", name)
 
 
 def _one_of(choices: Sequence[str], name: str, value: str) -> None:
