@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -11,6 +13,7 @@ from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.files import plain
 from crisp_attention.runs.flat import spec_of
+from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.spec import Data, Recipe, RunSpec
 
 HEADS = PerHead((Method(rule=TopK(0.75)), Method(Window(3))))
@@ -162,6 +165,50 @@ def test_what_cannot_be_is_refused_by_name(make, option, message):
 def test_a_method_is_a_value():
     with pytest.raises(TypeError, match=r"expected a method such as crisp\.TopK"):
         spec(method="topk")
+
+
+RISING = Schedule(0.8, shape="linear", end=0.5)
+OTHER_BUDGETS = Budgets({name: TopK(0.9) for name in BUDGETS.methods})
+PRUNED = Pruning(sparsity=0.9)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (
+            {},
+            {"schedule": RISING},
+            "schedule was constant, is linear; ramp was not given, is 0.0 0.5",
+        ),
+        ({"schedule": RISING}, {"schedule": replace(RISING, end=0.7)}, "ramp was 0.0 0.5, is 0.0 0.7"),
+        ({"method": BUDGETS}, {"method": OTHER_BUDGETS}, r"method was (budgets of .*), is other \1"),
+        (
+            {},
+            {"treatment": PRUNED},
+            "epochs was 3.0, is 3.0 in all; treatment was not given, is prune:sparsity=0.9",
+        ),
+        ({"treatment": PRUNED}, {"treatment": replace(PRUNED, sparsity=0.8)}, "target was 0.9, is 0.8"),
+        (
+            {"treatment": PRUNED},
+            {"treatment": Pruning(feed_forward=0.9, score_kept=True, skip=["*.key"])},
+            "target was 0.9, is not given; feed_forward was not given, is 0.9; score_kept was not given, is given; "
+            r"skip was not given, is \*\.key",
+        ),
+        (
+            {"treatment": replace(PRUNED, steps=3)},
+            {"treatment": PRUNED, "recipe": Recipe(epochs=5)},
+            "epochs was 3.0 in all, is 5.0 in all; steps was 3, is 5",
+        ),
+        (
+            {"data": Data(source="x", classes=["3", "5"])},
+            {"data": Data(source="x", draw_classes=2)},
+            "classes was 3 5, is not given; draw_classes was not given, is 2",
+        ),
+        ({"attention": "all", "treatment": PRUNED}, {"treatment": PRUNED}, "attention was all, is self"),
+    ],
+)
+def test_of_values_inside_others_those_alone_are_named_that_differ(before, now, said):
+    assert re.fullmatch(said, spec(**now).differences(spec(**before)))
 
 
 def test_differences_are_named_with_both_values_and_where_a_run_is_logged_is_none():

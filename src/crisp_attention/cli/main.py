@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> Any:
     commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(map(_first_word, COMMANDS))))
     return tyro.cli(
         commands,
-        args=_joined(with_config(words, options)),
+        args=words,
         prog="crisp",
         description="Sparse attention for Transformers models, and evidence of what it does. `crisp --version` "
         "prints the version.",
@@ -182,7 +182,8 @@ def _run() -> None:
 
 def as_typed(error: CrispError, options: Any) -> str:
     """The error's message with the flags that a person types in place of the values that Python names."""
-    known = "|".join(sorted({each.name for each in fields(options)} - IN_SPECS | set(FLAGS)))
+    names = {each.name for each in fields(options)} | set(FLAGS)
+    known = "|".join(sorted(names - IN_SPECS))
 
     def flag(name: str) -> str:
         return f"--{FLAGS.get(name, name).replace('_', '-')}"
@@ -191,6 +192,8 @@ def as_typed(error: CrispError, options: Any) -> str:
         return flag(found[1]) if found[2] == "True" else f"{flag(found[1])} {found[2]}"
 
     text = re.sub(rf"(?<![:\w])({known})=(True|[A-Z]+|\d+)\b", given, str(error))
+    # what a resumed run was started with
+    text = re.sub(rf"(?<=[:;] )({'|'.join(names)})(?= was )", lambda found: flag(found[1]), text)
     option = getattr(error, "option", None)
     if option is None:
         return text

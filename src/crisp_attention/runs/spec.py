@@ -288,20 +288,32 @@ class RunSpec:
 
     def differences(self, before: "RunSpec") -> str:
         """What differs from before, each with both values; empty if nothing does."""
-        then, now = before._named(), self._named()
+        pairs = _pairs(before._named(), self._named())
+        theirs, ours = before.treatment, self.treatment
+        if theirs is None or ours is None or type(theirs) is not type(ours):
+            pairs.append(("treatment", theirs, ours))
+        else:
+            pairs += _pairs(theirs.named(), ours.named())
         return "; ".join(
-            f"{name} was {_shown(then[name])}, is {_shown(now[name])}"
-            for name in now
-            if now[name] != then[name]
+            f"{name} was {_shown(then)}, is {'other ' * (_shown(now) == _shown(then))}{_shown(now)}"
+            for name, then, now in pairs
+            if now != then
         )
 
     def _named(self) -> dict[str, Any]:
-        """Every value by the name that a user gives it; where a run is logged does not count."""
-        data, recipe = asdict(self.data), asdict(self.recipe)
+        """Values by the names that a user gives them, without the treatment's; where a run is logged does not count."""
+        data, recipe, rise = asdict(self.data), asdict(self.recipe), self.schedule
         recipe["training"] = [f"{key}={value}" for key, value in sorted(self.recipe.training.items())]
+        if self.treatment is not None:
+            recipe["epochs"] = f"{float(self.recipe.epochs)} in all"
         del recipe["report_to"]
         own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return own | {"data": data.pop("source")} | data | {"recipe": None} | recipe
+        own |= {
+            "schedule": rise.shape if rise else "constant",
+            "ramp": (rise.begin, rise.end) if rise else None,
+            "initial": rise.initial if rise else 0.0,
+        }
+        return own | {"data": data.pop("source")} | data | {"recipe": None, "treatment": None} | recipe
 
 
 def method_to_dict(method: AnyMethod) -> dict[str, Any]:
@@ -358,10 +370,16 @@ def _words(name: str, values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(map(str, values))
 
 
+def _pairs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [(name, then[name], now[name]) for name in now]
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "given" if value else "not given"
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "not given"
-    if isinstance(value, Method | PerHead):
+    if isinstance(value, Method | PerHead | ModelTreatment):
         return value.spec
     if isinstance(value, Budgets):
         return f"budgets of {len(value.methods)} layer{'s' * (len(value.methods) != 1)}"

@@ -152,6 +152,10 @@ class Pruning(ModelTreatment):
         """What `pruning.step` is given at the end."""
         return self.by_kind if self.sparsity is None else self.sparsity
 
+    def named(self) -> dict[str, Any]:
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"target": own.pop("sparsity"), **own}
+
     @property
     def spec(self) -> str:
         changed = [each for each in fields(self) if getattr(self, each.name) != each.default]
