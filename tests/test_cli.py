@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_the_example_in_the_help_can_be_parsed():
             {},
             "--metric must be accuracy, f1 or mcc for classification, which the labels",
         ),
-        (["--batch-size", "0"], {}, "--batch-size must be at least 1, got 0"),
+        (["--batch-size", "0"], {}, "--batch-size must be a whole number of at least 1, got 0"),
         (["--train-examples", "1000"], {}, "expected at most 48 training examples"),
         (
             ["--label-column", "mood"],
@@ -148,6 +149,12 @@ def test_the_example_in_the_help_can_be_parsed():
         ),
         (["--overwrite"], {"output": "{here}"}, "holds files that do not belong to a Crisp run"),
         ([], {"output": "{here}/notes.txt"}, "is a file; expected a folder"),
+        pytest.param(
+            [],
+            {"output": "/proc/run"},
+            "--output /proc/run: /proc is not writable (",
+            marks=pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no /proc"),
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(tuned, tmp_path, flags, changes, message):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from crisp_attention.errors import OptionError
@@ -24,6 +25,15 @@ def check_folder(folder: Path, option: str = "output") -> None:
         raise OptionError(f"{option}: {there} is a file; expected a folder", option)
     if not os.access(there, os.W_OK | os.X_OK):
         raise OptionError(f"{option} {folder}: {there} is not writable; choose another folder", option)
+    if there == folder.absolute():
+        return
+    try:
+        with TemporaryDirectory(dir=there, prefix=".crisp-"):  # /proc looks writable and is not
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"{option} {folder}: {there} is not writable ({error.strerror}); choose another folder", option
+        ) from error
 
 
 def check_ours(folder: Path, what: str, own: Callable[[str], object], option: str = "output") -> None:

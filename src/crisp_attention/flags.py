@@ -14,11 +14,14 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
 def named(given: Iterable[str]) -> list[str]:
-    """Names that may have spaces: what was separated by commas where there is one, else the words as they are."""
+    """Names that may have spaces: what was separated by commas where there is one, else the words as they are.
+
+    One that is missing, as between two commas, is empty.
+    """
     words = list(given)
     if any("," in each for each in words):
         words = " ".join(words).split(",")
-    return [each.strip() for each in words if each.strip()]
+    return [each.strip() for each in words]
 
 
 def separated(given: Iterable[str]) -> list[str]:

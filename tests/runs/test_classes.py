@@ -9,6 +9,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crisp_attention.cli.main import main
 from crisp_attention.errors import DataError, OptionError
 from crisp_attention.flags import named
 from crisp_attention.runs.data import load_task
@@ -50,6 +51,8 @@ def test_drawn_classes_vary_with_the_seed_and_with_nothing_else(sentences: str) 
         ({"classes": ("comedy",)}, "there is no class comedy: expected names or numbers of"),
         ({"classes": ("4",)}, "there is no class 4"),
         ({"classes": ("0", "1", "2", "3")}, "classes names all 4 of them"),
+        ({"classes": ("2", "3", "2")}, "classes names .* twice: expected each class once, got 2, 3, 2"),
+        ({"classes": ("film", "1")}, "classes names film twice: expected each class once, got film, 1"),
         ({"draw_classes": 4}, "draw_classes expects fewer than the 4 classes, .*; got 4"),
     ],
 )
@@ -66,9 +69,43 @@ def test_classes_of_numbers_are_refused(tmp_path: Path) -> None:
         load_task(Data(source=str(tmp_path), classes=("0",)))
 
 
-def test_names_and_a_number_of_classes_do_not_go_together() -> None:
-    with pytest.raises(OptionError, match="draw_classes cannot be combined with classes"):
-        Data(source="x", classes=("a",), draw_classes=2)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("a",), "draw_classes": 2}, "draw_classes cannot be combined with classes"),
+        ({"classes": ("",)}, "classes must be names or numbers, got an empty one: ''"),
+        ({"classes": ("a", "")}, "classes must be names or numbers, got an empty one: 'a', ''"),
+        ({"classes": "ab"}, "classes must be a list or another sequence, got 'ab'"),
+        ({"classes": 3}, "classes must be a list or another sequence, got 3"),
+        ({"classes": None}, "classes must be a list or another sequence, got None"),
+        ({"draw_classes": 0}, "draw_classes must be a whole number of at least 1, got 0"),
+        ({"draw_classes": "2"}, "draw_classes must be a whole number of at least 1, got '2'"),
+    ],
+)
+def test_what_names_no_classes_is_refused_before_anything_is_read(options, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Data(source="x", **options)
+
+
+@pytest.mark.parametrize("command", ["finetune", "sweep", "prune", "profile"])
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ([""], "--classes must be names or numbers, got an empty one: ''"),
+        (["3,,5"], "--classes must be names or numbers, got an empty one: '3', '', '5'"),
+        ([], "--classes expects at least one value, found none"),
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_no_choice_of_all(
+    tmp_path: Path, monkeypatch, capsys, command: str, typed: list[str], message: str
+) -> None:
+    given = ["--model", "builtin:vit", "--dataset", "builtin:digits", "--output", str(tmp_path / "x")]
+    monkeypatch.setattr("sys.argv", ["crisp", command, "--classes", *typed, *given])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert " ".join(capsys.readouterr().err.split()) == f"error: {message}"
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_control_has_as_many_other_classes_that_have_examples() -> None:
@@ -102,7 +139,13 @@ def test_a_number_is_that_of_a_class_and_text_its_name_first() -> None:
 
 @pytest.mark.parametrize(
     ("words", "names"),
-    [(["very good,film"], ["very good", "film"]), (["a,", "b"], ["a", "b"]), (["a", "b"], ["a", "b"])],
+    [
+        (["very good,film"], ["very good", "film"]),
+        (["a,", "b"], ["a", "b"]),
+        (["a", "b"], ["a", "b"]),
+        ([""], [""]),
+        (["a,,b,"], ["a", "", "b", ""]),
+    ],
 )
 def test_names_of_classes_may_have_spaces(words: list[str], names: list[str]) -> None:
     assert named(words) == names

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -11,6 +13,7 @@ from crisp_attention.cli.options import FinetuneOptions
 from crisp_attention.errors import OptionError
 from crisp_attention.files import plain
 from crisp_attention.runs.flat import spec_of
+from crisp_attention.runs.pruning.treatment import Pruning
 from crisp_attention.runs.spec import Data, Recipe, RunSpec
 
 HEADS = PerHead((Method(rule=TopK(0.75)), Method(Window(3))))
@@ -105,15 +108,23 @@ def test_budgets_are_read_from_their_file_or_from_what_was_written_down(tmp_path
 REFUSED = [
     (lambda: Recipe(epochs=0), "epochs", "epochs must be positive and finite, got 0"),
     (lambda: Recipe(learning_rate=float("nan")), "learning_rate", "positive and finite, got nan"),
-    (lambda: Recipe(batch_size=0), "batch_size", "batch_size must be at least 1, got 0"),
+    (lambda: Recipe(batch_size=0), "batch_size", "batch_size must be a whole number of at least 1, got 0"),
+    (lambda: Recipe(batch_size=1.5), "batch_size", "a whole number of at least 1, got 1.5"),
+    (lambda: Recipe(epochs="two"), "epochs", "epochs must be positive and finite, got 'two'"),
+    (lambda: Recipe(training="bf16=true"), "training", "training must be a mapping, .* got 'bf16=true'"),
     (
         lambda: Recipe(report_to="paper"),
         "report_to",
         "must be one of none, tensorboard, mlflow, wandb; got 'paper'",
     ),
     (lambda: Data(source="x", train_examples=0), "train_examples", "at least 1, got 0"),
-    (lambda: Data(source="x", text_columns="text"), "text_columns", "a sequence of names, got 'text'"),
-    (lambda: spec(seed=-1), "seed", "seed must be in 0 to 4294967295, got -1"),
+    (
+        lambda: Data(source="x", text_columns="text"),
+        "text_columns",
+        "a list or another sequence, got 'text'",
+    ),
+    (lambda: spec(seed=-1), "seed", "seed must be a whole number in 0 to 4294967295, got -1"),
+    (lambda: spec(seed="a"), "seed", "seed must be a whole number in 0 to 4294967295, got 'a'"),
     (lambda: spec(phase="never"), "phase", "phase must be one of always, train, eval; got 'never'"),
     (lambda: spec(method=Dense(), layers=[1]), "layers", "layers has no meaning with dense attention"),
     (lambda: spec(method=Dense(), phase="train"), "phase", "phase has no meaning with dense"),
@@ -154,6 +165,50 @@ def test_what_cannot_be_is_refused_by_name(make, option, message):
 def test_a_method_is_a_value():
     with pytest.raises(TypeError, match=r"expected a method such as crisp\.TopK"):
         spec(method="topk")
+
+
+RISING = Schedule(0.8, shape="linear", end=0.5)
+OTHER_BUDGETS = Budgets({name: TopK(0.9) for name in BUDGETS.methods})
+PRUNED = Pruning(sparsity=0.9)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (
+            {},
+            {"schedule": RISING},
+            "schedule was constant, is linear; ramp was not given, is 0.0 0.5",
+        ),
+        ({"schedule": RISING}, {"schedule": replace(RISING, end=0.7)}, "ramp was 0.0 0.5, is 0.0 0.7"),
+        ({"method": BUDGETS}, {"method": OTHER_BUDGETS}, r"method was (budgets of .*), is other \1"),
+        (
+            {},
+            {"treatment": PRUNED},
+            "epochs was 3.0, is 3.0 in all; treatment was not given, is prune:sparsity=0.9",
+        ),
+        ({"treatment": PRUNED}, {"treatment": replace(PRUNED, sparsity=0.8)}, "target was 0.9, is 0.8"),
+        (
+            {"treatment": PRUNED},
+            {"treatment": Pruning(feed_forward=0.9, score_kept=True, skip=["*.key"])},
+            "target was 0.9, is not given; feed_forward was not given, is 0.9; score_kept was not given, is given; "
+            r"skip was not given, is \*\.key",
+        ),
+        (
+            {"treatment": replace(PRUNED, steps=3)},
+            {"treatment": PRUNED, "recipe": Recipe(epochs=5)},
+            "epochs was 3.0 in all, is 5.0 in all; steps was 3, is 5",
+        ),
+        (
+            {"data": Data(source="x", classes=["3", "5"])},
+            {"data": Data(source="x", draw_classes=2)},
+            "classes was 3 5, is not given; draw_classes was not given, is 2",
+        ),
+        ({"attention": "all", "treatment": PRUNED}, {"treatment": PRUNED}, "attention was all, is self"),
+    ],
+)
+def test_of_values_inside_others_those_alone_are_named_that_differ(before, now, said):
+    assert re.fullmatch(said, spec(**now).differences(spec(**before)))
 
 
 def test_differences_are_named_with_both_values_and_where_a_run_is_logged_is_none():

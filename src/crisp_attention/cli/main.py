@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -66,6 +67,12 @@ FLAGS = {
 }  # values whose flag has another name than in Python
 CONFIG_HELP = "--config FILE reads options from a YAML or JSON file; options on the command line override it."
 IN_SPECS = {"method", "sparsity"}  # written as sparsity=0.8 in a method's spec too
+LISTS = {
+    each.name
+    for options, *_ in COMMANDS.values()
+    for each in fields(options)
+    if isinstance(each.default, tuple)
+}
 
 
 def parse(arguments: list[str] | None = None) -> Any:
@@ -81,10 +88,15 @@ def parse(arguments: list[str] | None = None) -> Any:
             f"there is no command {words[0]}{close or f'; the commands are {listed(COMMANDS)}'}"
         )
     options = {name: options for name, (options, *_) in COMMANDS.items()}
+    words = _joined(with_config(words, options))
+    for word, after in pairwise([*words, "--"]):  # tyro takes none for the default
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and after.startswith("--") and name in LISTS:
+            raise OptionError(f"{name} expects at least one value, found none", name)
     commands: Any = reduce(or_, (_group(name) for name in dict.fromkeys(map(_first_word, COMMANDS))))
     return tyro.cli(
         commands,
-        args=_joined(with_config(words, options)),
+        args=words,
         prog="crisp",
         description="Sparse attention for Transformers models, and evidence of what it does. `crisp --version` "
         "prints the version.",
@@ -170,7 +182,8 @@ def _run() -> None:
 
 def as_typed(error: CrispError, options: Any) -> str:
     """The error's message with the flags that a person types in place of the values that Python names."""
-    known = "|".join(sorted({each.name for each in fields(options)} - IN_SPECS | set(FLAGS)))
+    names = {each.name for each in fields(options)} | set(FLAGS)
+    known = "|".join(sorted(names - IN_SPECS))
 
     def flag(name: str) -> str:
         return f"--{FLAGS.get(name, name).replace('_', '-')}"
@@ -179,6 +192,8 @@ def as_typed(error: CrispError, options: Any) -> str:
         return flag(found[1]) if found[2] == "True" else f"{flag(found[1])} {found[2]}"
 
     text = re.sub(rf"(?<![:\w])({known})=(True|[A-Z]+|\d+)\b", given, str(error))
+    # what a resumed run was started with
+    text = re.sub(rf"(?<=[:;] )({'|'.join(names)})(?= was )", lambda found: flag(found[1]), text)
     option = getattr(error, "option", None)
     if option is None:
         return text

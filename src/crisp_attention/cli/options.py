@@ -51,9 +51,6 @@ class TrainingOptions:
     batch_size: int = 32
     """Examples per training step and device."""
 
-    learning_rate: float = 2e-5
-    """Peak learning rate (AdamW, linear decay)."""
-
     max_length: Count = None
     """For text: longer ones are cut to this many tokens, or to fewer where the model or its tokenizer takes fewer.
     Default: 128."""
@@ -75,6 +72,9 @@ class TrainingOptions:
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions(TrainingOptions):
     """With how attention is made sparse: the options that the runs of a study share."""
+
+    learning_rate: float = 2e-5
+    """Peak learning rate (AdamW, linear decay)."""
 
     layers: Texts = ()
     """Attention layers to make sparse: indices, ranges (2-5) or name patterns. Default: all."""

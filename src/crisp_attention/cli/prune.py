@@ -16,9 +16,10 @@ from crisp_attention.methods.method import Method
 from crisp_attention.methods.spec import parse
 from crisp_attention.pruning.compressed import compress
 from crisp_attention.runs.finetune import Run
+from crisp_attention.runs.pruning import LEARNING_RATE
 from crisp_attention.runs.pruning.pruned import Report
 from crisp_attention.runs.pruning.treatment import Pruning
-from crisp_attention.runs.run_directory import COMPRESSED, LAYERS
+from crisp_attention.runs.run_directory import COMPRESSED, LAYERS, RunDirectory
 from crisp_attention.runs.spec import AnyMethod, Data, Recipe, RunSpec
 from crisp_attention.runs.terminal import is_main, say, table_console
 
@@ -57,7 +58,8 @@ def spec_of(options: PruneOptions) -> RunSpec:
         treatment = Pruning(sparsity=target, skip=options.skip, **{name: values[name] for name in OWN})
     except (TypeError, ValueError) as error:
         raise OptionError(str(error)) from error
-    recipe = Recipe.from_dict(values | {"epochs": options.steps * options.epochs})
+    own = {"epochs": options.steps * options.epochs, "learning_rate": _learning_rate(options)}
+    recipe = Recipe.from_dict(values | own)
     return RunSpec(
         model=options.model,
         data=Data.from_dict(values),
@@ -67,6 +69,13 @@ def spec_of(options: PruneOptions) -> RunSpec:
         metric=options.metric,
         treatment=treatment,
     )
+
+
+def _learning_rate(options: PruneOptions) -> float:
+    if options.learning_rate is not None:
+        return options.learning_rate
+    before = RunDirectory(options.output)
+    return before.spec().recipe.learning_rate if options.resume and before.config.is_file() else LEARNING_RATE
 
 
 def _method(text: str | None) -> AnyMethod:

@@ -41,7 +41,8 @@ class PruneOptions(TrainingOptions):
     """In place of --target: the share in convolutions."""
 
     pattern: str = "2:4"
-    """At most N of each M neighbouring inputs of a block; `none` for blocks alone, which saves as much time."""
+    """At most N of each M neighbouring inputs of a block; `none` for blocks alone, whose layers take about half the
+    time on a CPU at the same share of zeros."""
 
     block_size: int = 32
     """Of square blocks that are kept or pruned whole: 8, 16, 32 or 64; 0 for N:M alone, which saves no time here."""
@@ -51,6 +52,10 @@ class PruneOptions(TrainingOptions):
 
     epochs: float = 1.0
     """Passes over the training examples after each pruning."""
+
+    learning_rate: Real = None
+    """Peak learning rate (AdamW, linear decay). Default: 1e-3, with which what is pruned recovers; with --resume that
+    of the run."""
 
     shape: Literal["linear", "cosine", "cubic", "constant"] = "linear"
     """How the share of zeros rises from step to step."""
@@ -62,7 +67,7 @@ class PruneOptions(TrainingOptions):
     """Of which examples: of your classes, of all, or of as many random other ones (a control)."""
 
     examples: int = 512
-    """How many training examples gradients are taken on."""
+    """How many training examples gradients are taken on; of no meaning with --saliency magnitude."""
 
     normalised: Literal["sum", "mean"] = "sum"
     """How layers compare: by the sum of what their weights matter, or by the mean."""

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crisp_attention.errors import OptionError, did_you_mean
+from crisp_attention.errors import OptionError, did_you_mean, listed
 from crisp_attention.methods.budgets import Budgets
 from crisp_attention.methods.heads import PerHead, layer_method
 from crisp_attention.methods.method import Method, as_method
@@ -65,11 +66,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"{name} must be positive and finite, got {getattr(self, name)}", name)
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise OptionError(f"{name} must be positive and finite, got {value!r}", name)
         _at_least(1, "batch_size", self.batch_size)
         _at_least(1, "max_length", self.max_length)
         _one_of(REPORT_TO, "report_to", self.report_to)
+        if not isinstance(self.training, Mapping):
+            raise OptionError(
+                f"training must be a mapping, such as {{'weight_decay': 0.01}}, got {self.training!r}",
+                "training",
+            )
         # one way of writing a value, so that 0.01 and "0.01" are the same run
         object.__setattr__(self, "training", {key: _word(value) for key, value in self.training.items()})
 
@@ -121,7 +128,11 @@ class Data:
     def __post_init__(self) -> None:
         _at_least(1, "train_examples", self.train_examples)
         _at_least(1, "draw_classes", self.draw_classes)
-        _words("classes", self.classes)
+        if "" in _words("classes", self.classes):
+            raise OptionError(
+                f"classes must be names or numbers, got an empty one: {listed(map(repr, self.classes))}",
+                "classes",
+            )
         object.__setattr__(self, "classes", tuple(self.classes))
         if self.classes and self.draw_classes is not None:
             raise OptionError(
@@ -212,8 +223,8 @@ class RunSpec:
         _one_of(PHASES, "phase", self.phase)
         if self.metric is not None:
             _one_of(NAMES, "metric", self.metric)
-        if not 0 <= self.seed < SEEDS:
-            raise OptionError(f"seed must be in 0 to {SEEDS - 1}, got {self.seed}", "seed")
+        if not isinstance(self.seed, Integral) or not 0 <= self.seed < SEEDS:
+            raise OptionError(f"seed must be a whole number in 0 to {SEEDS - 1}, got {self.seed!r}", "seed")
         for name, default in (("layers", ()), ("attention", "self"), ("phase", "always")):
             if getattr(self, name) == default:
                 continue
@@ -277,20 +288,32 @@ class RunSpec:
 
     def differences(self, before: "RunSpec") -> str:
         """What differs from before, each with both values; empty if nothing does."""
-        then, now = before._named(), self._named()
+        pairs = _pairs(before._named(), self._named())
+        theirs, ours = before.treatment, self.treatment
+        if theirs is None or ours is None or type(theirs) is not type(ours):
+            pairs.append(("treatment", theirs, ours))
+        else:
+            pairs += _pairs(theirs.named(), ours.named())
         return "; ".join(
-            f"{name} was {_shown(then[name])}, is {_shown(now[name])}"
-            for name in now
-            if now[name] != then[name]
+            f"{name} was {_shown(then)}, is {'other ' * (_shown(now) == _shown(then))}{_shown(now)}"
+            for name, then, now in pairs
+            if now != then
         )
 
     def _named(self) -> dict[str, Any]:
-        """Every value by the name that a user gives it; where a run is logged does not count."""
-        data, recipe = asdict(self.data), asdict(self.recipe)
+        """Values by the names that a user gives them, without the treatment's; where a run is logged does not count."""
+        data, recipe, rise = asdict(self.data), asdict(self.recipe), self.schedule
         recipe["training"] = [f"{key}={value}" for key, value in sorted(self.recipe.training.items())]
+        if self.treatment is not None:
+            recipe["epochs"] = f"{float(self.recipe.epochs)} in all"
         del recipe["report_to"]
         own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return own | {"data": data.pop("source")} | data | {"recipe": None} | recipe
+        own |= {
+            "schedule": rise.shape if rise else "constant",
+            "ramp": (rise.begin, rise.end) if rise else None,
+            "initial": rise.initial if rise else 0.0,
+        }
+        return own | {"data": data.pop("source")} | data | {"recipe": None, "treatment": None} | recipe
 
 
 def method_to_dict(method: AnyMethod) -> dict[str, Any]:
@@ -342,15 +365,21 @@ def _word(value: Any) -> str:
 
 
 def _words(name: str, values: Sequence[Any]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise OptionError(f"{name} must be a sequence of names, got {values!r}", name)
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise OptionError(f"{name} must be a list or another sequence, got {values!r}", name)
     return tuple(map(str, values))
 
 
+def _pairs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [(name, then[name], now[name]) for name in now]
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "given" if value else "not given"
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "not given"
-    if isinstance(value, Method | PerHead):
+    if isinstance(value, Method | PerHead | ModelTreatment):
         return value.spec
     if isinstance(value, Budgets):
         return f"budgets of {len(value.methods)} layer{'s' * (len(value.methods) != 1)}"
@@ -358,8 +387,8 @@ def _shown(value: Any) -> str:
 
 
 def _at_least(least: int, name: str, value: int | None) -> None:
-    if value is not None and value < least:
-        raise OptionError(f"{name} must be at least {least}, got {value}", name)
+    if value is not None and (not isinstance(value, Integral) or value < least):
+        raise OptionError(f"{name} must be a whole number of at least {least}, got {value!r}", name)
 
 
 def _one_of(choices: Sequence[str], name: str, value: str) -> None:

@@ -155,6 +155,10 @@ class ModelTreatment(Treatment):
         """What takes part in training; `task` is the encoded one. Nothing by default."""
         return ()
 
+    def named(self) -> dict[str, Any]:
+        """Its values by the names that a user gives them, for what is said of two that differ."""
+        return asdict(self)  # type: ignore[call-overload]
+
     @property
     def checkpoint_files(self) -> tuple[str, ...]:
         """Files that a checkpoint must have to be continued from, besides those of every run."""

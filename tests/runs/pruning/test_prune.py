@@ -20,6 +20,7 @@ import crisp_attention as crisp
 from crisp_attention import pruning
 from crisp_attention.errors import DataError, OptionError
 from crisp_attention.pruning import BlockLinear
+from crisp_attention.runs.pruning.callback import PruningCallback
 from tests.runs.pruning.topics import BODY
 
 CLASSES = 4
@@ -198,7 +199,7 @@ def test_a_half_pruned_model_is_saved_and_pruned_further(tmp_path: Path) -> None
         (None, {"target": {"convolution": 0.7}}, OptionError, "target names convolution"),
         (None, {"target": {"heads": 0.7}}, OptionError, "target must be one of attention, feed-forward"),
         (None, {"target": 1.5}, OptionError, r"target must be in \[0, 1\), got 1.5"),
-        (None, {"classes": "12"}, OptionError, "classes must be a sequence of names or numbers, got '12'"),
+        (None, {"classes": "12"}, OptionError, "classes must be a list or another sequence, got '12'"),
         (
             None,
             {"gradients": "random", "classes": []},
@@ -219,24 +220,19 @@ def test_what_cannot_be_is_said_before_anything_changes(train, changes, error, m
     assert all(each.equal(before[name]) for name, each in own.state_dict().items())
 
 
-def test_an_error_in_training_leaves_no_hooks() -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_it_keeps_its_zeros_so_far_holds_none_and_is_in_evaluation_mode(
+    monkeypatch, kind
+) -> None:
+    def stop(*given, **named):
+        raise kind
+
     own = model()
-
-    class StoppedError(Exception):
-        pass
-
-    def collate(rows):
-        collate.calls += 1
-        if collate.calls > 4:
-            raise StoppedError
-        return {
-            "input_ids": torch.tensor([each["input_ids"] for each in rows]),
-            "labels": torch.tensor([each["labels"] for each in rows]),
-        }
-
-    collate.calls = 0
-    with pytest.raises(StoppedError):
-        pruned(own, collate=collate, batch_size=8)
+    monkeypatch.setattr(PruningCallback, "on_step_end", stop)
+    with pytest.raises(kind):
+        pruned(own, batch_size=8)
+    assert not any(each.training for each in own.modules())
+    assert zeros(own)["bert.encoder.layer.0.output.dense.weight"] > 0.4
     with torch.no_grad():
         own.bert.encoder.layer[0].output.dense.weight.fill_(1.0)
     torch.optim.SGD(own.parameters(), lr=0.1).step()

@@ -16,11 +16,13 @@ from rich.console import Console
 
 import crisp_attention as crisp
 from crisp_attention.cli.finetune import run_finetune
-from crisp_attention.cli.main import parse
-from crisp_attention.cli.prune import run_prune
+from crisp_attention.cli.main import as_typed, parse
+from crisp_attention.cli.prune import run_prune, spec_of
 from crisp_attention.cli.sweep import plan_of, run_sweep
 from crisp_attention.errors import CrispError, OptionError
+from crisp_attention.runs.pruning import LEARNING_RATE
 from crisp_attention.runs.pruning.treatment import Pruning
+from crisp_attention.runs.run_directory import RunDirectory
 from crisp_attention.studies.analysis import analyse
 from tests.runs.pruning import topics
 from tests.runs.test_resume import needs_resuming
@@ -90,12 +92,55 @@ def test_attention_is_made_sparse_in_the_same_run(made, tmp_path: Path, capsys) 
         (["--target", "1.5"], r"target must be in \[0, 1\), got 1.5"),
         (["--pattern", "2;4"], "pattern must be N:M with N below M"),
         (["--steps", "0"], "steps must be"),
+        (["--saliency", "magnitude", "--gradients", "all"], "gradients all has no meaning with saliency"),
+        (["--classes", "film,film"], "classes names film twice: expected each class once, got film, film"),
     ],
 )
 def test_what_cannot_be_writes_nothing(made, tmp_path: Path, more, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(CrispError, match=message):
         run_prune(parse([*words(made, tmp_path / "run"), *more]), Console(quiet=True))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--target", "0.8"], "--target was 0.7, is 0.8"),
+        (["--steps", "4"], "--epochs was 6.0 in all, is 8.0 in all; --steps was 3, is 4"),
+        (["--classes", "film,good"], "--classes was film plot, is film good"),
+        (
+            ["--saliency", "signed", "--score-kept"],
+            "--saliency was taylor, is signed; --score-kept was not given, ",
+        ),
+        (["--skip", "*.key"], "--skip was not given, is *.key"),
+        (["--method", "topk:sparsity=0.5"], "--method was dense, is topk:sparsity=0.5"),
+    ],
+)
+def test_another_run_is_not_resumed_and_the_options_that_differ_are_named(
+    made, tmp_path: Path, more, message: str
+) -> None:
+    RunDirectory(tmp_path / "run").claim(spec_of(parse(words(made, tmp_path / "run"))), {})
+    options = parse([*words(made, tmp_path / "run", "--resume"), *more])
+    with pytest.raises(OptionError) as refused:
+        run_prune(options, Console(quiet=True))
+    said = as_typed(refused.value, options)
+    assert said.startswith(f"--resume: the run in {tmp_path / 'run'} was started with other options: ")
+    assert message in said
+    assert "Pruning(" not in said
+
+
+def test_a_learning_rate_that_is_not_given_is_that_of_the_resumed_run_or_larger_than_in_fine_tuning(
+    made, tmp_path: Path
+) -> None:
+    given = words(made, tmp_path / "run")
+    at = given.index("--learning-rate")
+    del given[at : at + 2]
+    assert spec_of(parse(given)).recipe.learning_rate == LEARNING_RATE == 1e-3
+    before = spec_of(parse([*given, "--learning-rate", "2e-5"]))
+    RunDirectory(tmp_path / "run").claim(before, {})
+    assert spec_of(parse([*given, "--resume"])) == before
+    assert spec_of(parse([*given, "--overwrite"])).recipe.learning_rate == LEARNING_RATE
+    assert spec_of(parse([*given, "--resume", "--learning-rate", "1e-3"])).recipe.learning_rate == 1e-3
 
 
 def test_training_a_pruned_model_on_says_that_zeros_are_lost(made, tmp_path: Path) -> None:

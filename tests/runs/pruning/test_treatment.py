@@ -91,10 +91,48 @@ def test_the_control_takes_gradients_of_other_classes() -> None:
         ("prune:sparsity=0.5:score_kept=yes", "score_kept must be one of true, false"),
         (
             "prune:sparsity=0.5:gradients=random:saliency=magnitude",
-            "have no meaning with saliency 'magnitude'",
+            "gradients random has no meaning with saliency 'magnitude', which looks at no example",
         ),
+        (
+            "prune:sparsity=0.5:gradients=all:saliency=magnitude",
+            "gradients all has no meaning with saliency 'magnitude', which looks at no example",
+        ),
+        (
+            "prune:sparsity=0.5:examples=3:saliency=magnitude",
+            "examples 3 has no meaning with saliency 'magnitude', which looks at no example",
+        ),
+        (
+            "prune:sparsity=0.5:block_size=0:normalised=mean",
+            "normalised mean has no meaning with block_size 0, as no block is scored",
+        ),
+        (
+            "prune:sparsity=0.5:block_size=0:score_kept=true",
+            "score_kept true has no meaning with block_size 0",
+        ),
+        (
+            "prune:sparsity=0.5:pattern=none:score_kept=true",
+            "score_kept true has no meaning with pattern 'none', which keeps whole blocks",
+        ),
+        ("prune:sparsity=0.5:steps=1:shape=cubic", "shape cubic has no meaning with a single share of zeros"),
+        ("prune:sparsity=0.5:block_size=0:shape=cubic", "shape cubic has no meaning with a single share"),
     ],
 )
 def test_what_it_cannot_be_is_said(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Pruning.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": (2, 4)}, r"pattern must be text such as '2:4', or 'none', got \(2, 4\)"),
+        ({"pattern": 24}, "pattern must be text such as '2:4', or 'none', got 24"),
+        ({"block_size": 8.0}, "block_size must be a whole number of at least 0, got 8.0"),
+        ({"skip": "*.layer.0.*"}, r"skip must be a sequence of patterns .*, got '\*\.layer\.0\.\*'"),
+        ({"skip": [3]}, r"skip must be a sequence of patterns .*, got \[3\]"),
+        ({"score_kept": "no"}, "score_kept must be True or False, got 'no'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(options, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Pruning(sparsity=0.5, **options)

@@ -20,8 +20,8 @@ def with_classes(
     """The target with some of its classes, by name or number, or as many as `draw` says, drawn by the seed.
 
     A number as such is always that of a class, as text only if no class is called so. Drawn are classes that every
-    split has examples of. Raises DataError for numbers to predict, and for classes that do not exist, lack examples in
-    a split, or are all.
+    split has examples of. Raises DataError for numbers to predict, and for classes that do not exist, are named twice,
+    lack examples in a split, or are all.
     """
     if not isinstance(target, Classification):
         raise DataError("classes were asked for; expected labels that are classes, found numbers")
@@ -36,9 +36,14 @@ def with_classes(
             )
         drawn = np.random.default_rng(seed).permutation(known)[:draw]
         return replace(target, classes=tuple(sorted(map(int, drawn))))
-    chosen = tuple(sorted({_number(each, names) for each in classes}))
+    numbers = [_number(each, names) for each in classes]
+    chosen = tuple(sorted(set(numbers)))
     if not chosen:
         raise DataError(f"no class is named: expected some of {listed(names)}")
+    if twice := [names[each] for each in chosen if numbers.count(each) > 1]:
+        raise DataError(
+            f"classes names {listed(twice)} twice: expected each class once, got {listed(classes)}"
+        )
     if len(chosen) == len(names):
         raise DataError(f"classes names all {len(names)} of them: expected fewer, or none for all")
     for name, without in lacking.items():

@@ -1,35 +1,29 @@
 """`crisp.prune`: a model in memory, pruned while it is fine-tuned."""
 
-from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, Trainer, default_data_collator, set_seed
 
-from crisp_attention.errors import DataError, OptionError
+from crisp_attention.errors import OptionError
 from crisp_attention.methods.checks import check_number, check_one_of
 from crisp_attention.methods.method import Method
 from crisp_attention.pruning.matrices import KINDS
 from crisp_attention.runs.arguments import training_arguments
-from crisp_attention.runs.data.classes import of_classes, with_classes
-from crisp_attention.runs.data.load import EVERY_CLASS
 from crisp_attention.runs.prepare import build
 from crisp_attention.runs.progress import RunProgress
+from crisp_attention.runs.pruning import LEARNING_RATE
+from crisp_attention.runs.pruning.given import Collate, Rows, check_classifier, task_of, try_examples
 from crisp_attention.runs.pruning.pruned import PrunedModel
 from crisp_attention.runs.pruning.treatment import NONE, Pruning
 from crisp_attention.runs.sources import Source
 from crisp_attention.runs.spec import Data, Recipe, RunSpec
-from crisp_attention.runs.task import Task
-from crisp_attention.runs.task.target import Classification
 from crisp_attention.runs.terminal import quietly
-
-Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 
 
 def prune(
@@ -51,9 +45,9 @@ def prune(
     score_kept: bool = False,
     ste: str = "none",
     skip: Sequence[str] = (),
-    collate: Callable[[list[Any]], dict[str, Any]] = default_data_collator,
+    collate: Collate = default_data_collator,
     batch_size: int = 32,
-    learning_rate: float = 5e-5,
+    learning_rate: float = LEARNING_RATE,
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
     verbose: bool = True,
@@ -90,9 +84,10 @@ def prune(
     shape
         How the share of zeros rises from step to step.
     collate
-        Makes a batch of examples, such as transformers' `DataCollatorWithPadding`.
+        Makes a batch of examples; where they differ in length, transformers' `DataCollatorWithPadding(tokenizer)`.
     batch_size, learning_rate, training
-        Of fine-tuning; and other fields of `transformers.TrainingArguments`.
+        Of fine-tuning; and other fields of `transformers.TrainingArguments`. What is pruned recovers at a larger rate
+        than that of fine-tuning.
     seed
         Of the order of examples, dropout and random classes.
     verbose
@@ -101,13 +96,14 @@ def prune(
     Returns
     -------
     PrunedModel
-        The model and what became of its accuracy; `.report()` measures what was saved.
+        The model and what became of its accuracy; `.report()` measures what was saved. Interrupted, the model is in
+        evaluation mode too, and what has been pruned and learned so far stays.
 
     Raises
     ------
     OptionError, DataError
-        Before anything is pruned: for a target out of the pattern's reach, classes that do not exist or have no
-        example, and layers that do not divide.
+        Before anything is pruned: for a model that is no classifier, rows that it cannot read, a target out of the
+        pattern's reach, classes that do not exist or have no example, and layers that do not divide.
 
     Examples
     --------
@@ -122,18 +118,27 @@ def prune(
     '0.75'
     """
     console = Console(stderr=True, quiet=not verbose)
-    if isinstance(classes, str):
-        raise OptionError(f"classes must be a sequence of names or numbers, got {classes!r}")
+    data = Data(source="", classes=classes)  # type: ignore[arg-type]
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        training={} if training is None else training,
+    )
+    if not callable(collate):
+        raise OptionError(f"collate must make a batch of a list of examples, got {collate!r}", "collate")
     own = target if isinstance(target, Mapping) else {"sparsity": target}
     try:
+        if not own:
+            raise ValueError(f"target must be a share, or one for some of {', '.join(KINDS)}, got {target}")
         for name, share in own.items():
             if isinstance(target, Mapping):
                 check_one_of("target", name, KINDS)
             check_number("target", share, "[0, 1)")
         treatment = Pruning(
             **{name.replace("-", "_"): share for name, share in own.items()},
-            pattern=pattern or NONE,
-            block_size=block_size or 0,
+            pattern=NONE if pattern is None else pattern,
+            block_size=0 if block_size is None else block_size,
             steps=steps,
             shape=shape,
             saliency=saliency,
@@ -142,22 +147,24 @@ def prune(
             normalised=normalised,
             score_kept=score_kept,
             ste=ste,
-            skip=tuple(skip),
+            skip=skip,  # type: ignore[arg-type]
         )
+        check_classifier(model)
         treatment.apply(model)
+    except OptionError:
+        raise
     except (TypeError, ValueError) as error:
         raise OptionError(str(error)) from error
     during = "no" if evaluation is None else "epoch"
-    task = _task(model, train, evaluation, classes)
+    task = task_of(model, train, evaluation, data.classes)
     spec = RunSpec(
         model=type(model).__name__,
         data=Data(source=""),
         method=Method(),
-        recipe=Recipe(
+        recipe=replace(
+            recipe,
             epochs=steps * epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            training={"save_strategy": "no", "eval_strategy": during, **(training or {})},
+            training={"save_strategy": "no", "eval_strategy": during, **recipe.training},
         ),
         seed=seed,
         treatment=treatment,
@@ -168,18 +175,19 @@ def prune(
         arguments = training_arguments(spec, Path(folder) / "checkpoints")
         arguments.eval_on_start, arguments.remove_unused_columns = False, True
         pruning = treatment.callbacks(source, task, arguments)
+        try_examples(source, task)
         trainer, _ = build(source, task, arguments, [*pruning, progress])
         set_seed(seed)
         scored = (*task.target.scored, "loss")
         with progress:
-            before = _scores(trainer, progress, "before", scored)
             try:
+                before = _scores(trainer, progress, "before", scored)
                 trainer.train()
+                after = _scores(trainer, progress, "after", scored)
             finally:
                 for each in pruning:
                     each.close()
-            after = _scores(trainer, progress, "after", scored)
-    model.eval()
+                model.eval()
     return PrunedModel(model, treatment, before, after, _history(trainer, scored))
 
 
@@ -189,42 +197,6 @@ def _history(trainer: Trainer, names: Sequence[str]) -> pd.DataFrame:
     rows = [each for each in trainer.state.log_history if columns.keys() & each.keys()]
     frame = pd.DataFrame(rows, columns=["step", "epoch", "sparsity", *columns])
     return frame.rename(columns=columns)
-
-
-def _task(model: Any, train: Rows, evaluation: Rows | None, classes: Sequence[str | int]) -> Task:
-    rows = _dataset("train", train, model)
-    names = tuple(str(model.config.id2label[each]) for each in range(model.config.num_labels))
-    target = Classification(names)
-    splits = {"train": rows}
-    if evaluation is not None:
-        splits["validation"] = _dataset("evaluation", evaluation, model)
-    for name, each in splits.items():
-        labels = np.array(each["labels"][:])
-        if (
-            labels.dtype.kind not in "iu"
-            or labels.ndim != 1
-            or not 0 <= labels.min() <= labels.max() < len(names)
-        ):
-            raise DataError(
-                f"labels of {name} must be whole numbers below the model's {len(names)} outputs, one per example; "
-                f"found {labels.dtype} {labels.shape} from {labels.min()} to {labels.max()}"
-            )
-    if classes:
-        target = with_classes(target, splits, classes)
-        splits |= {"train": of_classes(rows, target.classes), EVERY_CLASS: rows}
-    return Task(splits, (), None, target, ())
-
-
-def _dataset(name: str, rows: Rows, model: Any) -> Dataset:
-    """The rows with the columns alone that the model takes."""
-    found = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(each) for each in rows])
-    if not len(found) or "labels" not in found.column_names:
-        raise DataError(
-            f"{name} must hold examples with their class as 'labels'; found {len(found)} examples with "
-            f"{', '.join(found.column_names) or 'nothing'}"
-        )
-    taken = signature(model.forward).parameters
-    return found.select_columns([each for each in found.column_names if each in taken or each == "labels"])
 
 
 def _scores(trainer: Trainer, progress: RunProgress, phase: str, names: Sequence[str]) -> dict[str, float]:

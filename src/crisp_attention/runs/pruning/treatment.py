@@ -105,10 +105,18 @@ class Pruning(ModelTreatment):
             ("ste", ESTIMATORS),
         ):
             check_one_of(name, getattr(self, name), known)
-        if self.gradients == "random" and self.saliency == "magnitude":
-            raise ValueError("gradients of random classes have no meaning with saliency 'magnitude'")
+        if not isinstance(self.pattern, str):
+            raise TypeError(f"pattern must be text such as '2:4', or 'none', got {self.pattern!r}")
+        if not isinstance(self.score_kept, bool):
+            raise TypeError(f"score_kept must be True or False, got {self.score_kept!r}")
+        if not isinstance(self.skip, list | tuple) or not all(isinstance(each, str) for each in self.skip):
+            raise TypeError(
+                f"skip must be a sequence of patterns of names, such as ['*.layer.0.*'], got {self.skip!r}"
+            )
         object.__setattr__(self, "skip", tuple(self.skip))
+        check_whole("block_size", self.block_size, 0)
         self.zeros  # noqa: B018, raises ValueError
+        self._check_meaning()
 
     @classmethod
     def parse(cls, text: str, sparsity: float | None = None) -> "Pruning":
@@ -133,6 +141,25 @@ class Pruning(ModelTreatment):
         """Which zeros are allowed."""
         return Pattern.parse(None if self.pattern == NONE else self.pattern, self.block_size or None)
 
+    def _check_meaning(self) -> None:
+        """Raise ValueError for an option that nothing would follow, next to the others."""
+        blocks, groups = self.zeros.block_size is not None, self.zeros.has_groups
+        for names, ignored, why in (
+            (
+                ("gradients", "examples"),
+                self.saliency == "magnitude",
+                "saliency 'magnitude', which looks at no example",
+            ),
+            (("normalised", "score_kept"), not blocks, "block_size 0, as no block is scored"),
+            (("score_kept",), not groups, "pattern 'none', which keeps whole blocks"),
+            (("shape",), not blocks or self.steps == 1, "a single share of zeros: one step, or N:M alone"),
+        ):
+            for each in fields(self):
+                if ignored and each.name in names and getattr(self, each.name) != each.default:
+                    raise ValueError(
+                        f"{each.name} {_written(getattr(self, each.name))} has no meaning with {why}"
+                    )
+
     def matrices(self, model: "nn.Module") -> "list[tuple[list[Matrix], float]]":
         """What is pruned of a model, and to which shares. Raises ValueError for a target out of reach."""
         return groups_of(model, self.target, self.zeros, self.skip)
@@ -151,6 +178,10 @@ class Pruning(ModelTreatment):
     def target(self) -> float | Mapping[str, float]:
         """What `pruning.step` is given at the end."""
         return self.by_kind if self.sparsity is None else self.sparsity
+
+    def named(self) -> dict[str, Any]:
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"target": own.pop("sparsity"), **own}
 
     @property
     def spec(self) -> str:
