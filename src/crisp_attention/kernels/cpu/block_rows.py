@@ -3,11 +3,11 @@
 from crisp_attention.kernels.cpu import plan
 from crisp_attention.kernels.cpu.block_tiles import ONE, ZERO, weigh_row
 from crisp_attention.kernels.cpu.exponentials import exponentials
-from crisp_attention.kernels.cpu.forward import NAN, choose
+from crisp_attention.kernels.cpu.limits import choose
 from crisp_attention.kernels.cpu.native import compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.selection import INFINITY, spoiled
 from crisp_attention.kernels.cpu.vectors import survey
-from crisp_attention.kernels.cpu.weights import score_gradient
+from crisp_attention.kernels.cpu.weights import NAN, score_gradient
 
 
 @compiled
@@ -17,11 +17,11 @@ def _softmax(row, columns, norm):
     _, high, _, broken, _, _ = survey(row, columns)
     if high > -INFINITY or broken > 0:
         norm[0] = high
-        norm[1] = exponentials(row, high, columns)
+        norm[1] = exponentials(row, row, high, columns)
         if spoiled(high, broken):
             norm[1] = NAN
     else:
-        exponentials(row, ZERO, columns)
+        exponentials(row, row, ZERO, columns)
     share = ONE / norm[1]
     for j in range(columns):
         row[j] *= share

@@ -111,7 +111,7 @@ def show(job, line, own, keys, strips, whole, seen):
 def weigh_row(job, row, columns, threshold, tie, norm, index, kept):
     """Weights in place of a row's scores, by what the row rule has chosen; zero where nothing is kept."""
     if job.rule == plan.DENSE:
-        exponentials(row, norm[0], columns)
+        exponentials(row, row, norm[0], columns)
         share = ONE / norm[1]
         for j in range(columns):
             row[j] *= share

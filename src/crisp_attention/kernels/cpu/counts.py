@@ -184,26 +184,30 @@ def equal_places(typing, row, value):
 def place_of(typing, index, first, count, stop):
     """Where in an ascending list of `count` numbers, from `first` on, one is no longer below `stop`.
 
-    Reads, but does not count, up to 16 numbers behind the end.
+    Reads, but does not count, up to 64 numbers behind the end.
     """
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
         index, first, count, stop = arguments
-        kind, mask = first.type, ir.IntType(LANES)
+        kind, whole = first.type, ir.IntType(WAYS * LANES)
         limit = splat(builder, builder.trunc(stop, INT))
         place = cgutils.alloca_once_value(builder, first)
         loop, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
         at = builder.load(place)
-        pointer = builder.bitcast(builder.gep(index, [at]), INTS.as_pointer())
-        below = builder.icmp_signed("<", builder.load(pointer, align=4), limit)
-        others = builder.not_(builder.bitcast(below, mask))
-        found = builder.zext(builder.cttz(others, ir.Constant(ir.IntType(1), 0)), kind)
+        # four vectors at once, which a branch between them would have to be guessed for
+        beyond = whole(0)
+        for way in range(WAYS):
+            pointer = builder.gep(index, [builder.add(at, kind(way * LANES))])
+            numbers = builder.load(builder.bitcast(pointer, INTS.as_pointer()), align=4)
+            bits = builder.bitcast(builder.icmp_signed(">=", numbers, limit), ir.IntType(LANES))
+            beyond = builder.or_(beyond, builder.shl(builder.zext(bits, whole), whole(way * LANES)))
+        found = builder.cttz(beyond, ir.Constant(ir.IntType(1), 0))
         after = builder.add(at, found)
         builder.store(after, place)
-        whole = builder.icmp_signed("==", found, kind(LANES))
-        builder.cbranch(builder.and_(whole, builder.icmp_signed("<", after, count)), loop, end)
+        every = builder.icmp_signed("==", found, kind(WAYS * LANES))
+        builder.cbranch(builder.and_(every, builder.icmp_signed("<", after, count)), loop, end)
         builder.position_at_end(end)
         after = builder.load(place)
         return builder.select(builder.icmp_signed("<", after, count), after, count)

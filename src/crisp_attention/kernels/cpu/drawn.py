@@ -117,10 +117,9 @@ def choose_drawn(job, batch, head, i, row, n, index, kept, work, norm):
     for t in range(count):
         broken += kept[t] != kept[t]
         high = max(high, kept[t])
-        work[t] = kept[t]
     norm[0], norm[1] = high, ZERO
     if count > 0:
-        norm[1] = NAN if selection.spoiled(high, broken) else exponentials(work, high, count)
+        norm[1] = NAN if selection.spoiled(high, broken) else exponentials(work, kept, high, count)
     return count, threshold, tie
 
 

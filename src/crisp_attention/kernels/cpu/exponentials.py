@@ -40,30 +40,29 @@ LOWEST = -87.0
 
 
 @intrinsic
-def exponentials(typing, values, shift, count):
-    """values[t] = exp(values[t] - shift) in place for every t < count; returns their sum.
+def exponentials(typing, goal, values, shift, count):
+    """goal[t] = exp(values[t] - shift) for every t < count, maybe in place; returns their sum.
 
-    Differences are at most 0; below -87 the result is 0. `values` has room up to the next multiple
-    of 16, which is overwritten.
+    Differences are at most 0; below -87 the result is 0. Both have room up to the next multiple of 16, which is
+    overwritten.
     """
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
-        values, shift, count = arguments
+        goal, values, shift, count = arguments
         shift = splat(builder, shift)
         total = cgutils.alloca_once_value(builder, ir.Constant(FLOATS, None))
         lane = ir.Constant(INTS, list(range(LANES)))
         with cgutils.for_range_slice(builder, count.type(0), count, count.type(LANES), count.type) as (t, _):
-            at = builder.gep(values, [t])
-            x = builder.fsub(load(builder, at), shift)
+            x = builder.fsub(load(builder, builder.gep(values, [t])), shift)
             result = exponential(builder, x)
             left = splat(builder, builder.trunc(builder.sub(count, t), INT))
             inside = builder.icmp_signed("<", lane, left)
             result = builder.select(inside, result, ir.Constant(FLOATS, None))
-            store(builder, result, at)
+            store(builder, result, builder.gep(goal, [t]))
             builder.store(builder.fadd(builder.load(total), result), total)
         return lane_sum(builder, builder.load(total))
 
-    return types.float32(POINTER, types.float32, types.int64), code
+    return types.float32(POINTER, POINTER, types.float32, types.int64), code
 
 
 @intrinsic

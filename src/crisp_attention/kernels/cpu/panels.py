@@ -18,7 +18,8 @@ from crisp_attention.kernels.cpu.vectors import FLOATS, INDICES, INTS, LANES, PO
 
 ZERO = np.float32(0)
 # 4 x 4 vectors of sums leave AVX-512 registers for the factors; of AVX2's 16 registers, which hold half as much, 6 x 2
-ROWS, WIDE = (4, 64) if "+avx512f" in FEATURES else (6, 16)
+ROWS, WIDE, HALF_WIDE = (4, 64, 32) if "+avx512f" in FEATURES else (6, 16, 16)
+TALL = 2 * ROWS  # rows of single vectors, of which four would wait for themselves
 FEWER = ROWS - 2
 
 
@@ -33,9 +34,13 @@ def multiply(out, out_row, a, a_row, a_step, b, b_row, count, rows, width, add):
         left, right = floats_after(out, c), floats_after(b, c)
         _strip(left, out_row, a, a_row, a_step, right, b_row, count, rows, WIDE, add)
         c += WIDE
+    while width - c >= HALF_WIDE:
+        left, right = floats_after(out, c), floats_after(b, c)
+        _strip(left, out_row, a, a_row, a_step, right, b_row, count, rows, HALF_WIDE, add)
+        c += HALF_WIDE
     while width - c >= LANES:
         left, right = floats_after(out, c), floats_after(b, c)
-        _strip(left, out_row, a, a_row, a_step, right, b_row, count, rows, LANES, add)
+        _narrow_strip(left, out_row, a, a_row, a_step, right, b_row, count, rows, add)
         c += LANES
     for r in range(rows if c < width else 0):
         for d in range(c, width):
@@ -60,6 +65,17 @@ def _strip(out, out_row, a, a_row, a_step, b, b_row, count, rows, width, add):
         sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
         _panel(sums, out_row, left, a_row, a_step, b, b_row, count, add, 1, width)
         r += 1
+
+
+@compiled
+def _narrow_strip(out, out_row, a, a_row, a_step, b, b_row, count, rows, add):
+    r = 0
+    while rows - r >= TALL:
+        sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+        _panel(sums, out_row, left, a_row, a_step, b, b_row, count, add, TALL, LANES)
+        r += TALL
+    sums, left = floats_after(out, r * out_row), floats_after(a, r * a_row)
+    _strip(sums, out_row, left, a_row, a_step, b, b_row, count, rows - r, LANES, add)
 
 
 @compiled

@@ -52,9 +52,13 @@ def score_tile(job, batch, head, first, rows, packed, scores):
             pack(strip, STRIP, keys, job.key_row, min(STRIP, end - begin - start), job.width, job.scale)
         sums, width = floats_after(scores, start), min(STRIP, columns - start)
         multiply(sums, stride, query, job.query_row, 1, strip, STRIP, job.width, rows, width, False)
-        if job.softcap > 0:
-            for r in range(rows):
-                cap(floats_after(sums, r * stride), np.float32(job.softcap), width)
+        for r in range(rows):  # while they are in the first cache
+            line = floats_after(sums, r * stride)
+            if job.softcap > 0:
+                cap(line, np.float32(job.softcap), width)
+            if not job.bias and not job.valid:
+                for j in range(width):
+                    line[j] = floored(line[j])
     for r in range(rows):
         row, i = floats_after(scores, r * stride), first + r
         n = end_of(job, i, begin, end)
@@ -67,7 +71,7 @@ def score_tile(job, batch, head, first, rows, packed, scores):
             may = bytes_at(job.valid + at)
             for j in range(n):
                 row[j] = floored(row[j]) if may[j] else -INFINITY
-        else:
+        elif job.bias or job.unpacked:
             for j in range(n):
                 row[j] = floored(row[j])
         for j in range(n, padded(n)):

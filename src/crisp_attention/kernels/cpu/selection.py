@@ -91,7 +91,7 @@ def kth_largest(row, n, seen, k, low, high, guess, pace):
     Looked for first at a `guess`, and `pace` further for each score too many.
     """
     none = np.int64(0)
-    threshold, room = _search(row, n, k, low, np.int64(seen), high, none, guess, pace, none, row)
+    threshold, room = search(row, n, k, low, np.int64(seen), high, none, guess, pace, none, row)
     return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
 
 
@@ -113,7 +113,7 @@ def kth_of_row(row, n, seen, k, low, high, mean, spread, hint, listed):
         over, number = list_below(row, padded(n), bottom, top, listed)
         if over < k <= over + number:
             middle = top - (top - bottom) * np.float32((k - HALF - over) / number)
-            threshold, room = _search(
+            threshold, room = search(
                 listed, number, k - over, bottom, number, top, above, middle, pace, np.int64(0), listed
             )
             return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
@@ -122,7 +122,7 @@ def kth_of_row(row, n, seen, k, low, high, mean, spread, hint, listed):
         else:
             above, _, peak = around(row, n, bottom)  # of those below it the largest
             guess = bottom - np.float32(k - above) * pace
-    threshold, room = _search(row, n, k, low, below, peak, above, guess, pace, few, listed)
+    threshold, room = search(row, n, k, low, below, peak, above, guess, pace, few, listed)
     return threshold, tie_of(row, n, threshold, room) if room else EVERYWHERE
 
 
@@ -137,7 +137,7 @@ def _clipped(row, n, center, reach):
 
 
 @compiled
-def _search(row, n, k, low, below, peak, above, middle, pace, few, listed):
+def search(row, n, k, low, below, peak, above, middle, pace, few, listed):
     """The k-th largest score of a row, and how many scores equal to it count, 0 for all of them.
 
     `below` scores, at least k, are at least `low`; `above`, fewer than k, are larger than `peak`. Counting, first at

@@ -2,8 +2,8 @@
 
 from numba import carray
 
-from crisp_attention.kernels.cpu.forward import choose
 from crisp_attention.kernels.cpu.job import JOB
+from crisp_attention.kernels.cpu.limits import choose
 from crisp_attention.kernels.cpu.native import (
     entry,
     floats_at,

@@ -24,7 +24,7 @@ def weigh(rule, kept, count, norm):
         for t in range(count):
             kept[t] = max(kept[t] - norm[0] - norm[1], ZERO)
     else:
-        exponentials(kept, norm[0], count)
+        exponentials(kept, kept, norm[0], count)
         share = ONE / norm[1]
         for t in range(count):
             kept[t] *= share

@@ -19,13 +19,13 @@ def features(kind, out, rows, stride, count, width):
             for f in range(width):
                 line[f] = source[f]
             _, high, _, _, _, _ = survey(line, width)
-            share = ONE / exponentials(line, high, width)
+            share = ONE / exponentials(line, line, high, width)
             for f in range(width):
                 line[f] *= share
         elif kind == ELU:
             for f in range(width):
                 line[f] = source[f] if source[f] < ZERO or source[f] != source[f] else ZERO
-            exponentials(line, ZERO, width)
+            exponentials(line, line, ZERO, width)
             for f in range(width):
                 line[f] += source[f] if source[f] > ZERO else ZERO
         else:
