@@ -30,8 +30,8 @@ class TestShortRows(KernelContract):
     @pytest.fixture(autouse=True)
     def _all_are_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operators, "LONG", 0)
-        monkeypatch.setattr(operators, "CHUNK", 2**8)
-        monkeypatch.setattr(operators, "CHUNK_BACKWARD", 2**8)
+        monkeypatch.setattr(operators, "CHUNK", (2**8, 2**18))
+        monkeypatch.setattr(operators, "CHUNK_BACKWARD", (2**8, 2**18))
         monkeypatch.setattr(operators, "LEAST_CHUNK", 16)
 
 
@@ -95,5 +95,5 @@ def test_which_rows_are_long(keys: int, width: int, rule, chunk: int) -> None:
     query, key = torch.zeros(1, 1, 64, width), torch.zeros(1, 1, keys, width)
     plan = Plan(*code_of(rule), False, 1.0, 0.0, 0)
     job = operators.fill(query, key, key, None, None, None, None, plan)
-    operators.chunk(job, plan, operators.CHUNK_BACKWARD)
+    operators.chunk(job, plan, *operators.CHUNK_BACKWARD)
     assert job["chunk_keys"] == chunk

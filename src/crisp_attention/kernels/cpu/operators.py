@@ -23,10 +23,12 @@ from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
-# Numbers of a head's values that a core's first cache does not hold; of a chunk of them, in the forward pass and in the
-# backward pass, which has several such chunks, of that many keys at least; scores of a tile whose rows are worth
-# reading a chunk for; and PACKED_NUMBERS, next to such a tile
-LONG, CHUNK, CHUNK_BACKWARD, LEAST_CHUNK, LONG_SCORES, LONG_PACKED = 2**15, 2**14, 2**13, 64, 3 * 2**18, 2**20
+# Numbers of a head's values that a core's first cache does not hold, and scores of a tile whose rows are worth reading
+# them by chunks for, each of LEAST_CHUNK keys at least
+LONG, LONG_SCORES, LEAST_CHUNK = 2**15, 3 * 2**18, 64
+# Numbers of a chunk, and PACKED_NUMBERS next to such a tile: in the forward pass, and in the backward pass, which has
+# chunks of keys, values and both their gradients
+CHUNK, CHUNK_BACKWARD = (2**14, 2**20), (2**13, 2**18)
 # For fewer rows that share their keys, packing these takes longer than the products
 UNPACKED = 3
 # Multiplications: for fewer, another thread takes longer to start than to compute them
@@ -80,13 +82,13 @@ def _divide(job: Job, scores: int, packed: int) -> None:
     job.set(tile=tile, whole=job["keys"] * job["width"] <= packed)
 
 
-def chunk(job: Job, plan: Plan, numbers: int) -> None:
+def chunk(job: Job, plan: Plan, numbers: int, packed: int) -> None:
     """Let what is kept of long rows be listed in place of their scores, and multiplied by chunks of so many numbers."""
     width = max(job["width"], job["value_width"])
     listed = not job["full"] and not job["unpacked"] and plan.rule not in (RANDOM, ALPHA_ENTMAX)
     if listed and job["keys"] >= width and job["keys"] * width > LONG:
         job.set(chunk_keys=max(LEAST_CHUNK, numbers // width))
-        _divide(job, LONG_SCORES, LONG_PACKED)
+        _divide(job, LONG_SCORES, packed)
 
 
 def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
@@ -148,7 +150,7 @@ def rows_now(
     plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     results = outputs(query, value)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    chunk(job, plan, CHUNK)
+    chunk(job, plan, *CHUNK)
     if own is not None:
         job.flat("own", own)
     prepare(job, plan, results)
@@ -200,7 +202,7 @@ def rows_backward(
     job = fill(query, key, value, valid, bias, sinks, span, plan)
     # these need the scores that lists are put over
     if not (learns_bias or sinks is not None or softcap or dropout):
-        chunk(job, plan, CHUNK_BACKWARD)
+        chunk(job, plan, *CHUNK_BACKWARD)
     own_grad = _own_gradient(query, own)
     if own is not None:
         job.flat("own", own)
