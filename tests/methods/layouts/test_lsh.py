@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crisp_attention import LSH
+from crisp_attention.methods.layouts import lsh
 from crisp_attention.methods.rows import Rows
 from tests.cases import normal
 from tests.methods.layouts.rows import VALID, is_as_defined, padded, rows_of, shown
@@ -93,3 +94,14 @@ def test_what_is_not_finite_is_hidden_from_nobody(broken: float) -> None:
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LSH(**options)
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_head_by_head_hashes_alike(groups, monkeypatch) -> None:
+    query, key = normal(2, 4, 30, 8, seed=1).float(), normal(2, groups, 30, 8, seed=2).float()
+    query[0, 1, 3] = torch.nan
+    rows, layout = Rows(query, key, 1.0), LSH(buckets=6, rounds=3, seed=5)
+    together = layout.visible(rows)
+    monkeypatch.setattr(lsh, "FEW", 0)
+    assert layout.visible(rows).equal(together)
+    assert 0 < together.float().mean() < 1

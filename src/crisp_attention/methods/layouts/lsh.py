@@ -13,6 +13,8 @@ from crisp_attention.methods.ranking import widest
 from crisp_attention.methods.rows import Rows, repeat_heads
 from crisp_attention.methods.sight import Sight, Traits
 
+FEW = 2**20  # numbers that are hashed at once
+
 
 @dataclass(frozen=True)
 class LSH(Layout):
@@ -99,6 +101,14 @@ class LSH(Layout):
 
     def _buckets(self, states: Tensor, rotations: Tensor) -> Tensor:
         """The bucket of each of the states (B, H, N, D) in each round, (B, H, N, rounds); -1 if not finite."""
+        # head by head where there are many: in float64 all states would take twice their memory
+        whole = torch.compiler.is_compiling() or states.numel() <= FEW
+        pairs = (
+            [(states, rotations)] if whole else zip(states.split(1, 1), rotations.split(1, 1), strict=True)
+        )
+        return torch.cat([self._buckets_of(*each) for each in pairs], dim=1)
+
+    def _buckets_of(self, states: Tensor, rotations: Tensor) -> Tensor:
         turned = (states.to(rotations.dtype) @ rotations).unflatten(-1, (self.rounds, self.buckets // 2))
         bucket = torch.cat([turned, -turned], dim=-1).argmax(dim=-1)
         return torch.where(turned.isfinite().all(dim=-1), bucket, -1)
