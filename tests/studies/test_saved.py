@@ -54,7 +54,7 @@ def test_the_same_command_continues_it_and_other_values_are_refused(tmp_path, mo
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert "topk 50 %: epochs was 10.0, is 11.0" in " ".join(capsys.readouterr().err.split())
+    assert "topk 50 %: --epochs was 10.0, is 11.0" in " ".join(capsys.readouterr().err.split())
 
 
 def test_it_is_continued_by_its_plan_and_grows(tmp_path):
