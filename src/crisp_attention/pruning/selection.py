@@ -85,7 +85,7 @@ def select(
         room -= sizes[0]
         value = sums / (each.shape[0] if normalised == "mean" else 1)
         ranks = zip(value.tolist(), sizes, strict=True)
-        pooled += [(-own, number, rank, size) for rank, (own, size) in enumerate(ranks) if rank > 0]
+        pooled += [(-worth, number, rank, size) for rank, (worth, size) in enumerate(ranks) if rank > 0]
     for _, number, _, size in sorted(pooled):
         room -= size
         if room < -1e-6:

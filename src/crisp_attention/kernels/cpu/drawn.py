@@ -109,7 +109,7 @@ def largest_draws(row, n, seen, k):
 
 @compiled
 def choose_drawn(job, batch, head, i, row, n, index, kept, work, norm):
-    """As `forward.choose`, by numbers drawn into `row`; of the scores, only those that are kept are computed."""
+    """As `limits.choose`, by numbers drawn into `row`; of the scores, only those that are kept are computed."""
     seen = draw(job, batch, head, i, n, row, index)
     threshold, tie = largest_draws(row, n, seen, np.int64(indices_at(job.counts)[seen]))
     count = drawn_scores(job, batch, head, i, row, n, threshold, tie, index, kept)

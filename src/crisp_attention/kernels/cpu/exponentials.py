@@ -44,7 +44,7 @@ def exponentials(typing, goal, values, shift, count):
     """goal[t] = exp(values[t] - shift) for every t < count, maybe in place; returns their sum.
 
     Differences are at most 0; below -87 the result is 0. Both have room up to the next multiple of 16, which is
-    overwritten.
+    overwritten in the goal.
     """
 
     def code(context: Any, builder: Any, _types: Any, arguments: Any) -> Any:
