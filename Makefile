@@ -32,7 +32,7 @@ lint: .venv/installed
 
 # compiled once, not by each of the tests' processes
 kernels: .venv/installed
-	$(BIN)/python -c "from crisp_attention.kernels.cpu import backward, blocks_backward, blocks_forward, forward"
+	$(BIN)/python -c "from crisp_attention.kernels.cpu import backward, blocks_backward, blocks_forward, columns, forward"
 	$(BIN)/python -c "from crisp_attention.kernels.cpu import chosen_backward, chosen_blocks, chosen_forward, chosen_step"
 	$(BIN)/python -c "from crisp_attention.kernels.cpu import sighted_backward, sighted_forward"
 	$(BIN)/python -c "from crisp_attention.kernels.cpu.linear import backward, forward"

@@ -29,6 +29,7 @@ class TestShortRows(KernelContract):
 
     @pytest.fixture(autouse=True)
     def _all_are_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(operators, "by_columns", lambda *_: False)
         monkeypatch.setattr(operators, "LONG", 0)
         monkeypatch.setattr(operators, "CHUNK", (2**8, 2**18))
         monkeypatch.setattr(operators, "CHUNK_BACKWARD", (2**8, 2**18))
@@ -72,6 +73,7 @@ def test_long_rows(rule, change: Callable[[Call], Call], monkeypatch: pytest.Mon
         for seed, (heads, length, width) in enumerate([(4, 70, 32), (2, 1100, 32), (2, 1100, 48)])
     )
     call = change(Call(query, key, value, as_method(rule), 0.25, first_query=1030))
+    monkeypatch.setattr(operators, "by_columns", lambda *_: False)
     if call.sinks is not None and isinstance(rule, Entmax):
         pytest.skip("entmax knows no sinks")
     found = results(call)

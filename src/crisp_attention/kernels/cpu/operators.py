@@ -10,9 +10,15 @@ from crisp_attention.kernels.cpu.plan import (
     ALPHA_ENTMAX,
     COUNTED,
     LANES,
+    LISTED,
+    QUERIES,
     RANDOM,
     STATE,
     STRIP,
+    THRESHOLD,
+    TOPK,
+    TOPK_TOPP,
+    TOPP,
     Plan,
     counts_of,
     keeps_much,
@@ -29,6 +35,8 @@ LONG, LONG_SCORES, LEAST_CHUNK = 2**15, 3 * 2**18, 64
 # Numbers of a chunk, and PACKED_NUMBERS next to such a tile: in the forward pass, and in the backward pass, which has
 # chunks of keys, values and both their gradients
 CHUNK, CHUNK_BACKWARD = (2**14, 2**20), (2**13, 2**18)
+# Keys of a block of the backward pass by columns
+COLUMNS = 512
 # For fewer rows that share their keys, packing these takes longer than the products
 UNPACKED = 3
 # Multiplications: for fewer, another thread takes longer to start than to compute them
@@ -108,6 +116,21 @@ def _room(job: Job) -> int:
     return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 
+def by_columns(rule: int, softcap: float, *added: Tensor | None) -> bool:
+    """Whether the backward pass may go key by key: thresholds tell what was kept, and scores are plain products.
+
+    `added` are the mask, the bias and the sinks.
+    """
+    return rule in (TOPK, TOPP, TOPK_TOPP, THRESHOLD) and not softcap and all(each is None for each in added)
+
+
+def _room_of_columns(job: Job) -> int:
+    """Numbers that a thread of the backward pass by columns needs."""
+    widths = job["width"] + job["value_width"]
+    lists = 5 * LISTED + STRIP + 6 * QUERIES
+    return lists + QUERIES * (STRIP + job["width"] + widths) + job["chunk_keys"] * widths
+
+
 # what the forward pass notes of every row for the backward pass
 PER_ROW = ("threshold", "tie", "norm")
 
@@ -179,6 +202,7 @@ def rows_backward(
     span: Tensor | None,
     seed: Tensor,
     own: Tensor | None,
+    output: Tensor | None,
     threshold: Tensor,
     tie: Tensor,
     norm: Tensor,
@@ -196,10 +220,17 @@ def rows_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value, bias, sinks and α from that of the output and what `rows` returned of each row.
 
-    The last three are empty where there is none of it, and for a bias that does not learn.
+    The last three are empty where there is none of it, and for a bias that does not learn. `output` is that of `rows`,
+    for calls that go `by_columns`.
     """
     plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
+    if output is not None and not job["full"] and not job["unpacked"]:
+        job.strided("out", output)
+        job.set(tile=QUERIES, chunk_keys=min(COLUMNS, key.shape[2]))
+        states, none = (grad, query, key, value), [query.new_empty(0) for _ in range(3)]
+        found = gradients("columns", job, states, (threshold, tie, norm), _room_of_columns(job))
+        return (*found, none[0], none[1], none[2])
     # these need the scores that lists are put over
     if not (learns_bias or sinks is not None or softcap or dropout):
         chunk(job, plan, *CHUNK_BACKWARD)
@@ -279,9 +310,11 @@ def _(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:9], *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
     ctx.options = inputs[9:]
+    rule, softcap = ctx.options[0], ctx.options[8]
+    kept = output[0] if by_columns(rule, softcap, *inputs[3:6]) else None
+    ctx.save_for_backward(*inputs[:9], kept, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _gradients(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:

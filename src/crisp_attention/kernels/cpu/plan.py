@@ -21,8 +21,10 @@ from crisp_attention.methods.rules import (
 )
 from crisp_attention.methods.rules.share import ShareRule
 
-# floats in a vector; keys that are laid out together
-LANES, STRIP = 16, 64
+# floats in a vector; keys that are laid out together; queries of a tile that goes by columns, and what such a tile
+# lists of a strip of keys at most, with room for the vectors behind
+LANES, STRIP, QUERIES = 16, 64, 128
+LISTED = QUERIES * STRIP + LANES
 DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX, TOPK_TOPP = range(10)
 # rules that keep a number of keys
 COUNTED = (TOPK, RANDOM, TOPK_TOPP)

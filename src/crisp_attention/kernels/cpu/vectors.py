@@ -68,7 +68,7 @@ def rounded(builder: Any, x: Any) -> Any:
     return call(builder, "llvm.rint.v16f32", FLOATS, [x])
 
 
-def _row(builder: Any, base: Any, stride: Any, index: Any) -> Any:
+def row_at(builder: Any, base: Any, stride: Any, index: Any) -> Any:
     return builder.gep(base, [builder.mul(stride, builder.sext(index, stride.type))])
 
 
@@ -76,7 +76,7 @@ def _vectors(width: Any) -> int:
     return width.literal_value // LANES
 
 
-def _with_width(signature: Any, build: Callable[[Any, Any, int], None]) -> Any:
+def with_width(signature: Any, build: Callable[[Any, Any, int], None]) -> Any:
     def code(context: Any, builder: Any, types_: Any, arguments: Any) -> Any:
         build(builder, arguments, _vectors(types_.args[-1]))
         return context.get_dummy_value()
@@ -99,7 +99,7 @@ def gather_sum(typing, out, rows, stride, index, weight, count, add, width):
                 builder.store(before, total)
 
         def add(t: Any, chain: int) -> None:
-            row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
+            row = row_at(builder, rows, stride, builder.load(builder.gep(index, [t])))
             share = splat(builder, builder.load(builder.gep(weight, [t])))
             for v in range(vectors):
                 total = sums[chain][v]
@@ -120,7 +120,7 @@ def gather_sum(typing, out, rows, stride, index, weight, count, add, width):
             store(builder, total, out, v * LANES)
 
     arguments = POINTER, POINTER, types.int64, INDICES, POINTER, types.int64, types.boolean, width
-    return _with_width(types.void(*arguments), build)
+    return with_width(types.void(*arguments), build)
 
 
 @intrinsic(prefer_literal=True)
@@ -131,12 +131,12 @@ def scatter_add(typing, rows, stride, index, weight, count, x, width):
         rows, stride, index, weight, count, x, _ = arguments
         values = [load(builder, x, v * LANES) for v in range(vectors)]
         with cgutils.for_range(builder, count) as loop:
-            row = _row(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
+            row = row_at(builder, rows, stride, builder.load(builder.gep(index, [loop.index])))
             share = splat(builder, builder.load(builder.gep(weight, [loop.index])))
             for v, value in enumerate(values):
                 store(builder, fma(builder, value, share, load(builder, row, v * LANES)), row, v * LANES)
 
-    return _with_width(types.void(POINTER, types.int64, INDICES, POINTER, types.int64, POINTER, width), build)
+    return with_width(types.void(POINTER, types.int64, INDICES, POINTER, types.int64, POINTER, width), build)
 
 
 @intrinsic(prefer_literal=True)
@@ -148,7 +148,7 @@ def gather_dot(typing, out, x, rows, stride, index, count, add, width):
         values = [load(builder, x, v * LANES) for v in range(vectors)]
 
         def product(t: Any) -> Any:
-            row = _row(builder, rows, stride, builder.load(builder.gep(index, [t])))
+            row = row_at(builder, rows, stride, builder.load(builder.gep(index, [t])))
             total = ir.Constant(FLOATS, None)
             for v, value in enumerate(values):
                 total = fma(builder, value, load(builder, row, v * LANES), total)
@@ -167,7 +167,7 @@ def gather_dot(typing, out, x, rows, stride, index, count, add, width):
             builder.store(builder.fadd(before, lane_sum(builder, product(t))), goal)
 
     arguments = (POINTER, POINTER, POINTER, types.int64, INDICES, types.int64, types.boolean, width)
-    return _with_width(types.void(*arguments), build)
+    return with_width(types.void(*arguments), build)
 
 
 def lane_sums(builder: Any, sums: list[Any]) -> Any:

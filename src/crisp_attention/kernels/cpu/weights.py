@@ -92,12 +92,29 @@ def _slope(rule, weight):
 @compiled
 def drop(factor, index, count, dropout, seed, row):
     """factor[t] = 0 with probability `dropout`, else 1 / (1 - dropout): the same for the same key, row and seed."""
-    bound = np.uint32(min(dropout * 4294967296.0, 4294967295.0))
-    keep = np.float32(1 / (1 - dropout))
-    start = np.uint32(_mix(np.uint32(_mix(np.uint32(seed)) ^ np.uint32(row))) ^ np.uint32(row >> 32))
+    start = drawn_of(seed, row)
     for t in range(count):
-        hashed = _mix(np.uint32(np.uint32(index[t]) * np.uint32(2654435769) + start))
-        factor[t] = keep if hashed >= bound else ZERO
+        factor[t] = _factor(dropout, start, index[t])
+
+
+@compiled
+def drop_column(weight, index, drawn, count, dropout, key):
+    """`drop` of the weights of one key in some rows, in place, by what is `drawn_of` each."""
+    for t in range(count):
+        weight[t] *= _factor(dropout, np.uint32(drawn[index[t]]), key)
+
+
+@compiled
+def drawn_of(seed, row):
+    """What dropout draws for a row."""
+    return np.uint32(_mix(np.uint32(_mix(np.uint32(seed)) ^ np.uint32(row))) ^ np.uint32(row >> 32))
+
+
+@compiled
+def _factor(dropout, start, key):
+    bound = np.uint32(min(dropout * 4294967296.0, 4294967295.0))
+    hashed = _mix(np.uint32(np.uint32(key) * np.uint32(2654435769) + start))
+    return np.float32(1 / (1 - dropout)) if hashed >= bound else ZERO
 
 
 @compiled
