@@ -26,10 +26,11 @@ from crisp_attention.kernels.cpu.native import (
     next_item,
     next_thread,
 )
-from crisp_attention.kernels.cpu.plan import LANES, STATE
+from crisp_attention.kernels.cpu.plan import LANES, STATE, STRIP
 from crisp_attention.kernels.cpu.rows import gather_sum
 from crisp_attention.kernels.cpu.scores import pack_head, score_tile
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, padded
+from crisp_attention.kernels.cpu.short_columns import are_few, attend_few, scale_keys
 from crisp_attention.kernels.cpu.short_rows import SHORT_ROW, limits_of_tile, listless
 from crisp_attention.kernels.cpu.spans import bounds, end_of, values_of
 from crisp_attention.kernels.cpu.weights import NAN, ONE, drop, weigh, with_sink
@@ -48,8 +49,11 @@ def forward(jobs):
     counts = indices_at(lists + 4 * job.tile * padded(job.keys))
     cursors = indices_after(counts, job.tile)
     packed = floats_at(lists + 4 * (job.tile * padded(job.keys) + padded(2 * job.tile)))
+    strips = ((job.keys if job.whole else STRIP) + STRIP - 1) // STRIP
+    queries = floats_after(packed, strips * STRIP * job.width)
+    columns_of_few = floats_after(queries, STRIP * job.width)
     threshold, tie = floats_at(job.threshold), indices_at(job.tie)
-    packed_group, sound = np.int64(-1), False
+    packed_group, sound, few = np.int64(-1), False, False
     tiles = (job.queries + job.tile - 1) // job.tile
     item = next_item(jobs)
     while item < job.batch * job.heads * tiles:
@@ -58,9 +62,17 @@ def forward(jobs):
         rows = min(job.tile, job.queries - first)
         group = head // (job.heads // job.groups)
         if packed_group != batch * job.groups + group and job.rule != plan.RANDOM:
-            packed_group = batch * job.groups + group
-            pack_head(job, batch, group, packed)
-            sound = (job.full != 0 or listless(job, batch)) and finite_values(job, batch, group)
+            packed_group, few = batch * job.groups + group, are_few(job, batch)
+            sound = (job.full != 0 or few or listless(job, batch)) and finite_values(job, batch, group)
+            few = few and sound
+            if few:
+                scale_keys(job, batch, group, packed)
+            else:
+                pack_head(job, batch, group, packed)
+        if few:
+            attend_few(job, batch, head, first, rows, packed, queries, columns_of_few, state, kept)
+            item = next_item(jobs)
+            continue
         if job.rule != plan.RANDOM:
             score_tile(job, batch, head, first, rows, packed, scores)
         value = values_of(job, batch, group)

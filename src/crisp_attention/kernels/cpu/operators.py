@@ -9,6 +9,7 @@ from torch import Tensor
 from crisp_attention.kernels.cpu.plan import (
     ALPHA_ENTMAX,
     COUNTED,
+    FEW,
     LANES,
     LISTED,
     QUERIES,
@@ -113,6 +114,7 @@ def _room(job: Job) -> int:
     columns = -(-job["keys"] // LANES) * LANES
     packed = -(-(job["keys"] if job["whole"] else STRIP) // STRIP) * STRIP
     room = 5 * (columns + LANES) + STATE * LANES + job["tile"] * (columns + 2) + LANES + packed * job["width"]
+    room += STRIP * (job["width"] + FEW) * (job["rule"] == TOPK)
     return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 

@@ -30,8 +30,8 @@ DENSE, TOPK, TOPP, THRESHOLD, NOFM, ENTMAX15, SPARSEMAX, RANDOM, ALPHA_ENTMAX, T
 COUNTED = (TOPK, RANDOM, TOPK_TOPP)
 # the share of a row's keys from which on products with zeros cost less than gathering the others
 MUCH = 0.3
-# vectors that the searches of LANES rows note
-STATE = 9
+# vectors that the searches of LANES rows note; the most keys of an example whose rows are computed so together
+STATE, FEW = 9, 96
 # decided by more than the scores that a row of blocks has
 BY_ROWS = (RANDOM, ALPHA_ENTMAX)
 # of what a layout goes by, and what rows draw

@@ -91,14 +91,14 @@ def listless(job, batch):
 
 
 @compiled
-def _begin(state, r, low, high, seen, wanted, guess, pace):
+def begin_search(state, r, low, high, seen, wanted, guess, pace):
     state[LOW + r], state[PEAK + r], state[BELOW + r], state[ABOVE + r] = low, high, seen, 0
     state[MIDDLE + r] = guess if low < guess < high else low * HALF + high * HALF
     state[WANTED + r], state[PACE + r], state[FOUND + r] = wanted, pace, NAN
 
 
 @compiled
-def _alone(row, n, state, r):
+def alone(row, n, state, r):
     """Threshold and tie of a row whose search goes on from what was noted."""
     k, below, above = np.int64(state[WANTED + r]), np.int64(state[BELOW + r]), np.int64(state[ABOVE + r])
     low, peak, middle, pace = state[LOW + r], state[PEAK + r], state[MIDDLE + r], state[PACE + r]
@@ -127,7 +127,7 @@ def limits_of_tile(job, batch, head, first, rows, scores, state):
             tie[r] = EVERYWHERE
             if k < seen:
                 hint = floats_at(job.hints + 8 * seen)
-                _begin(state, r, low, high, seen, k, mean + spread * hint[0], spread * hint[1])
+                begin_search(state, r, low, high, seen, k, mean + spread * hint[0], spread * hint[1])
             else:
                 state[FOUND + r] = low if seen > 0 else INFINITY
         for step in range(COUNTS):
@@ -141,4 +141,4 @@ def limits_of_tile(job, batch, head, first, rows, scores, state):
             threshold[r] = state[FOUND + r]
             if threshold[r] != threshold[r]:
                 n = end_of(job, first + start + r, begin, end)
-                threshold[r], tie[r] = _alone(floats_after(lines, r * stride), n, state, r)
+                threshold[r], tie[r] = alone(floats_after(lines, r * stride), n, state, r)
