@@ -22,7 +22,7 @@ VALUES = torch.eye(LONGEST)
     keys=st.integers(1, LONGEST),
     queries=st.integers(1, 2 * LANES + 3),
     rule=st.one_of(st.floats(0, 0.99).map(TopK), st.integers(1, LONGEST).map(lambda keep: TopK(keep=keep))),
-    mask=st.sampled_from(["none", "causal", "any"]),
+    mask=st.sampled_from(["none", "causal", "any", "padding", "causal and padding"]),
     seed=st.integers(0, 50),
 )
 def test_the_same_keys_are_kept_of_rows_of_every_kind(kind, keys, queries, rule, mask, seed) -> None:
@@ -37,7 +37,8 @@ def test_the_same_keys_are_kept_of_rows_of_every_kind(kind, keys, queries, rule,
         as_method(rule),
         1.0,
         valid=valid,
-        causal=mask == "causal",
+        causal="causal" in mask,
+        span=torch.tensor([[seed % keys, keys - seed % 3]]) if "padding" in mask else None,
     )
     wanted = dispatch.attention(call, dispatch.REFERENCE)[0]
     found = dispatch.attention(call, "cpu")[0]

@@ -55,8 +55,9 @@ def remembered() -> int:
 
 
 @pytest.mark.parametrize("method", REPLAYED.values(), ids=REPLAYED)
-def test_the_second_token_needs_no_plan(method, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = decoding(method), decoding(method, seed=7)
+@pytest.mark.parametrize("width", [32, 40, 7])
+def test_the_second_token_needs_no_plan(method, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = decoding(method, width=width), decoding(method, seed=7, width=width)
     output(first)
     assert remembered() == 1
     wanted = dispatch.attention(second, dispatch.REFERENCE)[0]
@@ -103,7 +104,6 @@ OTHERS: dict[str, Callable[[Call], Call]] = {
     "keys that are copied": lambda call: replace(call, key=call.key.mT.contiguous().mT),
     "a branch": lambda call: replace(call, method=crisp.SparseLinear(0.5, 0.2, 16, combine="sum")),
     "random keys": lambda call: replace(call, method=as_method(crisp.RandomK(0.5)), seed=torch.tensor(3)),
-    "a width that is padded": lambda call: decoding(crisp.TopK(0.8), width=24),
     "a length that is all kept": lambda call: decoding(crisp.TopK(keep=200)),
     "lists of blocks": lambda call: replace(call, method=as_method(crisp.BigBird(17, block_size=16))),
 }

@@ -1,6 +1,7 @@
 """Tensors as kernels read them: by an address and strides, past whatever view torch has of them."""
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def by_rows(tensor: Tensor) -> Tensor:
@@ -21,3 +22,8 @@ def apart(tensor: Tensor) -> Tensor:
                 return tensor.contiguous()
             reach += stride * (size - 1)
     return tensor
+
+
+def widened(tensor: Tensor, missing: int) -> Tensor:
+    """The tensor with so many zeros added to each of its rows: the tensor itself for none."""
+    return pad(tensor, (0, missing)) if missing else tensor

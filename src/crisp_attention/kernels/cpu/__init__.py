@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from crisp_attention.kernels.blocks import goes_by_sight, lacks_blocks, visible_pairs
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu import linear
 from crisp_attention.kernels.cpu.plan import BY_ROWS, ENTMAX15, LANES, RANDOM, SPARSEMAX, code_of
 from crisp_attention.kernels.lightest import is_unwatched, lightest
+from crisp_attention.kernels.memory import widened
 from crisp_attention.methods.blocks import BlockGraph
 from crisp_attention.methods.branches import Linear
 from crisp_attention.methods.heads import PerHead
@@ -107,9 +107,8 @@ def attention(call: Call) -> Tensor:
 
 
 def _whole_vectors(states: Tensor) -> Tensor:
-    """Zeros added to the width up to whole vectors: single numbers take longer than the copy."""
-    missing = -states.shape[-1] % LANES
-    return pad(states, (0, missing)) if missing else states
+    """As wide as whole vectors are: single numbers take longer than the copy."""
+    return widened(states, -states.shape[-1] % LANES)
 
 
 def _by_rows(call: Call, states: tuple[Tensor, ...], seed: Tensor) -> Tensor:

@@ -39,11 +39,18 @@ def _copy(goal, rows, stride, count, width, factor):
 
 
 @compiled
-def _clear(job, batch, head, first, last):
-    for i in range(first, last):
-        row = _query_grad(job, batch, head, i)
-        for d in range(job.width):
-            row[d] = ZERO
+def _clear(rows, count):
+    for t in range(count):
+        rows[t] = ZERO
+
+
+@compiled
+def _clear_others(job, item, begin, end):
+    """Zero gradients of keys and values that are no valid keys."""
+    for width, grads in ((job.width, job.key_grad), (job.value_width, job.value_grad)):
+        rows = floats_at(grads + 4 * item * job.keys * width)
+        _clear(rows, begin * width)
+        _clear(floats_after(rows, end * width), (job.keys - end) * width)
 
 
 @compiled
@@ -129,7 +136,9 @@ def backward(jobs):
         last_tile = min(first_tile + part, tiles)
         begin, end = bounds(job, batch)
         for head in range(group * shared, (group + 1) * shared):
-            _clear(job, batch, head, first_tile * QUERIES, min(last_tile * QUERIES, job.queries))
+            for i in range(first_tile * QUERIES, min(last_tile * QUERIES, job.queries)):
+                _clear(_query_grad(job, batch, head, i), job.width)
+        _clear_others(job, item, begin, end)
         for start in range(0, end - begin, job.chunk_keys):
             number = min(job.chunk_keys, end - begin - start)
             rows_of_keys = floats_after(keys_of(job, batch, group), start * job.key_row)
@@ -139,6 +148,8 @@ def backward(jobs):
             at = item * job.keys + begin + start
             key_grad = floats_at(job.key_grad + 4 * at * job.width)
             value_grad = floats_at(job.value_grad + 4 * at * job.value_width)
+            _clear(key_grad, number * job.width)
+            _clear(value_grad, number * job.value_width)
             for tile in range(first_tile, last_tile):
                 first = tile * QUERIES
                 rows = min(QUERIES, job.queries - first)

@@ -264,11 +264,15 @@ def rows_backward(
 def gradients(
     kernel: str, job: Job, states: tuple[Tensor, ...], per_row: tuple[Tensor, ...], size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, given that of the output; the kernel's threads need `size` numbers each."""
+    """Gradients of query, key and value, given that of the output; the kernel's threads need `size` numbers each.
+
+    All but that by columns add to zeros.
+    """
     grad, query, key, value = states
     chunks = _chunks(job)
     query_grad = query.new_empty(query.shape)
-    key_grad, value_grad = (query.new_zeros(chunks, *states.shape) for states in (key, value))
+    new = query.new_empty if kernel == "columns" else query.new_zeros
+    key_grad, value_grad = (new(chunks, *states.shape) for states in (key, value))
     job.strided("grad", grad)
     job.strided("query_grad", query_grad)
     for name, tensor in zip(PER_ROW, per_row, strict=True):

@@ -31,7 +31,7 @@ COUNTED = (TOPK, RANDOM, TOPK_TOPP)
 # the share of a row's keys from which on products with zeros cost less than gathering the others
 MUCH = 0.3
 # vectors that the searches of LANES rows note; the most keys of an example whose rows are computed so together
-STATE, FEW = 9, 96
+STATE, FEW = 9, 192
 # decided by more than the scores that a row of blocks has
 BY_ROWS = (RANDOM, ALPHA_ENTMAX)
 # of what a layout goes by, and what rows draw

@@ -13,6 +13,7 @@ from torch import Tensor
 from crisp_attention.kernels.call import Call
 from crisp_attention.kernels.cpu.plan import LANES
 from crisp_attention.kernels.cpu.threads import Job, run, started
+from crisp_attention.kernels.memory import widened
 
 ADDRESS = Struct("q")
 STATES = "query", "key", "value"
@@ -21,7 +22,10 @@ ROOMS = "threshold", "tie", "norm", "scratch"
 
 @dataclass(frozen=True)
 class Record:
-    """What a compiled function is told but for addresses, and where in it these are entered."""
+    """What a compiled function is told but for addresses, and where in it these are entered.
+
+    `missing` are the zeros that the rows of query, key and value get.
+    """
 
     numbers: bytes
     offsets: tuple[int, ...]
@@ -30,10 +34,13 @@ class Record:
     work: Any
     threads: int
     tables: list[Any]
+    missing: tuple[int, ...]
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The output (B, H, L, Dv)."""
         batch, heads, queries, _ = query.shape
+        width = value.shape[3]
+        query, key, value = map(widened, (query, key, value), self.missing)
         output = torch.empty(batch, queries, heads, value.shape[3], dtype=torch.float32, device="cpu")
         job = ctypes.create_string_buffer(self.numbers, len(self.numbers))
         room = torch.empty(self.room, dtype=torch.float32, device="cpu")
@@ -48,7 +55,7 @@ class Record:
         for offset, address in zip(self.offsets, addresses, strict=True):
             ADDRESS.pack_into(job, offset, address)
         run(self.work.address, ctypes.addressof(job), self.threads)
-        return output.transpose(1, 2)
+        return output.transpose(1, 2)[..., :width]
 
 
 @contextmanager
@@ -64,16 +71,21 @@ def capturing(call: Call) -> Iterator[list[Record]]:
 def _record(call: Call, job: Job, work: Any, threads: int) -> Record | None:
     rooms = [name for name in ROOMS if name in job.tensors]
     states = call.query, call.key, call.value
+    given = [job.tensors[name] for name in STATES]
+    missing = tuple(own.shape[-1] - each.shape[-1] for own, each in zip(given, states, strict=True))
     copied = any(
-        job.tensors[name].data_ptr() != each.data_ptr() for name, each in zip(STATES, states, strict=True)
+        own.data_ptr() != each.data_ptr() and not more
+        for own, each, more in zip(given, states, missing, strict=True)
     )
     if copied or set(job.tensors) != {*STATES, "out", *rooms}:
         return None
-    if job.tensors["out"].shape[-1] != call.value.shape[-1]:
+    if job.tensors["out"].shape[-1] != given[2].shape[-1]:
         return None
     starts, room = [], 0
     for name in rooms:
         starts.append(4 * room)
         room += -(-job.tensors[name].numel() // LANES) * LANES
     offsets = tuple(map(job.offset, [*STATES, "out", *rooms]))
-    return Record(job.packed(), offsets, tuple(starts), room, work, threads, list(job.tables.values()))
+    return Record(
+        job.packed(), offsets, tuple(starts), room, work, threads, list(job.tables.values()), missing
+    )
