@@ -32,7 +32,7 @@ from crisp_attention.kernels.memory import by_rows
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
 # Numbers of a head's values that a core's first cache does not hold, and scores of a tile whose rows are worth reading
 # them by chunks for, each of LEAST_CHUNK keys at least
-LONG, LONG_SCORES, LEAST_CHUNK = 2**15, 3 * 2**18, 64
+LONG, LONG_SCORES, LEAST_CHUNK = 2**15, 3 * 2**17, 64
 # Numbers of a chunk, and PACKED_NUMBERS next to such a tile: in the forward pass, and in the backward pass, which has
 # chunks of keys, values and both their gradients
 CHUNK, CHUNK_BACKWARD = (2**14, 2**20), (2**13, 2**18)
