@@ -30,9 +30,9 @@ from crisp_attention.kernels.memory import by_rows
 
 # Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
-# Numbers of a head's values that a core's first cache does not hold, and scores of a tile whose rows are worth reading
-# them by chunks for, each of LEAST_CHUNK keys at least
-LONG, LONG_SCORES, LEAST_CHUNK = 2**15, 3 * 2**17, 64
+# Numbers of a head's values that a core's first cache does not hold; scores and rows, at most, of a tile that is worth
+# reading them by chunks for, each of LEAST_CHUNK keys at least
+LONG, LONG_SCORES, LONG_ROWS, LEAST_CHUNK = 2**15, 3 * 2**18, 48, 64
 # Numbers of a chunk, and PACKED_NUMBERS next to such a tile: in the forward pass, and in the backward pass, which has
 # chunks of keys, values and both their gradients
 CHUNK, CHUNK_BACKWARD = (2**14, 2**20), (2**13, 2**18)
@@ -73,7 +73,7 @@ def fill(
     job.set(unpacked=queries * heads <= UNPACKED * key.shape[1])
     job.set(full=keeps_much(plan) and not job["unpacked"])
     job.set(width=width, value_width=value.shape[3], chunks=1)
-    _divide(job, TILE_SCORES, PACKED_NUMBERS)
+    _divide(job, TILE_SCORES, MOST_ROWS, PACKED_NUMBERS)
     job.set(rule=plan.rule, level=plan.level, mass=plan.mass, n=plan.n, m=plan.m)
     job.set(causal=plan.causal, first_query=plan.first_query)
     job.set(scale=plan.scale, softcap=plan.softcap, dropout=plan.dropout, seed=plan.seed)
@@ -84,10 +84,10 @@ def fill(
     return job
 
 
-def _divide(job: Job, scores: int, packed: int) -> None:
-    """Enter the rows of a tile of so many scores, and whether all keys of a head are packed at once, up to a number."""
+def _divide(job: Job, scores: int, rows: int, packed: int) -> None:
+    """Enter the rows of a tile, of so many scores and rows at most, and whether heads up to a size are packed whole."""
     fair = job["batch"] * job["heads"] * job["queries"] // (TILES_PER_THREAD * torch.get_num_threads())
-    tile = min(job["queries"], max(LEAST_ROWS, min(MOST_ROWS, scores // job["keys"], fair)))
+    tile = min(job["queries"], max(LEAST_ROWS, min(rows, scores // job["keys"], fair)))
     job.set(tile=tile, whole=job["keys"] * job["width"] <= packed)
 
 
@@ -97,7 +97,7 @@ def chunk(job: Job, plan: Plan, numbers: int, packed: int) -> None:
     listed = not job["full"] and not job["unpacked"] and plan.rule not in (RANDOM, ALPHA_ENTMAX)
     if listed and job["keys"] >= width and job["keys"] * width > LONG:
         job.set(chunk_keys=max(LEAST_CHUNK, numbers // width))
-        _divide(job, LONG_SCORES, packed)
+        _divide(job, LONG_SCORES, LONG_ROWS, packed)
 
 
 def launch(work: Callable[..., Any], job: Job, items: int, size: int) -> None:
