@@ -46,6 +46,15 @@ def decoding(method: object, keys: int = 100, seed: int = 0, width: int = 32) ->
     return Call(query, key, value, as_method(method), width**-0.5)
 
 
+def heads_innermost(call: Call, width: int) -> Call:
+    """The call with narrower states, of whose rows no two numbers lie side by side."""
+    query, key, value = (
+        each[..., :width].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        for each in (call.query, call.key, call.value)
+    )
+    return replace(call, query=query, key=key, value=value)
+
+
 def output(call: Call) -> torch.Tensor:
     return dispatch.attention(call)[0]
 
@@ -65,6 +74,13 @@ def test_the_second_token_needs_no_plan(method, width: int, monkeypatch: pytest.
     with recording() as used:
         torch.testing.assert_close(output(second), wanted)
     assert used == {"cpu"}
+
+
+@pytest.mark.parametrize("width", [24, 32])
+def test_states_with_heads_innermost(width: int) -> None:
+    for seed in range(2):
+        call = heads_innermost(decoding(crisp.TopK(0.8), seed=seed), width)
+        torch.testing.assert_close(output(call), dispatch.attention(call, dispatch.REFERENCE)[0])
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

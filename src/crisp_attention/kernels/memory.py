@@ -25,5 +25,5 @@ def apart(tensor: Tensor) -> Tensor:
 
 
 def widened(tensor: Tensor, missing: int) -> Tensor:
-    """The tensor with so many zeros added to each of its rows: the tensor itself for none."""
-    return pad(tensor, (0, missing)) if missing else tensor
+    """The tensor with so many zeros added to each of its rows, side by side: the tensor itself for none."""
+    return pad(tensor, (0, missing)).contiguous() if missing else tensor

@@ -99,7 +99,7 @@ def differentiate(
         length, own = ends[j] - at, indices_after(index, at)
         if length > 0:
             value, goal = floats_after(values, j * value_width), floats_after(slope, at)
-            # what is written behind the list is written again
+            # what is written behind the list is the next one's place, or in the room behind the last
             sums, shares = floats_after(value_grad, j * value_width), floats_after(weights, at)
             gather_dot_and_sum(goal, value, sums, grad, value_width, own, shares, length, value_width)
         at += length

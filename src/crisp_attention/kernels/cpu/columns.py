@@ -61,7 +61,7 @@ def _query_grad(job, batch, head, i):
 
 @compiled
 def _read_rows(job, batch, head, first, rows, packed, query, grad):
-    """A tile's queries, packed, and scaled side by side; so the gradients of its outputs."""
+    """A tile's queries, packed, and once more scaled and side by side; the gradients of its outputs side by side."""
     queries = floats_at(
         job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
     )
@@ -73,7 +73,7 @@ def _read_rows(job, batch, head, first, rows, packed, query, grad):
 
 @compiled
 def _read_kept(job, batch, head, first, rows, grad, index, state, notes):
-    """What the forward pass noted of a tile's rows, as `list_strip` has it; returns whether some have no weights."""
+    """What the forward pass noted of a tile's rows, as `list_strip` has it; returns whether some are NaN."""
     at = (batch * job.heads + head) * job.queries + first
     thresholds, last = floats_at(job.threshold + 4 * at), indices_at(job.tie + 4 * at)
     norms, spoilt = floats_at(job.norm + 8 * at), False

@@ -28,7 +28,8 @@ from crisp_attention.kernels.cpu.threads import Job, loaded
 from crisp_attention.kernels.derivatives import refuse_second
 from crisp_attention.kernels.memory import by_rows
 
-# Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end.
+# Scores of a tile stay in a core's second cache; tiles that are too few leave threads idle at the end. MOST_ROWS are
+# STRIP at most, for which transposed tiles have room.
 TILE_SCORES, LEAST_ROWS, MOST_ROWS, TILES_PER_THREAD = 2**17, 16, 64, 4
 # Numbers of a head's values that a core's first cache does not hold; scores and rows, at most, of a tile that is worth
 # reading them by chunks for, each of LEAST_CHUNK keys at least
@@ -118,12 +119,13 @@ def _room(job: Job) -> int:
     return room + job["full"] * (job["tile"] * columns + packed * job["value_width"])
 
 
-def by_columns(rule: int, softcap: float, *added: Tensor | None) -> bool:
+def by_columns(plan: Plan, *added: Tensor | None) -> bool:
     """Whether the backward pass may go key by key: thresholds tell what was kept, and scores are plain products.
 
-    `added` are the mask, the bias and the sinks.
+    `added` are the mask, the bias and the sinks. Of rows that keep much, all products are taken.
     """
-    return rule in (TOPK, TOPP, TOPK_TOPP, THRESHOLD) and not softcap and all(each is None for each in added)
+    told = plan.rule in (TOPK, TOPP, TOPK_TOPP, THRESHOLD) and not keeps_much(plan)
+    return told and not plan.softcap and all(each is None for each in added)
 
 
 def _room_of_columns(job: Job) -> int:
@@ -223,11 +225,13 @@ def rows_backward(
     """Gradients of query, key, value, bias, sinks and α from that of the output and what `rows` returned of each row.
 
     The last three are empty where there is none of it, and for a bias that does not learn. `output` is that of `rows`,
-    for calls that go `by_columns`.
+    for calls that may go `by_columns`; they do where that is work for all threads.
     """
     plan = Plan(rule, level, mass, n, m, causal, scale, dropout, int(seed), softcap, first_query)
     job = fill(query, key, value, valid, bias, sinks, span, plan)
-    if output is not None and not job["full"] and not job["unpacked"]:
+    items = -(-query.shape[2] // QUERIES) * query.shape[0] * key.shape[1]
+    shared = items >= torch.get_num_threads() and not job["unpacked"]
+    if output is not None and shared and value.shape[3] % LANES == 0:
         job.strided("out", output)
         job.set(tile=QUERIES, chunk_keys=min(COLUMNS, key.shape[2]))
         states, none = (grad, query, key, value), [query.new_empty(0) for _ in range(3)]
@@ -317,8 +321,9 @@ def _(
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.options = inputs[9:]
-    rule, softcap = ctx.options[0], ctx.options[8]
-    kept = output[0] if by_columns(rule, softcap, *inputs[3:6]) else None
+    rule, level, mass, n, m, causal, first_query, scale, softcap, dropout = ctx.options
+    plan = Plan(rule, level, mass, n, m, causal, scale, dropout, 0, softcap, first_query)
+    kept = output[0] if by_columns(plan, *inputs[3:6]) else None
     ctx.save_for_backward(*inputs[:9], kept, *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 

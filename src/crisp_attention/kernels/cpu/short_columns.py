@@ -61,7 +61,7 @@ def scale_keys(job, batch, group, keys):
 
 @compiled
 def attend_few(job, batch, head, first, rows, keys, packed, scores, state, work):
-    """The outputs of a tile, and what is noted of its rows; `packed` and `scores` have room for STRIP queries."""
+    """The outputs of a tile, and what is noted of its rows; `packed` and `scores` have room for STRIP of them."""
     begin, end = bounds(job, batch)
     seen = end_of(job, first + rows - 1, begin, end)
     query = floats_at(

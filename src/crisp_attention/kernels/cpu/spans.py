@@ -11,7 +11,7 @@ def bounds(job, batch):
     if job.spans == 0:
         return np.int64(0), job.keys
     span = indices_at(job.spans + 8 * batch)
-    begin = max(np.int64(span[0]), 0)
+    begin = min(max(np.int64(span[0]), 0), job.keys)
     return begin, max(min(np.int64(span[1]), job.keys), begin)
 
 
