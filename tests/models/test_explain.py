@@ -5,7 +5,7 @@ import torch
 
 import crisp_attention as crisp
 from crisp_attention import LSH, BlockTopK, Entmax, Method, RandomK, TopK, Window
-from crisp_attention.kernels import dispatch, registry
+from crisp_attention.kernels import dispatch, registry, replay
 from tests.contract.families import available
 from tests.contract.test_families import run
 from tests.models.tiny import distilbert, layers_of
@@ -23,6 +23,7 @@ def test_it_says_which_kernel_the_forward_pass_takes(family, monkeypatch) -> Non
         return parts
 
     monkeypatch.setattr(dispatch, "plan", spy)
+    monkeypatch.setattr(replay, "find", lambda kind: None)  # calls like an earlier one are not planned
     rows = crisp.explain(model, length=9).rows
     said, planned = planned, []
     run(family, model, lengths=(9,))
@@ -121,6 +122,7 @@ def test_training_has_the_dropout_of_the_model(family, monkeypatch) -> None:
         return plan(call, backend)
 
     monkeypatch.setattr(dispatch, "plan", spy)
+    monkeypatch.setattr(replay, "find", lambda kind: None)  # calls like an earlier one are not planned
     for training in (False, True):
         model.train(training)
         planned.clear()
