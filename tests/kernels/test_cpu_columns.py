@@ -35,6 +35,7 @@ CALLS: dict[str, Callable[[Call], Call]] = {
     "causal": lambda call: replace(call, causal=True),
     "causal, later": lambda call: replace(call, causal=True, first_query=240),
     "padding": lambda call: replace(call, span=torch.tensor([[0, 170], [13, 300]])),
+    "a span behind the keys": lambda call: replace(call, span=torch.tensor([[305, 310], [0, 300]])),
     "nothing but padding": lambda call: replace(call, span=torch.tensor([[0, 0], [250, 251]])),
     "causal and padding": lambda call: replace(call, causal=True, span=torch.tensor([[0, 170], [13, 300]])),
     "equal scores": lambda call: replace(call, key=(call.key * 2).round() / 2, query=call.query.round()),

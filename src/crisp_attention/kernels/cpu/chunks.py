@@ -7,10 +7,10 @@ all rows of a tile. A row's lists are its indices, weights, and in the backward 
 from crisp_attention.kernels.cpu.counts import place_of
 from crisp_attention.kernels.cpu.native import compiled, floats_at, indices_at
 from crisp_attention.kernels.cpu.plan import LANES
-from crisp_attention.kernels.cpu.rows import gather_dot, gather_sum, scatter_add
+from crisp_attention.kernels.cpu.rows import clear, gather_dot, gather_sum, scatter_add
 from crisp_attention.kernels.cpu.selection import padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
-from crisp_attention.kernels.cpu.weights import ZERO, score_gradient
+from crisp_attention.kernels.cpu.weights import score_gradient
 
 
 @compiled
@@ -28,12 +28,6 @@ def put(lists, part, index, weights, count):
 
 
 @compiled
-def _clear(out, width):
-    for d in range(width):
-        out[d] = ZERO
-
-
-@compiled
 def sum_chunks(job, batch, head, first, rows, lists, part, counts, done):
     """The outputs of a tile's rows from their lists at this address; `counts` are 0 for rows that have none."""
     value = values_of(job, batch, head // (job.heads // job.groups))
@@ -43,7 +37,7 @@ def sum_chunks(job, batch, head, first, rows, lists, part, counts, done):
     for r in range(rows):
         done[r] = 0
         if counts[r] > 0:
-            _clear(floats_at(out_at + 4 * r * job.out_row), job.value_width)
+            clear(floats_at(out_at + 4 * r * job.out_row), job.value_width)
     for start in range(0, end_of(job, first + rows - 1, begin, end), job.chunk_keys):
         for r in range(rows):
             at, index = done[r], indices_at(lists + r * stride)
@@ -87,7 +81,7 @@ def differentiate_chunks(job, batch, head, first, rows, lists, part, counts, don
             score_gradient(job.rule, floats_at(row + 4 * part), slopes, counts[r])
             for t in range(counts[r]):
                 slopes[t] *= job.scale
-            _clear(floats_at(own_at + 4 * r * job.query_grad_row), job.width)
+            clear(floats_at(own_at + 4 * r * job.query_grad_row), job.width)
     for start in range(0, keys, job.chunk_keys):
         for r in range(rows):
             at, row = done[r], lists + r * stride

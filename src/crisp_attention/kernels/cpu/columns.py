@@ -10,6 +10,7 @@ import numpy as np
 from numba import carray
 
 from crisp_attention.kernels.cpu.column_lists import differentiate, list_strip
+from crisp_attention.kernels.cpu.full_rows import gradients_of, queries_of
 from crisp_attention.kernels.cpu.job import JOB
 from crisp_attention.kernels.cpu.native import (
     compiled,
@@ -23,25 +24,10 @@ from crisp_attention.kernels.cpu.native import (
 )
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import LISTED, QUERIES, STRIP
-from crisp_attention.kernels.cpu.rows import gather_dot
+from crisp_attention.kernels.cpu.rows import clear, copy_rows, gather_dot
 from crisp_attention.kernels.cpu.selection import INFINITY, padded
 from crisp_attention.kernels.cpu.spans import bounds, end_of, keys_of, values_of
 from crisp_attention.kernels.cpu.weights import NAN, ONE, ZERO, drawn_of
-
-
-@compiled
-def _copy(goal, rows, stride, count, width, factor):
-    scale = np.float32(factor)
-    for r in range(count):
-        own, source = floats_after(goal, r * width), floats_after(rows, r * stride)
-        for d in range(width):
-            own[d] = scale * source[d]
-
-
-@compiled
-def _clear(rows, count):
-    for t in range(count):
-        rows[t] = ZERO
 
 
 @compiled
@@ -49,8 +35,8 @@ def _clear_others(job, item, begin, end):
     """Zero gradients of keys and values that are no valid keys."""
     for width, grads in ((job.width, job.key_grad), (job.value_width, job.value_grad)):
         rows = floats_at(grads + 4 * item * job.keys * width)
-        _clear(rows, begin * width)
-        _clear(floats_after(rows, end * width), (job.keys - end) * width)
+        clear(rows, begin * width)
+        clear(floats_after(rows, end * width), (job.keys - end) * width)
 
 
 @compiled
@@ -62,13 +48,10 @@ def _query_grad(job, batch, head, i):
 @compiled
 def _read_rows(job, batch, head, first, rows, packed, query, grad):
     """A tile's queries, packed, and once more scaled and side by side; the gradients of its outputs side by side."""
-    queries = floats_at(
-        job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
-    )
-    grads = floats_at(job.grad + 4 * (batch * job.grad_batch + head * job.grad_head + first * job.grad_row))
+    queries, grads = queries_of(job, batch, head, first), gradients_of(job, batch, head, first)
     pack(packed, QUERIES, queries, job.query_row, rows, job.width, ONE)
-    _copy(query, queries, job.query_row, rows, job.width, job.scale)
-    _copy(grad, grads, job.grad_row, rows, job.value_width, ONE)
+    copy_rows(query, queries, job.query_row, rows, job.width, job.scale)
+    copy_rows(grad, grads, job.grad_row, rows, job.value_width, ONE)
 
 
 @compiled
@@ -137,19 +120,19 @@ def backward(jobs):
         begin, end = bounds(job, batch)
         for head in range(group * shared, (group + 1) * shared):
             for i in range(first_tile * QUERIES, min(last_tile * QUERIES, job.queries)):
-                _clear(_query_grad(job, batch, head, i), job.width)
+                clear(_query_grad(job, batch, head, i), job.width)
         _clear_others(job, item, begin, end)
         for start in range(0, end - begin, job.chunk_keys):
             number = min(job.chunk_keys, end - begin - start)
             rows_of_keys = floats_after(keys_of(job, batch, group), start * job.key_row)
             rows_of_values = floats_after(values_of(job, batch, group), start * job.value_row)
-            _copy(keys, rows_of_keys, job.key_row, number, job.width, job.scale)
-            _copy(values, rows_of_values, job.value_row, number, job.value_width, ONE)
+            copy_rows(keys, rows_of_keys, job.key_row, number, job.width, job.scale)
+            copy_rows(values, rows_of_values, job.value_row, number, job.value_width, ONE)
             at = item * job.keys + begin + start
             key_grad = floats_at(job.key_grad + 4 * at * job.width)
             value_grad = floats_at(job.value_grad + 4 * at * job.value_width)
-            _clear(key_grad, number * job.width)
-            _clear(value_grad, number * job.value_width)
+            clear(key_grad, number * job.width)
+            clear(value_grad, number * job.value_width)
             for tile in range(first_tile, last_tile):
                 first = tile * QUERIES
                 rows = min(QUERIES, job.queries - first)

@@ -85,14 +85,14 @@ def finite_keys(job, batch, group):
 
 
 @compiled
-def _queries_of(job, batch, head, first):
+def queries_of(job, batch, head, first):
     return floats_at(
         job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
     )
 
 
 @compiled
-def _gradients_of(job, batch, head, first):
+def gradients_of(job, batch, head, first):
     return floats_at(job.grad + 4 * (batch * job.grad_batch + head * job.grad_head + first * job.grad_row))
 
 
@@ -103,7 +103,7 @@ def sound_tile(job, batch, head, first, rows):
     for r in range(rows):
         if norm[2 * r + 1] != norm[2 * r + 1]:
             return False
-    query, grad = _queries_of(job, batch, head, first), _gradients_of(job, batch, head, first)
+    query, grad = queries_of(job, batch, head, first), gradients_of(job, batch, head, first)
     return finite(query, job.query_row, rows, job.width) and finite(grad, job.grad_row, rows, job.value_width)
 
 
@@ -121,7 +121,7 @@ def weight_gradients(job, batch, head, first, rows, packed, slopes):
     """The gradients of all weights of a tile: products of the outputs' gradients with the values."""
     group = head // (job.heads // job.groups)
     begin, end = bounds(job, batch)
-    grad, stride = _gradients_of(job, batch, head, first), padded(job.keys)
+    grad, stride = gradients_of(job, batch, head, first), padded(job.keys)
     columns = padded(end_of(job, first + rows - 1, begin, end))
     for start in range(0, columns, STRIP):
         strip = packed
@@ -149,7 +149,7 @@ def sum_values(job, batch, head, first, rows, weights):
 def sum_gradients(job, batch, head, first, rows, weights, slopes, key_grad, value_grad):
     """The gradients of a tile's queries, and what it adds to those of keys and values, from its rows of both."""
     key = keys_of(job, batch, head // (job.heads // job.groups))
-    query, grad = _queries_of(job, batch, head, first), _gradients_of(job, batch, head, first)
+    query, grad = queries_of(job, batch, head, first), gradients_of(job, batch, head, first)
     query_grad = floats_at(
         job.query_grad
         + 4 * (batch * job.query_grad_batch + head * job.query_grad_head + first * job.query_grad_row)

@@ -9,6 +9,23 @@ ZERO = np.float32(0)
 
 
 @compiled
+def clear(rows, count):
+    """rows[:count] = 0."""
+    for t in range(count):
+        rows[t] = ZERO
+
+
+@compiled
+def copy_rows(goal, rows, stride, count, width, factor):
+    """Rows side by side, times a factor."""
+    scale = np.float32(factor)
+    for r in range(count):
+        own, source = floats_after(goal, r * width), floats_after(rows, r * stride)
+        for d in range(width):
+            own[d] = scale * source[d]
+
+
+@compiled
 def gather_sum(out, rows, stride, index, weight, count, width, add):
     """out[:width] = sum of weight[t] * rows[index[t], :width] over t < count, added to what it holds if `add`."""
     done = 0

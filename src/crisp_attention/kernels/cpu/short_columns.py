@@ -14,9 +14,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from crisp_attention.kernels.cpu.exponentials import exponential
+from crisp_attention.kernels.cpu.full_rows import queries_of
 from crisp_attention.kernels.cpu.native import compiled, floats_after, floats_at, indices_after, indices_at
 from crisp_attention.kernels.cpu.panels import multiply, pack
 from crisp_attention.kernels.cpu.plan import FEW, LANES, STRIP, TOPK
+from crisp_attention.kernels.cpu.rows import copy_rows
 from crisp_attention.kernels.cpu.selection import EVERYWHERE, INFINITY, LOWEST, padded, spoiled
 from crisp_attention.kernels.cpu.short_rows import (
     BELOW,
@@ -52,11 +54,7 @@ def are_few(job, batch):
 def scale_keys(job, batch, group, keys):
     """Lay out the keys of a head side by side, scaled."""
     begin, end = bounds(job, batch)
-    source, scale = keys_of(job, batch, group), np.float32(job.scale)
-    for j in range(end - begin):
-        own, row = floats_after(keys, j * job.width), floats_after(source, j * job.key_row)
-        for d in range(job.width):
-            own[d] = scale * row[d]
+    copy_rows(keys, keys_of(job, batch, group), job.key_row, end - begin, job.width, job.scale)
 
 
 @compiled
@@ -64,9 +62,7 @@ def attend_few(job, batch, head, first, rows, keys, packed, scores, state, work)
     """The outputs of a tile, and what is noted of its rows; `packed` and `scores` have room for STRIP of them."""
     begin, end = bounds(job, batch)
     seen = end_of(job, first + rows - 1, begin, end)
-    query = floats_at(
-        job.query + 4 * (batch * job.query_batch + head * job.query_head + first * job.query_row)
-    )
+    query = queries_of(job, batch, head, first)
     pack(packed, STRIP, query, job.query_row, rows, job.width, ONE)
     multiply(scores, STRIP, keys, job.width, 1, packed, STRIP, job.width, seen, padded(rows), False)
     for start in range(0, rows, LANES):
